@@ -1,0 +1,22 @@
+//! The protocol: what a record can be, what can be asked of it, and the one definition of every transition.
+//!
+//! Pure. It knows no IO, no clock and no randomness: the time, owners and fingerprints are arguments. The
+//! in-memory and embedded stores call [`apply`] under their lock or transaction; every other store is a
+//! translation of it and is compared with it, verdict by verdict.
+//!
+//! Reading order: [`Record`] and [`State`], then [`Op`] and [`Verdict`], then [`apply`], then [`Outcomes`].
+
+mod apply;
+mod op;
+mod outcome;
+mod record;
+mod time;
+
+pub use apply::{apply, look};
+pub use op::{Found, Op, Origin, Resolution, Retention, Verdict};
+pub use outcome::{BadStatusSet, Outcome, Outcomes, StatusSet};
+pub use record::{
+    Answer, Cause, Claimed, Completed, Fingerprint, MARK_KEEP, Mark, NotStored, Owner, RULES,
+    Record, RecordId, Response, Seen, State, Unknown,
+};
+pub use time::Timestamp;

@@ -1,0 +1,94 @@
+//! What a route asks of its requests: the settings of section `[[routes]]`, lowered. Nothing in here is
+//! optional unless a route may really do without it.
+
+use std::time::Duration;
+
+use crate::identity::{FingerprintRules, KeyFormat, KeySource, ScopeSource};
+use crate::protocol::Outcomes;
+
+/// One route, ready for use.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The metrics label.
+    pub name: String,
+    /// The identity in record ids.
+    pub id: String,
+    /// Which requests it takes.
+    pub matcher: Matcher,
+    /// The name of its upstream.
+    pub upstream: String,
+    /// What is done with its requests.
+    pub mode: Mode,
+}
+
+/// What is done with a route's requests.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// They go through untouched.
+    Pass,
+    /// They go through once.
+    Enforce(Box<Policy>),
+}
+
+/// The settings of a protected route.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Where the key is looked for, in order.
+    pub key: Vec<KeySource>,
+    /// Without a key: refused (true) or forwarded as unkeyed (false).
+    pub key_required: bool,
+    /// What a key looks like.
+    pub key_format: KeyFormat,
+    /// Who is asking: all of these together. Empty for `["none"]`.
+    pub scope: Vec<ScopeSource>,
+    /// Without a scope: refused (true) or forwarded as unkeyed (false).
+    pub scope_required: bool,
+    /// The `WWW-Authenticate` of `scope-missing`.
+    pub challenge: String,
+    /// What makes two requests the same.
+    pub fingerprint: FingerprintRules,
+    /// How long a duplicate waits for the first; zero: not at all.
+    pub wait: Duration,
+    /// How long a claim is good for without a beat.
+    pub lease: Duration,
+    /// From dispatch to the response's last byte.
+    pub response_timeout: Duration,
+    /// How much longer a dispatch is kept open for a late answer.
+    pub late_response: Duration,
+    /// How long a client waits for its answer to be recorded.
+    pub record_timeout: Duration,
+    /// The status of `outcome-unknown`: 409 or 503.
+    pub unknown_status: u16,
+    /// Which statuses release, and which leave the outcome unknown.
+    pub outcomes: Outcomes,
+    /// How long outcomes are kept.
+    pub retention: RetentionPolicy,
+    /// What a protected request meets when the store cannot be asked.
+    pub on_store_down: OnStoreDown,
+    /// Whether the upstream sees the key.
+    pub forward_key: bool,
+    /// The largest request body, in bytes.
+    pub max_request_body: u64,
+    /// The largest response body that is recorded, in bytes.
+    pub max_response_body: u64,
+}
+
+/// How long outcomes are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetentionPolicy {
+    /// Recorded answers below 400.
+    pub success: Duration,
+    /// Recorded answers from 400 on.
+    pub failure: Duration,
+    /// Claims and unknown outcomes.
+    pub unknown: Duration,
+}
+
+/// What a protected request meets when the store cannot be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStoreDown {
+    /// 503; nothing is forwarded.
+    Reject,
+    /// It is forwarded without protection.
+    Forward,
+}

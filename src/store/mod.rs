@@ -1,0 +1,105 @@
+//! Where records are kept.
+//!
+//! A store applies [`Op`]s to records one at a time for each record, exactly as [`crate::protocol::apply`] says,
+//! by its own clock. It knows nothing of HTTP, routes or configuration files.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
+
+/// A clock that a store reads: milliseconds since the Unix epoch. Tests pass one that they set.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What every store does.
+///
+/// A future that is dropped before it ended leaves its op in doubt: it may still be applied.
+pub trait Store: Send + Sync + 'static {
+    /// Applies one op. When this returns a verdict, what it says is as durable as the store promises.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDone`] where the op was certainly not applied and never will be,
+    /// [`StoreError::InDoubt`] where it may have been, or may yet be.
+    fn apply(&self, id: RecordId, op: Op) -> BoxFuture<'_, Result<Verdict, StoreError>>;
+
+    /// What a client with this fingerprint would be told, without claiming anything: see
+    /// [`crate::protocol::look`]. `None` where there is no record.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDone`]: a question that fails has no effect.
+    fn look(
+        &self,
+        id: RecordId,
+        fingerprint: Fingerprint,
+    ) -> BoxFuture<'_, Result<Option<Verdict>, StoreError>>;
+
+    /// The record as it is stored.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDone`], above all [`NotDone::Unreadable`].
+    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>>;
+
+    /// Asks the store whether it can be asked.
+    ///
+    /// # Errors
+    /// Why not.
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Sizes for metrics. Never waits.
+    fn usage(&self) -> Usage;
+
+    /// Makes what was acknowledged safe and lets go of files; later calls answer [`NotDone::Closed`].
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Why an op has no verdict.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The op was not applied and never will be.
+    #[error(transparent)]
+    NotDone(#[from] NotDone),
+    /// The op may have been applied, or may yet be: nobody may act as if it were, or as if it were not.
+    #[error("it is not known whether the store did it: {0}")]
+    InDoubt(String),
+}
+
+/// Why an op was certainly not applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotDone {
+    /// `max_size` is reached: no new claim is taken, and nothing is evicted.
+    #[error("the store is full")]
+    Full,
+    /// More calls are waiting than the store's queue holds.
+    #[error("the store's queue is full")]
+    Overloaded,
+    /// The store could not be reached, or refused to write.
+    #[error("the store is out of order: {0}")]
+    OutOfOrder(String),
+    /// There is a record, and it cannot be read: damaged, sealed with a missing key, or of a newer version.
+    #[error("the record cannot be read: {0}")]
+    Unreadable(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// How full a store is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Records held, those past their retention included until they are swept.
+    pub records: u64,
+    /// Bytes held.
+    pub bytes: u64,
+    /// `max_size`, in bytes.
+    pub limit_bytes: u64,
+}
+
+/// The wall clock.
+#[must_use]
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Timestamp(since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
+    })
+}
