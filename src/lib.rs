@@ -1,3 +1,7 @@
+<<<<<<< HEAD
 pub mod admin;
+=======
+pub mod cli;
+>>>>>>> blackbox
 pub mod protocol;
 pub mod telemetry;
