@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::identity::{FingerprintRules, KeyFormat, KeySource, ScopeSource};
 use crate::protocol::Outcomes;
+use crate::route::Matcher;
 
 /// One route, ready for use.
 #[derive(Clone, Debug)]
