@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The only place where the parts are put together: a configuration becomes a running gateway, and ends with a
 //! drain.
 
@@ -283,21 +282,3 @@ impl Signals {
         }
     }
 }
-=======
-//! Stand-in until the composition root is merged.
-
-use crate::config::Config;
-
-/// Why the gateway ended.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {}
-
-/// Runs the gateway.
-///
-/// # Errors
-/// None yet.
-pub async fn run(config: Config) -> Result<(), Error> {
-    let _ = config;
-    Ok(())
-}
->>>>>>> config

@@ -74,7 +74,7 @@ impl Attempt {
         let done = tokio::select! {
             biased;
             done = self.keeper.during(&mut work) => Ok(done),
-            () = sleep(self.subject.policy().response_timeout) => Err(Cause::Timeout),
+            () = sleep(self.subject.lane.route.response_timeout) => Err(Cause::Timeout),
             () = self.shared.stop.cancelled() => Err(Cause::Drained),
         };
         match done {
@@ -134,7 +134,7 @@ impl Attempt {
             self.ticket = None;
             self.held = None;
         };
-        let drained_by = Instant::now() + lane.policy().response_timeout;
+        let drained_by = Instant::now() + lane.route.response_timeout;
         let passing = pass(sender, streaming.begun, streaming.rest, drained_by);
         tokio::join!(settling, passing);
     }

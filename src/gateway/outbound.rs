@@ -26,7 +26,7 @@ impl Outbound {
     /// The request, and its share of the budget, which the caller keeps while the request is sent.
     #[must_use]
     pub fn into_request(self) -> (Request<OutBody>, Held) {
-        let mut request = Request::new(OutBody::full(self.body));
+        let mut request = Request::new(OutBody::Full(self.body));
         *request.method_mut() = self.method;
         *request.uri_mut() = Uri::from(self.target);
         *request.headers_mut() = self.headers;

@@ -135,6 +135,12 @@ impl Tally {
         self.count(decision);
     }
 
+    /// It is no request that could be decided upon.
+    pub fn refused_before_routing(mut self, reason: Unrouted) {
+        self.decided = true;
+        self.lane.all_metrics.unrouted.inc(reason);
+    }
+
     fn count(&mut self, decision: Decision) {
         self.decided = true;
         let metrics = self.lane.metrics();

@@ -74,12 +74,16 @@ pub struct Ticket {
     ended: Ended,
 }
 
-/// A place among those that wait.
+/// A duplicate that waits for an attempt of this process.
 #[derive(Debug)]
 pub struct Waiting {
-    waiters: Arc<Waiters>,
     stage: watch::Receiver<Stage>,
+    _place: Place,
 }
+
+/// A place among those that wait.
+#[derive(Debug)]
+pub struct Place(Arc<Waiters>);
 
 impl Waiters {
     /// Nobody yet, and the bounds of how many may wait.
@@ -121,23 +125,40 @@ impl Waiters {
         if acquired && attempt.fingerprint != fingerprint {
             return Met::Stranger;
         }
-        let full = attempt.stage.receiver_count() >= self.max_waiting_per_key
-            || self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiting && {
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
-                true
-            };
-        if full {
+        if attempt.stage.receiver_count() >= self.max_waiting_per_key {
             return Met::Full { acquired };
         }
+        let Some(place) = self.place() else {
+            return Met::Full { acquired };
+        };
         let waiting = Waiting {
-            waiters: Arc::clone(self),
             stage: attempt.stage.subscribe(),
+            _place: place,
         };
         if acquired {
             Met::Acquired(waiting)
         } else {
             Met::Claiming(waiting)
         }
+    }
+
+    /// Becomes the attempt that others wait for, unless there is one.
+    #[must_use]
+    pub fn first(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint) -> Option<Ticket> {
+        match self.enter(id, fingerprint) {
+            Met::Nobody(ticket) => Some(ticket),
+            _ => None,
+        }
+    }
+
+    /// A place among those that wait, for an attempt that is not in this process.
+    #[must_use]
+    pub fn place(self: &Arc<Self>) -> Option<Place> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Place(Arc::clone(self)))
     }
 
     fn attempts(&self) -> MutexGuard<'_, HashMap<RecordId, Attempt>> {
@@ -188,9 +209,9 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.waiters.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

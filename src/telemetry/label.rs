@@ -106,12 +106,14 @@ label! {
 }
 
 label! {
-    /// Why a request met no route.
+    /// Why a request has no decision.
     pub enum Unrouted {
         /// No route matches (404).
         NoRoute = "no_route",
         /// The message breaks the HTTP policy (400).
         BadRequest = "bad_request",
+        /// The client left before its request was whole.
+        Abandoned = "abandoned",
     }
 }
 
