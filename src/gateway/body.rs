@@ -56,7 +56,9 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.0 {
-            Kind::Full(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Kind::Full(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
             Kind::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Kind::Passed(body) => Pin::new(body).poll_frame(cx),
         }
@@ -275,13 +277,19 @@ mod tests {
         let budget = Budget::new(4);
         let mut long = body(vec![Ok("abc"), Ok("def"), Ok("ghi")]);
         let partial = read(&mut long, 5, &Budget::new(100)).await.unwrap_err();
-        assert_eq!((&partial.bytes[..], partial.reason), (&b"abcdef"[..], Unread::TooLarge));
+        assert_eq!(
+            (&partial.bytes[..], partial.reason),
+            (&b"abcdef"[..], Unread::TooLarge)
+        );
         assert_eq!(long.collect().await.unwrap().to_bytes(), "ghi");
 
         let partial = read(&mut body(vec![Ok("abc"), Ok("def")]), 100, &budget)
             .await
             .unwrap_err();
-        assert_eq!((&partial.bytes[..], partial.reason), (&b"abcdef"[..], Unread::NoRoom));
+        assert_eq!(
+            (&partial.bytes[..], partial.reason),
+            (&b"abcdef"[..], Unread::NoRoom)
+        );
         assert_eq!(budget.held(), 0);
     }
 

@@ -103,10 +103,11 @@ impl Exchange {
     ) -> (Attempt, Outbound) {
         let policy = self.subject.policy();
         // One that did not enter first can still be joined, unless somebody else is there.
-        let ticket = self
-            .ticket
-            .take()
-            .or_else(|| self.shared.waiters.first(self.subject.id, self.subject.origin.fingerprint));
+        let ticket = self.ticket.take().or_else(|| {
+            self.shared
+                .waiters
+                .first(self.subject.id, self.subject.origin.fingerprint)
+        });
         if let Some(ticket) = &ticket {
             ticket.acquired();
         }
