@@ -1,1 +1,2 @@
+//! The `oncegate` command.
 fn main() {}

@@ -104,7 +104,7 @@ fn faults_of(file: &str, text: &str) -> Vec<String> {
     let mut names = Vec::new();
     collect_names(tokens, &module, &mut names);
     let pure = PURE.contains(&own.as_str());
-    names
+    let mut faults: Vec<String> = names
         .iter()
         .filter_map(|name| {
             let fault = match &name.path {
@@ -114,7 +114,9 @@ fn faults_of(file: &str, text: &str) -> Vec<String> {
             }?;
             Some(format!("{}: {fault}", name.line))
         })
-        .collect()
+        .collect();
+    faults.dedup();
+    faults
 }
 
 /// `store/redis/mod.rs` is `[store, redis]`; the roots of library and binary are `[]`.
