@@ -1,91 +1,23 @@
-//! Stand-ins until the identity module is merged.
+//! Who is asking for what: the key, the scope and the fingerprint of a request, and the keyed hashes that stand
+//! for them in a store.
+//!
+//! Pure. It knows no IO, no clock and no randomness: headers and bodies, the id key and nonces are arguments.
+//!
+//! Reading order: [`key`] and [`scope`] find what the client sent; [`FingerprintRules`] say what makes two requests
+//! the same, with [`json`] for bodies that count by value; [`Identifier`] turns all of it into record ids,
+//! fingerprints and sealed references.
 
-use std::fmt;
+mod fingerprint;
+mod identifier;
+pub mod json;
+pub mod key;
+mod keyed;
+mod reference;
+pub mod scope;
 
-use http::HeaderName;
-
-/// Keys record ids.
-#[derive(Clone)]
-pub struct IdKeyBytes(pub [u8; 32]);
-
-impl fmt::Debug for IdKeyBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("IdKeyBytes(…)")
-    }
-}
-
-/// Where a key is looked for.
-#[derive(Clone, Debug)]
-pub enum KeySource {
-    /// A request header.
-    Header(HeaderName),
-}
-
-/// What names the client.
-#[derive(Clone, Debug)]
-pub enum ScopeSource {
-    /// A request header.
-    Header(HeaderName),
-}
-
-/// What a key looks like.
-#[derive(Clone, Debug)]
-pub enum KeyFormat {
-    /// Anything.
-    Any,
-    /// A UUID.
-    Uuid,
-    /// A ULID.
-    Ulid,
-    /// Whole key.
-    Regex(Box<regex::Regex>),
-}
-
-/// What makes two requests the same.
-#[derive(Clone, Debug)]
-pub struct FingerprintRules {
-    /// The body.
-    pub body: BodyRule,
-    /// The query.
-    pub query: bool,
-    /// The host.
-    pub host: bool,
-    /// Headers.
-    pub headers: Vec<HeaderName>,
-    /// Pointers.
-    pub ignore: Vec<JsonPointer>,
-}
-
-/// How the body counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyRule {
-    /// Byte for byte.
-    Bytes,
-    /// As JSON.
-    Json,
-    /// Not at all.
-    None,
-}
-
-/// RFC 6901.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JsonPointer(Vec<String>);
-
-/// Not a pointer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a JSON pointer")]
-pub struct BadJsonPointer;
-
-impl JsonPointer {
-    /// Parses.
-    ///
-    /// # Errors
-    /// Not a pointer.
-    pub fn parse(text: &str) -> Result<Self, BadJsonPointer> {
-        if text.is_empty() {
-            return Ok(Self(Vec::new()));
-        }
-        let rest = text.strip_prefix('/').ok_or(BadJsonPointer)?;
-        Ok(Self(rest.split('/').map(str::to_owned).collect()))
-    }
-}
+pub use fingerprint::{BodyRule, FingerprintRules, RequestParts};
+pub use identifier::{IdKeyBytes, Identifier, KeyRef};
+pub use json::{BadJsonPointer, JsonPointer};
+pub use key::{Key, KeyFormat, KeyInvalid, KeySource};
+pub use reference::{Reference, SealBroken};
+pub use scope::{Scope, ScopeMissing, ScopeSource};

@@ -1,0 +1,575 @@
+//! Over real sockets of the loopback interface: an upstream made of a listener and a few scripted bytes.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::HOST;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::config;
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// Long enough that a test which needs it has failed.
+const FOREVER: Duration = Duration::from_secs(10);
+
+struct Origin(TcpListener);
+
+impl Origin {
+    async fn bind() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn endpoint(&self) -> config::Endpoint {
+        endpoint("127.0.0.1", self.0.local_addr().unwrap().port())
+    }
+
+    fn upstream(&self) -> Arc<Upstream> {
+        Upstream::new(&config(vec![self.endpoint()]))
+    }
+
+    async fn accept(&self) -> TcpStream {
+        let accepted = timeout(FOREVER, self.0.accept()).await;
+        accepted.expect("a connection").unwrap().0
+    }
+
+    /// Accepts a connection and answers the first request on it.
+    async fn answer(&self, response: &[u8]) -> TcpStream {
+        let mut socket = self.accept().await;
+        answer(&mut socket, response).await;
+        socket
+    }
+}
+
+fn endpoint(host: &str, port: u16) -> config::Endpoint {
+    let host = host.to_owned();
+    config::Endpoint { host, port }
+}
+
+/// An endpoint at which nobody listens.
+async fn nobody() -> config::Endpoint {
+    Origin::bind().await.endpoint()
+}
+
+fn config(endpoints: Vec<config::Endpoint>) -> UpstreamConfig {
+    UpstreamConfig {
+        name: "payments".to_owned(),
+        endpoints,
+        connect_timeout: Duration::from_secs(1),
+        idle_timeout: Duration::from_secs(4),
+        max_in_flight: 8,
+    }
+}
+
+fn request(body: OutBody) -> Request<OutBody> {
+    let request = Request::post("/v1/payments?a=%2F").header(HOST, "payments.test");
+    request.body(body).unwrap()
+}
+
+async fn send(upstream: &Arc<Upstream>) -> Result<Response<InBody>, SendError> {
+    let body = OutBody::from(Bytes::from_static(b"{}"));
+    upstream.send(request(body), &Gate::open()).await
+}
+
+async fn read_all(response: Response<InBody>) -> Result<Bytes, hyper::Error> {
+    Ok(response.into_body().collect().await?.to_bytes())
+}
+
+/// Reads one request with its two bytes of body.
+async fn read_request(socket: &mut TcpStream) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(b"\r\n\r\n{}") {
+        let more = timeout(FOREVER, socket.read_buf(&mut read)).await;
+        assert_ne!(
+            more.expect("a request").unwrap(),
+            0,
+            "the request is cut off"
+        );
+    }
+    String::from_utf8(read).unwrap()
+}
+
+async fn answer(socket: &mut TcpStream, response: &[u8]) -> String {
+    let request = read_request(socket).await;
+    socket.write_all(response).await.unwrap();
+    request
+}
+
+async fn reads_to_end(socket: &mut TcpStream) -> Vec<u8> {
+    let mut read = Vec::new();
+    let end = timeout(FOREVER, socket.read_to_end(&mut read)).await;
+    end.expect("the end of the connection").ok();
+    read
+}
+
+/// Closes with a reset instead of an orderly end.
+fn reset(socket: TcpStream) {
+    socket2::SockRef::from(&socket)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+}
+
+fn unsent(kind: SendErrorKind) -> SendError {
+    SendError { kind, sent: false }
+}
+
+fn sent(kind: SendErrorKind) -> SendError {
+    SendError { kind, sent: true }
+}
+
+#[tokio::test]
+async fn a_request_arrives_as_it_was_given_and_so_does_its_response() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let (response, request) = tokio::join!(send(&upstream), async {
+        answer(&mut origin.accept().await, OK).await
+    });
+    assert_eq!(
+        request,
+        "POST /v1/payments?a=%2F HTTP/1.1\r\nhost: payments.test\r\ncontent-length: 2\r\n\r\n{}"
+    );
+    assert_eq!(read_all(response.unwrap()).await.unwrap(), "ok");
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_once_its_response_was_read_to_the_end() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let (response, mut socket) = tokio::join!(send(&upstream), origin.answer(OK));
+    assert_eq!(upstream.stats().in_flight, 1);
+    read_all(response.unwrap()).await.unwrap();
+    assert_eq!((upstream.stats().idle, upstream.stats().in_flight), (1, 0));
+
+    let (response, _) = tokio::join!(send(&upstream), answer(&mut socket, OK));
+    read_all(response.unwrap()).await.unwrap();
+    assert_eq!((upstream.stats().connects, upstream.stats().open), (1, 1));
+}
+
+#[tokio::test]
+async fn a_response_without_a_body_gives_its_connection_back_at_once() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let empty = b"HTTP/1.1 204 No Content\r\n\r\n";
+    let (response, _socket) = tokio::join!(send(&upstream), origin.answer(empty));
+    let _unread = response.unwrap();
+    assert_eq!((upstream.stats().idle, upstream.stats().in_flight), (1, 0));
+}
+
+#[tokio::test]
+async fn interim_responses_are_dropped() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let early = [b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", OK].concat();
+    let (response, _) = tokio::join!(send(&upstream), origin.answer(&early));
+    assert_eq!(response.unwrap().status(), 200);
+}
+
+/// The connection goes away, by an end, a reset or bytes that nobody asked for, after the pool took it back and
+/// before anything of this runtime had the chance to notice.
+#[tokio::test]
+async fn a_pooled_connection_that_is_not_quiet_never_gets_a_request() {
+    let leave: [fn(TcpStream) -> Option<TcpStream>; 3] = [
+        |socket| {
+            drop(socket);
+            None
+        },
+        |socket| {
+            reset(socket);
+            None
+        },
+        |socket| {
+            socket
+                .try_write(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+                .unwrap();
+            Some(socket)
+        },
+    ];
+    for leave in leave {
+        let origin = Origin::bind().await;
+        let upstream = origin.upstream();
+        let (response, socket) = tokio::join!(send(&upstream), origin.answer(OK));
+        read_all(response.unwrap()).await.unwrap();
+        assert_eq!(upstream.stats().idle, 1);
+        let left = leave(socket);
+
+        let (response, _) = tokio::join!(send(&upstream), origin.answer(OK));
+        assert_eq!(response.unwrap().status(), 200);
+        assert_eq!(upstream.stats().connects, 2);
+        if let Some(mut left) = left {
+            assert_eq!(reads_to_end(&mut left).await, b"", "it got a request");
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_that_said_they_would_close_are_not_kept() {
+    for head in [
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nkeep-alive: timeout=0\r\ncontent-length: 2\r\n\r\nok",
+    ] {
+        let origin = Origin::bind().await;
+        let upstream = origin.upstream();
+        let (response, mut socket) = tokio::join!(send(&upstream), origin.answer(head.as_bytes()));
+        read_all(response.unwrap()).await.unwrap();
+        assert_eq!(upstream.stats().idle, 0, "{head}");
+        assert_eq!(reads_to_end(&mut socket).await, b"");
+        assert_eq!(upstream.stats().open, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_is_not_read_to_the_end_closes_its_connection() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let (response, mut socket) = tokio::join!(send(&upstream), origin.answer(OK));
+    drop(response.unwrap());
+    assert_eq!((upstream.stats().open, upstream.stats().in_flight), (0, 0));
+    assert_eq!(reads_to_end(&mut socket).await, b"");
+}
+
+#[tokio::test]
+async fn a_dropped_send_closes_its_connection_and_the_gate_says_that_it_was_written() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let gate = Gate::open();
+    let body = OutBody::from(Bytes::from_static(b"{}"));
+    let mut socket = tokio::select! {
+        _ = upstream.send(request(body), &gate) => unreachable!("nobody answers"),
+        socket = async {
+            let mut socket = origin.accept().await;
+            read_request(&mut socket).await;
+            socket
+        } => socket,
+    };
+    assert!(!gate.close());
+    assert_eq!(reads_to_end(&mut socket).await, b"");
+    assert_eq!(upstream.stats().in_flight, 0);
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_after_the_idle_timeout() {
+    let origin = Origin::bind().await;
+    let mut config = config(vec![origin.endpoint()]);
+    config.idle_timeout = Duration::from_millis(50);
+    let upstream = Upstream::new(&config);
+    let (response, mut socket) = tokio::join!(send(&upstream), origin.answer(OK));
+    read_all(response.unwrap()).await.unwrap();
+    assert_eq!(upstream.stats().idle, 1);
+    assert_eq!(reads_to_end(&mut socket).await, b"");
+    assert_eq!((upstream.stats().idle, upstream.stats().open), (0, 0));
+}
+
+#[tokio::test]
+async fn refused_connections_send_nothing() {
+    let upstream = Upstream::new(&config(vec![nobody().await, nobody().await]));
+    assert_eq!(
+        send(&upstream).await.err(),
+        Some(unsent(SendErrorKind::Connect))
+    );
+    assert_eq!(upstream.stats().errors(SendErrorKind::Connect), 1);
+}
+
+#[tokio::test]
+async fn a_name_without_an_address_sends_nothing() {
+    let upstream = Upstream::new(&config(vec![endpoint("no-such-host.invalid", 80)]));
+    assert_eq!(
+        send(&upstream).await.err(),
+        Some(unsent(SendErrorKind::Resolve))
+    );
+}
+
+#[tokio::test]
+async fn a_name_is_resolved_and_the_other_endpoints_of_a_dead_one_are_tried() {
+    let origin = Origin::bind().await;
+    let live = endpoint("localhost", origin.endpoint().port);
+    let upstream = Upstream::new(&config(vec![nobody().await, live]));
+    for _ in 0..2 {
+        let (response, _) = tokio::join!(send(&upstream), origin.answer(OK));
+        assert_eq!(response.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_is_avoided_for_a_while() {
+    let origin = Origin::bind().await;
+    let upstream = Upstream::new(&config(vec![nobody().await, origin.endpoint()]));
+    let (response, _) = tokio::join!(send(&upstream), origin.answer(OK));
+    response.unwrap();
+    for _ in 0..4 {
+        assert_eq!(upstream.choose(&[]), Some(1));
+    }
+}
+
+#[tokio::test]
+async fn requests_go_where_the_fewest_are_in_flight_and_in_turn_among_equals() {
+    let (one, two) = (Origin::bind().await, Origin::bind().await);
+    let upstream = Upstream::new(&config(vec![one.endpoint(), two.endpoint()]));
+    let (held, _socket) = tokio::join!(send(&upstream), one.answer(OK));
+    let held = held.unwrap();
+    for _ in 0..3 {
+        let (response, _) = tokio::join!(send(&upstream), two.answer(OK));
+        drop(response.unwrap());
+    }
+    drop(held);
+    let mut turns = [upstream.choose(&[]), upstream.choose(&[])];
+    turns.sort_unstable();
+    assert_eq!(turns, [Some(0), Some(1)]);
+}
+
+#[tokio::test]
+async fn a_reset_after_the_request_was_read_is_sent_and_not_tried_elsewhere() {
+    let (origin, other) = (Origin::bind().await, Origin::bind().await);
+    let upstream = Upstream::new(&config(vec![origin.endpoint(), other.endpoint()]));
+    let (result, ()) = tokio::join!(send(&upstream), async {
+        let mut socket = origin.accept().await;
+        read_request(&mut socket).await;
+        reset(socket);
+    });
+    assert_eq!(result.err(), Some(sent(SendErrorKind::ConnectionLost)));
+    assert!(futures_util::FutureExt::now_or_never(other.0.accept()).is_none());
+}
+
+#[tokio::test]
+async fn an_end_before_the_response_is_sent() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    for part in ["", "HTTP/1.1 200 OK\r\ncont"] {
+        let (result, _) = tokio::join!(send(&upstream), async {
+            drop(origin.answer(part.as_bytes()).await);
+        });
+        assert!(result.err().is_some_and(|error| error.sent), "{part:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_response_is_a_bad_response() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let too_large = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "a".repeat(200 * 1024));
+    let bad: [&[u8]; 4] = [
+        b"SSH-2.0-OpenSSH_9.9\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+        too_large.as_bytes(),
+    ];
+    for bad in bad {
+        let (result, _) = tokio::join!(send(&upstream), async {
+            let mut socket = origin.accept().await;
+            read_request(&mut socket).await;
+            // The last one is not read to its end.
+            socket.write_all(bad).await.ok();
+            socket
+        });
+        let start = String::from_utf8_lossy(&bad[..20]);
+        assert_eq!(
+            result.err(),
+            Some(sent(SendErrorKind::BadResponse)),
+            "{start}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_truncated_response_fails_while_it_is_read() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    for part in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n",
+    ] {
+        let (response, ()) = tokio::join!(send(&upstream), async {
+            drop(origin.answer(part.as_bytes()).await);
+        });
+        assert!(read_all(response.unwrap()).await.is_err());
+    }
+    assert_eq!(
+        (upstream.stats().cut_off, upstream.stats().in_flight),
+        (2, 0)
+    );
+}
+
+#[tokio::test]
+async fn behind_a_closed_gate_nothing_is_on_the_wire() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let gate = Gate::open();
+    assert!(gate.close());
+    let body = OutBody::from(Bytes::from_static(b"{}"));
+    let result = upstream.send(request(body), &gate).await;
+    assert_eq!(result.err(), Some(unsent(SendErrorKind::GateClosed)));
+    assert_eq!(upstream.stats().connects, 0);
+}
+
+/// Between the last look at the gate and the write lie the connection's own task and, here, a deadline.
+#[tokio::test]
+async fn a_gate_that_closes_after_the_connection_is_made_still_holds_the_first_byte_back() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let open = Connection::open(origin.0.local_addr().unwrap(), FOREVER, &upstream.counters);
+    let (Ok(connection), mut socket) = tokio::join!(open, origin.accept()) else {
+        panic!("not connected");
+    };
+    let gate = Gate::until(Instant::now());
+    let body = OutBody::from(Bytes::from_static(b"{}"));
+    let Err(failed) = connection.exchange(request(body), &gate).await else {
+        panic!("a response");
+    };
+    assert_eq!(
+        (failed.kind, failed.sent),
+        (SendErrorKind::GateClosed, false)
+    );
+    assert_eq!(reads_to_end(&mut socket).await, b"");
+}
+
+/// On several threads, with real connections: what the gate says is what the upstream saw.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_closes_the_gate_in_time_knows_that_the_upstream_saw_nothing() {
+    const ROUNDS: u32 = 300;
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let mut held_back = 0;
+    for round in 0..ROUNDS {
+        let gate = Gate::open();
+        let sending = tokio::spawn({
+            let (upstream, gate) = (Arc::clone(&upstream), Arc::clone(&gate));
+            let body = OutBody::from(Bytes::from_static(b"{}"));
+            async move { upstream.send(request(body), &gate).await.map(drop) }
+        });
+        for _ in 0..round % 50 * 40 {
+            std::hint::spin_loop();
+        }
+        let closed = gate.close();
+        held_back += u32::from(closed);
+        if closed {
+            let result = sending.await.unwrap();
+            assert_eq!(result, Err(unsent(SendErrorKind::GateClosed)));
+            while let Some(accepted) = futures_util::FutureExt::now_or_never(origin.0.accept()) {
+                assert_eq!(reads_to_end(&mut accepted.unwrap().0).await, b"");
+            }
+        } else {
+            read_request(&mut origin.accept().await).await;
+            let result = sending.await.unwrap();
+            assert_eq!(result, Err(sent(SendErrorKind::ConnectionLost)));
+        }
+    }
+    println!("held back {held_back} of {ROUNDS}");
+}
+
+#[tokio::test]
+async fn more_than_max_in_flight_is_overloaded_at_once() {
+    let origin = Origin::bind().await;
+    let mut config = config(vec![origin.endpoint()]);
+    config.max_in_flight = 1;
+    let upstream = Upstream::new(&config);
+    let (held, _socket) = tokio::join!(send(&upstream), origin.answer(OK));
+    assert_eq!(
+        send(&upstream).await.err(),
+        Some(unsent(SendErrorKind::Overloaded))
+    );
+    drop(held.unwrap());
+    let (response, _) = tokio::join!(send(&upstream), origin.answer(OK));
+    assert!(response.is_ok());
+}
+
+type Frames = Vec<Result<&'static [u8], &'static str>>;
+
+fn streaming(frames: Frames) -> OutBody {
+    let frames = frames.into_iter().map(|frame| {
+        frame
+            .map(|bytes| Frame::data(Bytes::from_static(bytes)))
+            .map_err(std::io::Error::other)
+    });
+    OutBody::streaming(StreamBody::new(stream::iter(frames)))
+}
+
+#[tokio::test]
+async fn a_body_that_passes_through_arrives_in_chunks() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let body = streaming(vec![Ok(b"a"), Ok(b"bc")]);
+    let gate = Gate::open();
+    let (response, ()) = tokio::join!(upstream.send(request(body), &gate), async {
+        let mut socket = origin.accept().await;
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n") {
+            assert_ne!(socket.read_buf(&mut read).await.unwrap(), 0);
+        }
+        socket.write_all(OK).await.unwrap();
+    });
+    assert_eq!(response.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_body_that_fails_half_way_is_sent_and_cut_off() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let (fail, failed) = oneshot::channel::<Infallible>();
+    let first = stream::iter([Ok(Frame::data(Bytes::from_static(b"a")))]);
+    let then = stream::once(async { Err(failed.await.unwrap_err()) });
+    let body = OutBody::streaming(StreamBody::new(futures_util::StreamExt::chain(first, then)));
+    let gate = Gate::open();
+    let (result, read) = tokio::join!(upstream.send(request(body), &gate), async {
+        let mut socket = origin.accept().await;
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n1\r\na\r\n") {
+            assert_ne!(socket.read_buf(&mut read).await.unwrap(), 0);
+        }
+        drop(fail);
+        reads_to_end(&mut socket).await
+    });
+    assert_eq!(result.err(), Some(sent(SendErrorKind::RequestBody)));
+    assert_eq!(read, b"", "the body must not look complete");
+}
+
+#[tokio::test]
+async fn a_body_that_fails_before_the_first_byte_is_not_sent() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let body = streaming(vec![Err("the client has gone")]);
+    let gate = Gate::open();
+    let (result, mut socket) = tokio::join!(upstream.send(request(body), &gate), origin.accept());
+    assert_eq!(result.err(), Some(unsent(SendErrorKind::RequestBody)));
+    assert_eq!(reads_to_end(&mut socket).await, b"");
+    assert!(gate.close());
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_body_is_an_answer() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let body = OutBody::streaming(StreamBody::new(futures_util::StreamExt::chain(
+        stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"a")))]),
+        stream::pending(),
+    )));
+    let gate = Gate::open();
+    let (response, mut socket) = tokio::join!(upstream.send(request(body), &gate), async {
+        let mut socket = origin.accept().await;
+        let mut read = Vec::new();
+        while !read.ends_with(b"1\r\na\r\n") {
+            assert_ne!(socket.read_buf(&mut read).await.unwrap(), 0);
+        }
+        socket
+            .write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
+            .await
+            .unwrap();
+        socket
+    });
+    assert_eq!(read_all(response.unwrap()).await.unwrap(), "no");
+
+    let (response, _) = tokio::join!(send(&upstream), origin.answer(OK));
+    assert!(
+        response.is_ok(),
+        "the next request waits behind the unfinished body"
+    );
+    drop(upstream);
+    assert_eq!(reads_to_end(&mut socket).await, b"");
+}
