@@ -210,6 +210,7 @@ fn route(file: &RouteFile, config: &ConfigFile, findings: &mut Findings) -> Opti
             path: path?,
         },
         upstream: upstream?.0,
+        response_timeout: file.response_timeout.get()?.0,
         mode: mode?,
     })
 }
@@ -260,7 +261,6 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         fingerprint: fingerprint?,
         wait: file.wait.value()?,
         lease: file.lease.get()?.0,
-        response_timeout: file.response_timeout.get()?.0,
         late_response: file.late_response.value()?,
         record_timeout: file.record_timeout.get()?.0,
         unknown_status: file.unknown_status.get()?.0,
