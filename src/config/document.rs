@@ -1,5 +1,6 @@
 //! The file's text as a tree of values with their places, each route completed from `[defaults]`.
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::finding::Findings;
@@ -57,7 +58,7 @@ fn complete_routes(root: &mut DeTable<'_>) {
     else {
         return;
     };
-    let Some(DeValue::Array(routes)) = root.get_mut("routes").map(|value| value.get_mut()) else {
+    let Some(DeValue::Array(routes)) = root.get_mut("routes").map(Spanned::get_mut) else {
         return;
     };
     for route in routes.iter_mut() {
@@ -72,10 +73,7 @@ fn complete<'t>(route: &mut DeTable<'t>, defaults: &DeTable<'t>, except: &[&str]
         .iter()
         .filter(|(name, _)| !except.contains(&name.get_ref().as_ref()))
     {
-        match (
-            route.get_mut(name).map(|value| value.get_mut()),
-            default.get_ref(),
-        ) {
+        match (route.get_mut(name).map(Spanned::get_mut), default.get_ref()) {
             (Some(DeValue::Table(own)), DeValue::Table(default)) => complete(own, default, &[]),
             (Some(_), _) => {}
             (None, _) => {

@@ -162,7 +162,7 @@ section! {
         wait: Duration = "0s",
         /// How long a claim is good for without a sign of life of the gateway that holds it.
         lease: Positive<Duration> = "15s",
-        /// From the dispatch to the last byte of the response.
+        /// From the dispatch to the last byte of the response; where the mode is `pass`, to the end of its head.
         response_timeout: Positive<Duration> = "30s",
         /// How much longer a dispatch is kept open, so that a late answer is still recorded.
         late_response: Duration = "5m",

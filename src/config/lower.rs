@@ -189,15 +189,15 @@ fn route(file: &RouteFile, config: &ConfigFile, findings: &mut Findings) -> Opti
     let name = required(&file.name, "", findings);
     let path = required(&file.path, ", here or in `defaults`", findings);
     let upstream = required(&file.upstream, ", here or in `defaults`", findings);
-    if let (Some(Label(name)), Some(upstreams)) = (&upstream, config.upstreams.get()) {
-        if !upstreams.0.contains_key(name) {
-            let names: Vec<&str> = upstreams.0.keys().map(String::as_str).collect();
-            let message = format!(
-                "there is no upstream `{name}`; there are {}",
-                names.join(", ")
-            );
-            findings.whole(&file.upstream.place, message);
-        }
+    if let (Some(Label(name)), Some(upstreams)) = (&upstream, config.upstreams.get())
+        && !upstreams.0.contains_key(name)
+    {
+        let names: Vec<&str> = upstreams.0.keys().map(String::as_str).collect();
+        let message = format!(
+            "there is no upstream `{name}`; there are {}",
+            names.join(", ")
+        );
+        findings.whole(&file.upstream.place, message);
     }
     let mode = mode(file, findings);
     let Label(name) = name?;
@@ -404,11 +404,11 @@ fn retention_of(
 /// No body may be allowed that can never be held.
 fn bounds(file: &RouteFile, max_buffered: Option<Size>, findings: &mut Findings) {
     for size in [&file.max_request_body, &file.max_response_body] {
-        if let (Some(size_value), Some(max)) = (size.get(), max_buffered) {
-            if size_value.0.0 > max.0 {
-                let message = "is more than limits.max_buffered, which all bodies share";
-                findings.whole(&size.place, message.to_owned());
-            }
+        if let (Some(bytes), Some(max)) = (size.get(), max_buffered)
+            && bytes.0.0 > max.0
+        {
+            let message = "is more than limits.max_buffered, which all bodies share";
+            findings.whole(&size.place, message.to_owned());
         }
     }
 }

@@ -139,7 +139,6 @@ mod tests {
             },
             wait: second,
             lease: second,
-            response_timeout: second,
             late_response: second,
             record_timeout: second,
             unknown_status: 409,
@@ -169,6 +168,7 @@ mod tests {
                 path: path.parse().unwrap(),
             },
             upstream: "upstream".to_owned(),
+            response_timeout: Duration::from_secs(1),
             mode,
         }
     }
