@@ -239,7 +239,7 @@ impl Shared {
     /// A refusal about an operation.
     fn refused(&self, subject: &Subject, problem: Problem) -> Response<Body> {
         let mut refusal = self.refusal(problem);
-        refusal.key_ref = Some(subject.key_ref.clone());
+        refusal.key_ref = Some(subject.key_ref);
         if problem == Problem::OutcomeUnknown {
             refusal.status = StatusCode::from_u16(subject.policy().unknown_status).ok();
         }

@@ -3,11 +3,19 @@
 //! A store applies [`Op`]s to records one at a time for each record, exactly as [`crate::protocol::apply`] says,
 //! by its own clock. It knows nothing of HTTP, routes or configuration files.
 
+mod codec;
+mod marks;
+mod memory;
+mod retention;
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
 use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
+
+pub use codec::Unreadable;
+pub use memory::Memory;
 
 /// A clock that a store reads: milliseconds since the Unix epoch. Tests pass one that they set.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -34,7 +42,8 @@ pub trait Store: Send + Sync + 'static {
         fingerprint: Fingerprint,
     ) -> BoxFuture<'_, Result<Option<Verdict>, StoreError>>;
 
-    /// The record as it is stored.
+    /// The record as it is at this moment by the store's clock: a tombstone once its answer has expired, `None`
+    /// past that.
     ///
     /// # Errors
     /// [`StoreError::NotDone`], above all [`NotDone::Unreadable`].
