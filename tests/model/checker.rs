@@ -101,11 +101,11 @@ impl Model for Scene {
             Step::Answered(index, call) => answered(&mut world, index, call, &self.rules),
             Step::TimedOut(index, call) => {
                 world.troubles += 1;
-                timed_out(&mut world, index, call);
+                timed_out(&mut world, index, call, &self.rules);
             }
             Step::Repeated(index, call) => {
                 world.troubles += 1;
-                repeated(&mut world, index, call);
+                repeated(&mut world, index, call, &self.rules);
             }
             Step::Lands(call) => {
                 let place = world.adrift.iter().position(|other| *other == call)?;
@@ -265,9 +265,11 @@ impl Scene {
                     _ => true,
                 })
             }),
-            Property::always(NEW_KEY, |_, world: &World| {
-                let dispatched = |index: usize| world.attempts[index].dispatched();
-                told(world).all(|(index, told)| told != Told::Reused || !dispatched(index))
+            Property::always(NOTHING_SENT, |_, world: &World| {
+                told(world).all(|(index, told)| match told {
+                    Told::Reused | Told::NotSent { .. } => !world.attempts[index].wrote(),
+                    _ => true,
+                })
             }),
             Property::always(MARKED, |_, world: &World| {
                 holder(world).is_none_or(|holder| !world.marks[holder])
@@ -286,6 +288,10 @@ impl Scene {
             Property::always(NOT_FORGOTTEN, |_, world: &World| {
                 let mut attempts = world.attempts.iter().enumerate();
                 attempts.all(|(index, attempt)| !attempt.dispatched() || remembered(world, index))
+            }),
+            Property::always(TRUTH, |_, world: &World| {
+                let mut attempts = world.attempts.iter();
+                !attempts.any(thrown_away) || recorded(world).is_some()
             }),
             Property::always(HONEST_NONE, |_, world: &World| {
                 told(world).all(|(_, told)| told != Told::NotSent { dispatched: true })
@@ -307,15 +313,19 @@ impl Scene {
     /// What must be seen somewhere, lest a promise hold because nothing happens.
     fn sights(&self) -> Vec<Property<Self>> {
         let mut sights = vec![
-            Property::sometimes("the first attempt's client gets its answer", |_, world: &World| {
-                world.attempts[0].told == Some(Told::Recorded(201))
-            }),
+            Property::sometimes(
+                "the first attempt's client gets its answer",
+                |_, world: &World| world.attempts[0].told == Some(Told::Recorded(201)),
+            ),
             Property::sometimes("a late truth settles an unknown", |_, world: &World| {
                 recorded(world) == Some(201) && world.attempts[0].told == Some(Told::Unknown)
             }),
-            Property::sometimes("a client is told that nothing was sent", |_, world: &World| {
-                told(world).any(|(_, told)| told == Told::NotSent { dispatched: false })
-            }),
+            Property::sometimes(
+                "a client is told that nothing was sent",
+                |_, world: &World| {
+                    told(world).any(|(_, told)| told == Told::NotSent { dispatched: false })
+                },
+            ),
         ];
         let payloads = &self.rules.fingerprints;
         if payloads.iter().any(|payload| *payload != payloads[0]) {
@@ -365,7 +375,9 @@ pub const ONE_ANSWER: &str = "P2 an answer that was told as recorded is the one 
 pub const OWN_PAYLOAD: &str = "P2 another payload never gets an answer";
 pub const NOT_FORGOTTEN: &str = "P4 what was dispatched is neither forgotten nor hidden";
 pub const HONEST_NONE: &str = "P4 nobody hears `none` of what may have been sent";
-pub const NEW_KEY: &str = "who sent something never hears that a new key is safe";
+pub const NOTHING_SENT: &str =
+    "P4 who sent something hears neither `none` nor that a new key is safe";
+pub const TRUTH: &str = "P4 an answer in hand settles the record";
 pub const MARKED: &str = "a marked owner holds no claim";
 pub const HELD: &str = "no key stays held for nothing";
 pub const GONE: &str = "an owner that was declared gone does not come back";
@@ -407,6 +419,11 @@ fn remembered(world: &World, attempt: usize) -> bool {
         Some(State::Claimed(claim)) => index(claim.seen.owner) == attempt || claim.prior.is_some(),
         Some(State::Expired) | None => false,
     }
+}
+
+/// Whether an attempt has the upstream's answer and nothing more to do with it.
+fn thrown_away(attempt: &Attempt) -> bool {
+    attempt.phase == Phase::Done && attempt.upstream == Upstream::Answered
 }
 
 /// Whether nobody is at work and the record still refuses the key, although nothing was dispatched. The claim

@@ -49,10 +49,18 @@ pub fn answered(world: &mut World, index: usize, call: Call, rules: &Rules) {
 }
 
 /// The caller gives up waiting; the call may be applied at any later time.
-pub fn timed_out(world: &mut World, index: usize, call: Call) {
+pub fn timed_out(world: &mut World, index: usize, call: Call, rules: &Rules) {
     world.set_adrift(call);
+    let dispatched = world.any_dispatched();
     let attempt = &mut world.attempts[index];
     match attempt.phase {
+        Phase::Asking | Phase::TakingOver(_) if rules.removed == Some(Guard::DoubtIsSettled) => {
+            attempt.tell(Told::Undetermined);
+            finish(attempt, Phase::Done);
+        }
+        Phase::Releasing if rules.removed == Some(Guard::NoneAfterVerdict) => {
+            attempt.tell(Told::NotSent { dispatched });
+        }
         // A claim in doubt is never dispatched.
         Phase::Asking | Phase::TakingOver(_) => {
             attempt.tell(Told::Undetermined);
@@ -68,10 +76,11 @@ pub fn timed_out(world: &mut World, index: usize, call: Call) {
 }
 
 /// The caller sends the call once more while the first copy is unanswered.
-pub fn repeated(world: &mut World, index: usize, call: Call) {
+pub fn repeated(world: &mut World, index: usize, call: Call, rules: &Rules) {
     world.set_adrift(call);
     let attempt = &mut world.attempts[index];
-    attempt.in_doubt |= matches!(call, Call::Claim(_) | Call::TakeOver(..));
+    attempt.in_doubt |= matches!(call, Call::Claim(_) | Call::TakeOver(..))
+        && rules.removed != Some(Guard::CopyIsDoubt);
 }
 
 /// A beat.
@@ -201,7 +210,9 @@ fn tell_by_record(world: &mut World, index: usize, verdict: Option<Verdict>, rul
         }
         Some(Verdict::Mismatch) => other_payload(attempt),
         Some(Verdict::InFlight { .. }) => Told::InProgress,
-        None if !attempt.stained() => Told::NotSent { dispatched },
+        None if !attempt.stained() || rules.removed == Some(Guard::StainedNeverSaysNone) => {
+            Told::NotSent { dispatched }
+        }
         None | Some(Verdict::Unknown { .. }) => Told::Unknown,
         Some(verdict) => unreachable!("the record never says {verdict:?} here"),
     };

@@ -16,13 +16,18 @@ const LEASE: Duration = Duration::from_millis(1);
 /// Longer than the model runs: all promises are about one retention.
 const KEEP: Duration = Duration::from_secs(3600);
 
-/// A rule of the protocol that can be taken out.
+/// A rule that can be taken out: of the protocol by what is done around the real `apply`, of the gateway by a
+/// step that it would not take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// `Complete` compares the fingerprint.
     FingerprintInComplete,
+    /// `Complete` counts whoever owns the record.
+    CompleteOfAnyOwner,
     /// `Resolve` compares `seen`.
     SeenInResolve,
+    /// `TakeOver` of a silent claim makes that claim the prior.
+    PriorOfSilentClaim,
     /// `Release` restores the prior attempt.
     PriorOnRelease,
     /// Marks turn late calls away.
@@ -33,6 +38,14 @@ pub enum Guard {
     MarkOnGone,
     /// A resolved record has no owner.
     NoOwnerOnResolved,
+    /// The gateway releases a claim whose call ended without a verdict.
+    DoubtIsSettled,
+    /// The gateway takes a claim for doubtful while a copy of it is unanswered.
+    CopyIsDoubt,
+    /// The gateway says `none` only after the store has answered `Release`.
+    NoneAfterVerdict,
+    /// An attempt that had written, or has a prior, does not say `none` when it reads no record.
+    StainedNeverSaysNone,
 }
 
 /// Applies one call.
@@ -45,8 +58,22 @@ pub fn ask(world: &mut World, call: Call, fingerprints: &[u8], removed: Option<G
     if let Some(guard) = removed {
         blind(guard, &mut record, &mut marked, &mut op);
     }
-    let (mut record, mut mark, verdict) = apply(record, marked, op, now(world));
+    let silent = matches!(
+        &record,
+        Some(Record {
+            state: State::Claimed(_),
+            ..
+        })
+    );
+    let (mut record, mut mark, verdict) = if stranger_completes(removed, &record, &op) {
+        (record, None, Verdict::Lost)
+    } else {
+        apply(record, marked, op, now(world))
+    };
     match removed {
+        Some(Guard::PriorOfSilentClaim) if silent && matches!(call, Call::TakeOver(..)) => {
+            drop_prior(&mut record);
+        }
         Some(Guard::NoOwnerOnResolved) => sign_resolved(call, &verdict, &mut record),
         Some(Guard::MarkOnGone) if matches!(call, Call::Resolve(..)) => mark = None,
         Some(Guard::MarkForEachOwner) if mark.is_some() => world.marks.fill(false),
@@ -106,13 +133,25 @@ fn blind(guard: Guard, record: &mut Option<Record>, marked: &mut bool, op: &mut 
         (Guard::SeenInResolve, Op::Resolve { seen, .. }, Some(record)) => {
             *seen = record.seen().unwrap_or(*seen);
         }
-        (Guard::PriorOnRelease, Op::Release { .. }, Some(record)) => {
-            if let State::Claimed(claim) = &mut record.state {
-                claim.prior = None;
-            }
-        }
+        (Guard::PriorOnRelease, Op::Release { .. }, record) => drop_prior(record),
         _ => {}
     }
+}
+
+fn drop_prior(record: &mut Option<Record>) {
+    if let Some(Record {
+        state: State::Claimed(claim),
+        ..
+    }) = record
+    {
+        claim.prior = None;
+    }
+}
+
+fn stranger_completes(removed: Option<Guard>, record: &Option<Record>, op: &Op) -> bool {
+    let seen = record.as_ref().and_then(Record::seen);
+    removed == Some(Guard::CompleteOfAnyOwner)
+        && matches!(op, Op::Complete { owner, .. } if seen.is_some_and(|seen| seen.owner != *owner))
 }
 
 fn sign_resolved(call: Call, verdict: &Verdict, record: &mut Option<Record>) {
