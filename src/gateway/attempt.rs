@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http_body_util::channel::Channel;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::body::Body;
@@ -143,8 +143,8 @@ impl Attempt {
             self.ticket = None;
             self.held = None;
         };
-        let drained_by = Instant::now() + lane.route.response_timeout;
-        let passing = pass(sender, streaming.begun, streaming.rest, drained_by);
+        let patience = lane.route.response_timeout;
+        let passing = pass(sender, streaming.begun, streaming.rest, patience);
         tokio::join!(settling, passing);
     }
 

@@ -13,7 +13,8 @@ use http_body_util::{BodyExt, Full};
 
 use crate::upstream::InBody;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// Whatever ended a body before its end.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of an answer to a client.
 pub struct Body(Kind);
@@ -183,6 +184,10 @@ where
     let mut held = budget.hold();
     let mut pieces = Pieces::default();
     let mut trailers = None;
+    // A length that is announced is refused without reading, so that a client that asks first sends nothing.
+    if body.size_hint().lower() > limit {
+        return Err(pieces.partial(Unread::TooLarge));
+    }
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
             return Err(pieces.partial(Unread::Broken));
