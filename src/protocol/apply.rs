@@ -81,11 +81,7 @@ pub fn apply(
 /// What a client with this fingerprint is told of the record, without asking for anything: the verdict that a
 /// stranger's claim would get. `None` where there is no record.
 #[must_use]
-pub fn look(
-    record: Option<&Record>,
-    fingerprint: &Fingerprint,
-    now: Timestamp,
-) -> Option<Verdict> {
+pub fn look(record: Option<&Record>, fingerprint: &Fingerprint, now: Timestamp) -> Option<Verdict> {
     let record = record?.clone().at(now)?;
     if record.fingerprint != *fingerprint {
         return Some(Verdict::Mismatch);
@@ -174,7 +170,9 @@ fn complete(
         // A truth in hand is never thrown away: whoever owns the record by now, and whether or not this owner
         // has given up, the answer to this very request is its outcome.
         Some(State::Claimed(_) | State::Unknown(_))
-            if record.as_ref().is_some_and(|record| record.fingerprint == origin.fingerprint) =>
+            if record
+                .as_ref()
+                .is_some_and(|record| record.fingerprint == origin.fingerprint) =>
         {
             Verdict::Done
         }

@@ -158,7 +158,9 @@ mod tests {
 
     #[test]
     fn statuses_outside_of_http_are_no_statuses() {
-        for word in ["", "xx", "1xx", "6xx", "99", "0409", "600", "+200", "+2xx", "abc"] {
+        for word in [
+            "", "xx", "1xx", "6xx", "99", "0409", "600", "+200", "+2xx", "abc",
+        ] {
             assert!(StatusSet::parse(&[word]).is_err(), "{word}");
         }
     }

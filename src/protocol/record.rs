@@ -40,9 +40,7 @@ impl fmt::Debug for Fingerprint {
 }
 
 /// Who may dispatch: 128 random bits, new for each attempt.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Owner(pub u128);
 
 /// Which claim of which owner, and how often it was renewed. Ops that compare it change nothing unless
