@@ -8,10 +8,8 @@ use futures_util::future::{self, BoxFuture, FutureExt};
 
 use super::marks::Marks;
 use super::retention::{self, Bucket, Look};
-use super::{Clock, NotDone, Store, StoreError, Usage};
-use crate::protocol::{
-    self, Answer, Fingerprint, Op, Record, RecordId, State, Timestamp, Verdict,
-};
+use super::{Clock, NotDone, Store, StoreError, Usage, leaves_mark};
+use crate::protocol::{self, Answer, Fingerprint, Op, Record, RecordId, State, Timestamp, Verdict};
 
 /// Parts of the store with a lock each: enough that two of a few cores seldom meet at one.
 const SHARDS: usize = 64;
@@ -217,7 +215,12 @@ impl Store for Memory {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         let closed = self.closed.load(Ordering::Acquire);
-        future::ready(if closed { Err(NotDone::Closed.into()) } else { Ok(()) }).boxed()
+        future::ready(if closed {
+            Err(NotDone::Closed.into())
+        } else {
+            Ok(())
+        })
+        .boxed()
     }
 
     fn usage(&self) -> Usage {
@@ -231,11 +234,6 @@ impl Store for Memory {
     fn close(&self) -> BoxFuture<'_, ()> {
         async move { self.closed.store(true, Ordering::Release) }.boxed()
     }
-}
-
-/// Whether the op may set a mark, see [`protocol::apply`].
-pub(super) fn leaves_mark(op: &Op) -> bool {
-    matches!(op, Op::Release { .. } | Op::Resolve { .. })
 }
 
 /// What a record takes, in bytes, about.

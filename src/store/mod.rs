@@ -4,6 +4,7 @@
 //! by its own clock. It knows nothing of HTTP, routes or configuration files.
 
 mod codec;
+mod embedded;
 mod marks;
 mod memory;
 mod retention;
@@ -15,6 +16,7 @@ use futures_util::future::BoxFuture;
 use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
 
 pub use codec::Unreadable;
+pub use embedded::{Embedded, OpenError};
 pub use memory::Memory;
 
 /// A clock that a store reads: milliseconds since the Unix epoch. Tests pass one that they set.
@@ -113,4 +115,9 @@ pub fn system_clock() -> Clock {
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
         }))
     })
+}
+
+/// Whether the op may set a mark, see [`crate::protocol::apply`].
+fn leaves_mark(op: &Op) -> bool {
+    matches!(op, Op::Release { .. } | Op::Resolve { .. })
 }

@@ -41,9 +41,8 @@ pub fn is_settled(record: &Record) -> bool {
 
 /// Where an entry goes when an op turned `before` into `after`; `None` where none is needed.
 pub fn schedule(before: Option<&Record>, after: &Record) -> Option<Bucket> {
-    let scheduled = before.is_some_and(|before| {
-        is_settled(before) && before.forget_at <= after.forget_at
-    });
+    let scheduled =
+        before.is_some_and(|before| is_settled(before) && before.forget_at <= after.forget_at);
     (is_settled(after) && !scheduled).then(|| bucket(after.forget_at))
 }
 
@@ -82,7 +81,10 @@ mod tests {
         let claim = claimed(NOW.plus(DAY * 30));
         assert_eq!(schedule(None, &claim), None);
         let answer = settled(NOW.plus(DAY));
-        assert_eq!(schedule(Some(&claim), &answer), Some(bucket(answer.forget_at)));
+        assert_eq!(
+            schedule(Some(&claim), &answer),
+            Some(bucket(answer.forget_at))
+        );
     }
 
     #[test]
@@ -110,17 +112,30 @@ mod tests {
     }
 
     fn settled(forget_at: Timestamp) -> Record {
-        let unknown = Unknown { seen: seen(), cause: Cause::Timeout, since: NOW };
+        let unknown = Unknown {
+            seen: seen(),
+            cause: Cause::Timeout,
+            since: NOW,
+        };
         record(forget_at, State::Unknown(unknown))
     }
 
     fn claimed(forget_at: Timestamp) -> Record {
-        let claim = Claimed { seen: seen(), lease: DAY, lease_until: NOW, prior: None };
+        let claim = Claimed {
+            seen: seen(),
+            lease: DAY,
+            lease_until: NOW,
+            prior: None,
+        };
         record(forget_at, State::Claimed(claim))
     }
 
     fn seen() -> Seen {
-        Seen { owner: Owner(1), fence: 1, beat: 0 }
+        Seen {
+            owner: Owner(1),
+            fence: 1,
+            beat: 0,
+        }
     }
 
     fn record(forget_at: Timestamp, state: State) -> Record {
