@@ -28,7 +28,7 @@ async fn an_answer_that_comes_late_completes_the_record() {
 }
 
 #[tokio::test]
-async fn a_late_answer_that_would_release_the_key_does_so_only_if_nothing_else_was_sent() {
+async fn a_late_refusal_is_never_taken_for_an_answer() {
     let upstream = ToyUpstream::start();
     let gateway = Setup::payments(&upstream)
         .route("response_timeout = \"300ms\"")
@@ -38,7 +38,7 @@ async fn a_late_answer_that_would_release_the_key_does_so_only_if_nothing_else_w
     upstream.next(Act::respond(429, &[], "").after(&gate));
     gateway.send(&payment("k")).await.refuses(Problem::TIMEOUT);
     gate.open();
-    // Whether a late refusal frees the key or leaves it unknown: it is never an executed payment.
+    // It may free the key or leave it unknown; what it must not do is to become what duplicates hear.
     let after = gateway.send(&payment("k")).await;
     assert!(
         matches!(after.idempotency_status(), "unknown" | "executed"),

@@ -84,12 +84,7 @@ impl Answer {
     /// Asserts that this is that refusal, wherever it comes from, and returns its body.
     #[track_caller]
     pub fn is_problem(&self, problem: Problem) -> Value {
-        assert_eq!(
-            self.status,
-            problem.status,
-            "{problem:?}\n{self:?}\n{}",
-            self.text()
-        );
+        assert_eq!(self.status, problem.status, "{problem:?}\n{self:?}");
         assert_eq!(
             self.header("Content-Type"),
             Some("application/problem+json"),
