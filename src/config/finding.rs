@@ -97,6 +97,8 @@ enum Kind {
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Note {
+    /// The last name of the path.
+    name: String,
     message: String,
     other: Option<usize>,
     path: String,
@@ -172,7 +174,8 @@ impl Findings {
     }
 }
 
-/// Keeps the first of two findings that say the same of the same place.
+/// Keeps the first of two findings that say the same of one setting: of `defaults.lease` and then, at the same place
+/// in the file, of a route's `lease`.
 fn insert(
     into: &mut BTreeSet<(usize, Kind, Note)>,
     place: &Place,
@@ -180,18 +183,26 @@ fn insert(
     message: String,
     other: Option<usize>,
 ) {
+    let name = place.path.rsplit('.').next().unwrap_or_default().to_owned();
     let alike = Note {
+        name,
         message,
         other,
         path: String::new(),
     };
     let from = (place.offset, kind, alike);
-    let known = into
-        .range(&from..)
-        .next()
-        .is_some_and(|(offset, known, note)| {
-            (*offset, *known, &note.message, note.other) == (from.0, kind, &from.2.message, other)
-        });
+    let next = into.range(&from..).next();
+    let known = next.is_some_and(|(offset, kind, note)| {
+        let (from_offset, from_kind, alike) = &from;
+        (offset, kind, &note.name, &note.message, note.other)
+            == (
+                from_offset,
+                from_kind,
+                &alike.name,
+                &alike.message,
+                alike.other,
+            )
+    });
     if !known {
         let (offset, kind, alike) = from;
         into.insert((
