@@ -434,12 +434,18 @@ fn fingerprint_of(owner: Owner) -> Fingerprint {
     Fingerprint([u8::from(owner.0 >= FIRST_FOREIGN); 32])
 }
 
-/// Who takes over was told of an unknown attempt, so both ask for the same.
+/// Who takes over was told of another attempt that asks for the same.
 fn taker(owner: Owner, seen: Seen) -> Owner {
-    if seen.owner.0 >= FIRST_FOREIGN {
-        Owner(FIRST_FOREIGN + owner.0 % (OWNERS - FIRST_FOREIGN + 1))
+    let (first, count) = if seen.owner.0 >= FIRST_FOREIGN {
+        (FIRST_FOREIGN, OWNERS - FIRST_FOREIGN + 1)
     } else {
-        Owner(1 + owner.0 % (FIRST_FOREIGN - 1))
+        (1, FIRST_FOREIGN - 1)
+    };
+    let taker = first + owner.0 % count;
+    if taker == seen.owner.0 {
+        Owner(first + (owner.0 + 1) % count)
+    } else {
+        Owner(taker)
     }
 }
 
