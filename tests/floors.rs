@@ -348,11 +348,7 @@ fn an_import_from_the_same_floor_is_refused() {
     let own_floor = "on its own floor";
     assert_refused("store/mod.rs", "use crate::telemetry::Metrics;", own_floor);
     assert_refused("gateway/mod.rs", "use crate::admin::Readiness;", own_floor);
-    assert_refused(
-        "identity/key.rs",
-        "use crate::protocol::RecordId;",
-        own_floor,
-    );
+    assert_refused("server/mod.rs", "use crate::store::Store;", own_floor);
 }
 
 #[test]

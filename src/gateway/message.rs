@@ -56,9 +56,7 @@ fn framing_fault(headers: &HeaderMap) -> Option<&'static str> {
         return Some("There is more than one Content-Length.");
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else {
-        return None;
-    };
+    let coding = codings.next()?;
     if has_length {
         return Some("There is a Content-Length beside a Transfer-Encoding.");
     }
