@@ -237,9 +237,9 @@ fn refresh(
         metrics.store.bytes.set(usage.bytes);
         for (index, (_, upstream)) in upstreams.iter().enumerate() {
             let (stats, mirrored) = (upstream.stats(), metrics.upstream(index));
-            mirrored.connections.set(stats.connections);
-            mirrored.connections_idle.set(stats.idle);
-            mirrored.in_flight.set(stats.in_flight);
+            mirrored.connections.set(stats.open as u64);
+            mirrored.connections_idle.set(stats.idle as u64);
+            mirrored.in_flight.set(stats.in_flight as u64);
         }
         let stats = server.stats();
         metrics.connections.set(stats.connections);

@@ -9,6 +9,7 @@
 //! - [`store`], [`upstream`], [`server`], [`telemetry`]: where the world begins: records, sockets, logs.
 //! - [`gateway`]: the way of a request. [`admin`]: health, readiness, metrics.
 //! - [`app`]: where the parts are put together. [`cli`]: one file a command.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod admin;
 pub mod app;

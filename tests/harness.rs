@@ -210,6 +210,7 @@ fn no_two_problems_share_a_slug() {
         Problem::KEY_REUSED,
         Problem::IN_PROGRESS,
         Problem::OUTCOME_UNKNOWN,
+        Problem::EXPIRED,
         Problem::NOT_STORED,
         Problem::UNREACHABLE,
         Problem::TIMEOUT,

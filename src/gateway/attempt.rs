@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http_body_util::channel::Channel;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::body::Body;
@@ -65,12 +67,13 @@ impl Told {
 impl Attempt {
     /// Sends the request, once, and settles what comes of it.
     pub async fn run(mut self, outbound: Outbound) {
-        let mut work = Box::pin(dispatch(
+        let mut work = dispatch(
             Arc::clone(&self.shared),
             Arc::clone(&self.subject),
             outbound,
             Arc::clone(&self.gate),
-        ));
+        )
+        .boxed();
         let done = tokio::select! {
             biased;
             done = self.keeper.during(&mut work) => Ok(done),
@@ -97,15 +100,21 @@ impl Attempt {
 
     /// The upstream has answered: its status says what that means.
     async fn answered(mut self, answered: Answered) {
-        let recorded = Arc::clone(&answered.recorded);
+        let Answered {
+            status,
+            headers,
+            body,
+            recorded,
+            held: _held,
+        } = answered;
         let answer = Answer::Stored(Arc::clone(&recorded));
-        let (op, told) = self.judged(answered.status.as_u16(), answer, Decision::Executed);
+        let (op, told) = self.judged(status.as_u16(), answer, Decision::Executed);
         let completes = matches!(op, Op::Complete { .. });
         let settled = self
             .settle(op, told, |decision| {
-                let mut response = http::Response::new(Body::full(answered.body));
-                *response.status_mut() = answered.status;
-                *response.headers_mut() = answered.headers;
+                let mut response = http::Response::new(Body::full(body));
+                *response.status_mut() = status;
+                *response.headers_mut() = headers;
                 marked(response, decision)
             })
             .await;
@@ -134,8 +143,8 @@ impl Attempt {
             self.ticket = None;
             self.held = None;
         };
-        let drained_by = Instant::now() + lane.route.response_timeout;
-        let passing = pass(sender, streaming.begun, streaming.rest, drained_by);
+        let patience = lane.route.response_timeout;
+        let passing = pass(sender, streaming.begun, streaming.rest, patience);
         tokio::join!(settling, passing);
     }
 
@@ -182,11 +191,7 @@ impl Attempt {
 
     /// It was sent and no answer came. The record says so; where only the time was up, the dispatch stays open for
     /// a late answer.
-    async fn unanswered(
-        mut self,
-        cause: Cause,
-        work: Option<impl Future<Output = Dispatched> + Unpin>,
-    ) {
+    async fn unanswered(mut self, cause: Cause, work: Option<BoxFuture<'_, Dispatched>>) {
         let problem = match cause {
             Cause::Timeout => Problem::UpstreamTimeout,
             _ => Problem::UpstreamFailed,
@@ -314,7 +319,8 @@ impl Attempt {
             Ok(Some(verdict)) => self.shared.told(&self.subject, verdict),
             Ok(None) | Err(_) => (
                 Decision::StoreUnavailable,
-                self.shared.refused(&self.subject, Problem::StoreUnavailable),
+                self.shared
+                    .refused(&self.subject, Problem::StoreUnavailable),
             ),
         }
     }
@@ -374,10 +380,9 @@ fn marked(mut response: http::Response<Body>, decision: Decision) -> http::Respo
         Decision::Unrecorded => "unrecorded",
         _ => "unknown",
     };
-    response.headers_mut().insert(
-        IDEMPOTENCY_STATUS,
-        http::HeaderValue::from_static(status),
-    );
+    response
+        .headers_mut()
+        .insert(IDEMPOTENCY_STATUS, http::HeaderValue::from_static(status));
     response
 }
 

@@ -13,7 +13,8 @@ use http_body_util::{BodyExt, Full};
 
 use crate::upstream::InBody;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// Whatever ended a body before its end.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of an answer to a client.
 pub struct Body(Kind);
@@ -56,7 +57,9 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.0 {
-            Kind::Full(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Kind::Full(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
             Kind::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Kind::Passed(body) => Pin::new(body).poll_frame(cx),
         }
@@ -181,6 +184,10 @@ where
     let mut held = budget.hold();
     let mut pieces = Pieces::default();
     let mut trailers = None;
+    // A length that is announced is refused without reading, so that a client that asks first sends nothing.
+    if body.size_hint().lower() > limit {
+        return Err(pieces.partial(Unread::TooLarge));
+    }
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
             return Err(pieces.partial(Unread::Broken));
@@ -275,13 +282,19 @@ mod tests {
         let budget = Budget::new(4);
         let mut long = body(vec![Ok("abc"), Ok("def"), Ok("ghi")]);
         let partial = read(&mut long, 5, &Budget::new(100)).await.unwrap_err();
-        assert_eq!((&partial.bytes[..], partial.reason), (&b"abcdef"[..], Unread::TooLarge));
+        assert_eq!(
+            (&partial.bytes[..], partial.reason),
+            (&b"abcdef"[..], Unread::TooLarge)
+        );
         assert_eq!(long.collect().await.unwrap().to_bytes(), "ghi");
 
         let partial = read(&mut body(vec![Ok("abc"), Ok("def")]), 100, &budget)
             .await
             .unwrap_err();
-        assert_eq!((&partial.bytes[..], partial.reason), (&b"abcdef"[..], Unread::NoRoom));
+        assert_eq!(
+            (&partial.bytes[..], partial.reason),
+            (&b"abcdef"[..], Unread::NoRoom)
+        );
         assert_eq!(budget.held(), 0);
     }
 

@@ -1,17 +1,17 @@
 //! Sending a claimed request and taking its answer in, as far as it is held; nothing here knows of records.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, StatusCode};
-use http_body::Body as _;
 use http_body_util::BodyExt;
 use http_body_util::channel::Sender;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::Shared;
-use super::body::{self, Held, Partial, Unread};
+use super::body::{self, BoxError, Held, Partial, Unread};
 use super::headers;
 use super::outbound::Outbound;
 use super::subject::Subject;
@@ -101,9 +101,6 @@ pub async fn dispatch(
     if is_event_stream(&head.headers) {
         return streaming(Bytes::new(), rest, NotStored::Streaming);
     }
-    if rest.size_hint().lower() > limit {
-        return streaming(Bytes::new(), rest, NotStored::TooLarge);
-    }
     let whole = match body::read(&mut rest, limit, &shared.budget).await {
         Ok(whole) => whole,
         Err(Partial { bytes, reason }) => {
@@ -131,24 +128,28 @@ pub async fn dispatch(
     })
 }
 
-/// Passes an answer on to the client. Where the client is gone, the upstream is read on until `drained_by`: to
-/// hang up on it might cancel what it is doing.
+/// Passes an answer on to the client, with at most `patience` from piece to piece, on either side. Where the client
+/// is gone, the upstream is read on for that long: to hang up on it might cancel what it is doing.
 pub async fn pass(
-    mut client: Sender<Bytes, Box<dyn std::error::Error + Send + Sync>>,
+    mut client: Sender<Bytes, BoxError>,
     begun: Bytes,
     mut rest: InBody,
-    drained_by: Instant,
+    patience: Duration,
 ) {
     let mut listening = begun.is_empty() || client.send_data(begun).await.is_ok();
     while listening {
-        match rest.frame().await {
-            Some(Ok(frame)) => listening = client.send(frame).await.is_ok(),
-            Some(Err(error)) => return client.abort(error.into()),
-            None => return,
+        match timeout(patience, rest.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                let sent = timeout(patience, client.send(frame)).await;
+                listening = matches!(sent, Ok(Ok(())));
+            }
+            Ok(Some(Err(error))) => return client.abort(error.into()),
+            Ok(None) => return,
+            Err(stalled) => return client.abort(stalled.into()),
         }
     }
     let drain = async { while let Some(Ok(_)) = rest.frame().await {} };
-    let _ = timeout_at(drained_by, drain).await;
+    let _ = timeout(patience, drain).await;
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

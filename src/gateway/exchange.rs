@@ -18,6 +18,7 @@ use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
 use crate::protocol::{Op, Owner, Unknown, Verdict};
 use crate::store::{NotDone, StoreError};
+use crate::telemetry::Decision;
 use crate::upstream::Gate;
 
 /// What an attempt has for the one who asked.
@@ -81,10 +82,17 @@ impl Exchange {
             StoreError::NotDone(NotDone::Overloaded) => Problem::Overloaded,
             _ => Problem::StoreUnavailable,
         };
+        // There is a record, whatever it says: to forward without protection is for stores that are down.
+        let unreadable = matches!(error, StoreError::NotDone(NotDone::Unreadable(_)));
         tracing::warn!(key_ref = %self.subject.key_ref, route = self.subject.route(), %error, "no claim");
         let in_doubt = matches!(error, StoreError::InDoubt(_))
             .then(|| self.shared.metrics.claims_in_doubt.hold());
         drop(self.ticket);
+        if unreadable {
+            self.tally.decide(Decision::StoreUnavailable);
+            let refusal = self.shared.refused(&self.subject, problem);
+            return send(self.reply, Reply::Answer(refusal));
+        }
         send(
             self.reply,
             Reply::NoClaim(problem, self.outbound, self.tally),
@@ -103,10 +111,11 @@ impl Exchange {
     ) -> (Attempt, Outbound) {
         let policy = self.subject.policy();
         // One that did not enter first can still be joined, unless somebody else is there.
-        let ticket = self
-            .ticket
-            .take()
-            .or_else(|| self.shared.waiters.first(self.subject.id, self.subject.origin.fingerprint));
+        let ticket = self.ticket.take().or_else(|| {
+            self.shared
+                .waiters
+                .first(self.subject.id, self.subject.origin.fingerprint)
+        });
         if let Some(ticket) = &ticket {
             ticket.acquired();
         }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, AGE, ALT_SVC, CONNECTION, CONTENT_LENGTH, DATE, EXPECT, HOST, SET_COOKIE, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    ACCEPT_ENCODING, AGE, ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPECT, HOST,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -51,6 +51,7 @@ pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
     if let Ok(peer) = HeaderValue::from_str(&origin.peer.to_canonical().to_string()) {
         headers.insert(X_FORWARDED_FOR, peer);
     }
+    join_cookies(headers);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     headers.remove(X_FORWARDED_HOST);
     if let Some(host) = origin.host {
@@ -106,6 +107,22 @@ pub fn remove_own_responses(headers: &mut HeaderMap) {
     headers.remove(IDEMPOTENCY_STATUS);
     headers.remove(IDEMPOTENT_REPLAYED);
     remove_prefixed(headers, OWN_PREFIX);
+}
+
+/// HTTP/2 clients may send one line for each cookie; HTTP/1.1 servers expect one line (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    if lines.next().is_none() || lines.next().is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 fn remove_own_requests(headers: &mut HeaderMap) {
@@ -187,6 +204,8 @@ mod tests {
     #[test]
     fn a_client_cannot_say_who_it_is_on_behalf_of_a_proxy() {
         let mut lines = headers(&[("x-forwarded-for", "1.2.3.4"), ("oncegate-fence", "9")]);
+        lines.append(COOKIE, HeaderValue::from_static("a=1"));
+        lines.append(COOKIE, HeaderValue::from_static("b=2"));
         to_upstream(
             &mut lines,
             &Origin {
@@ -198,6 +217,7 @@ mod tests {
         assert_eq!(
             lines,
             headers(&[
+                ("cookie", "a=1; b=2"),
                 ("x-forwarded-for", "127.0.0.1"),
                 ("x-forwarded-proto", "http"),
                 ("x-forwarded-host", "api.example.com"),

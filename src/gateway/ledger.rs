@@ -51,9 +51,9 @@ impl Ledger {
         loop {
             match self.ask(id, op.clone()).await {
                 Ok(verdict) => return Ok(verdict),
-                Err(StoreError::NotDone(
-                    reason @ (NotDone::Unreadable(_) | NotDone::Closed),
-                )) => return Err(reason),
+                Err(StoreError::NotDone(reason @ (NotDone::Unreadable(_) | NotDone::Closed))) => {
+                    return Err(reason);
+                }
                 Err(StoreError::NotDone(_) | StoreError::InDoubt(_)) => {}
             }
             sleep(pause).await;

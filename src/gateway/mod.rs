@@ -28,7 +28,8 @@ mod waiters;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::header::HOST;
+use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,7 +49,7 @@ use body::Budget;
 use ledger::Ledger;
 use problem::{Problem, Refusal};
 use replay::ReplayCache;
-use subject::{Lane, Subject, Tally};
+use subject::{Lane, Subject};
 use waiters::Waiters;
 
 /// What a gateway is made of.
@@ -179,7 +180,15 @@ impl Handler for Gateway {
 
     async fn handle(&self, request: Request<RequestBody>, peer: Peer) -> Response<Body> {
         let shared = &self.0;
-        let host = host(&request).and_then(|host| host.to_str().ok());
+        let host = request.uri().authority().map_or_else(
+            || {
+                request
+                    .headers()
+                    .get(HOST)
+                    .and_then(|host| host.to_str().ok())
+            },
+            |authority| Some(authority.as_str()),
+        );
         let found = shared
             .routes
             .find(request.method(), host, request.uri().path());
@@ -230,7 +239,7 @@ impl Shared {
     /// A refusal about an operation.
     fn refused(&self, subject: &Subject, problem: Problem) -> Response<Body> {
         let mut refusal = self.refusal(problem);
-        refusal.key_ref = Some(subject.key_ref.clone());
+        refusal.key_ref = Some(subject.key_ref);
         if problem == Problem::OutcomeUnknown {
             refusal.status = StatusCode::from_u16(subject.policy().unknown_status).ok();
         }
@@ -255,9 +264,9 @@ impl Shared {
 
 /// The host that the request asks for: `:authority` or the target's in HTTP/2 and absolute-form targets, else the
 /// `Host` header.
-fn host<B>(request: &Request<B>) -> Option<http::HeaderValue> {
+fn host<B>(request: &Request<B>) -> Option<HeaderValue> {
     match request.uri().authority() {
-        Some(authority) => http::HeaderValue::from_str(authority.as_str()).ok(),
-        None => request.headers().get(http::header::HOST).cloned(),
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => request.headers().get(HOST).cloned(),
     }
 }

@@ -1,7 +1,6 @@
 //! A request on its way to the upstream, its body in memory.
 
 use bytes::Bytes;
-use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Uri};
 
 use super::body::Held;
@@ -12,8 +11,8 @@ use crate::upstream::OutBody;
 pub struct Outbound {
     /// As it was received.
     pub method: Method,
-    /// As it was received, byte for byte.
-    pub target: PathAndQuery,
+    /// Path and query as they were received, byte for byte.
+    pub target: Uri,
     /// What the upstream is to see.
     pub headers: HeaderMap,
     /// The whole body.
@@ -28,7 +27,7 @@ impl Outbound {
     pub fn into_request(self) -> (Request<OutBody>, Held) {
         let mut request = Request::new(OutBody::Full(self.body));
         *request.method_mut() = self.method;
-        *request.uri_mut() = Uri::from(self.target);
+        *request.uri_mut() = self.target;
         *request.headers_mut() = self.headers;
         (request, self.held)
     }

@@ -37,7 +37,7 @@ pub async fn protected(
     request: Request<RequestBody>,
     peer: Peer,
 ) -> Response<Body> {
-    let mut tally = Tally::new(Arc::clone(lane));
+    let tally = Tally::new(Arc::clone(lane));
     let policy = lane.policy();
     if request.headers().contains_key(UPGRADE) {
         return malformed(shared, tally, "Upgrades are refused on this route.");

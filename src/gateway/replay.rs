@@ -74,12 +74,6 @@ impl ReplayCache {
         }
     }
 
-    /// Whether there is one.
-    #[must_use]
-    pub fn is_on(&self) -> bool {
-        self.cache.is_some()
-    }
-
     /// The bytes held now.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -7,9 +7,7 @@ use tokio::time::Instant;
 use crate::identity::KeyRef;
 use crate::protocol::{Origin, RecordId};
 use crate::route::{Policy, Route};
-use crate::telemetry::{
-    Decision, Metrics, RouteMetrics, Unrouted, UpstreamError, UpstreamMetrics,
-};
+use crate::telemetry::{Decision, Metrics, RouteMetrics, Unrouted, UpstreamError, UpstreamMetrics};
 use crate::upstream::{SendErrorKind, Upstream};
 
 /// A route and all that its requests need.

@@ -12,7 +12,7 @@ mod identifier;
 pub mod json;
 pub mod key;
 mod keyed;
-mod reference;
+pub mod reference;
 pub mod scope;
 
 pub use fingerprint::{BodyRule, FingerprintRules, RequestParts};

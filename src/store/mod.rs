@@ -3,11 +3,21 @@
 //! A store applies [`Op`]s to records one at a time for each record, exactly as [`crate::protocol::apply`] says,
 //! by its own clock. It knows nothing of HTTP, routes or configuration files.
 
+mod codec;
+mod embedded;
+mod marks;
+mod memory;
+mod retention;
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
 use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
+
+pub use codec::Unreadable;
+pub use embedded::{Embedded, OpenError};
+pub use memory::Memory;
 
 /// A clock that a store reads: milliseconds since the Unix epoch. Tests pass one that they set.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -34,7 +44,8 @@ pub trait Store: Send + Sync + 'static {
         fingerprint: Fingerprint,
     ) -> BoxFuture<'_, Result<Option<Verdict>, StoreError>>;
 
-    /// The record as it is stored.
+    /// The record as it is at this moment by the store's clock: a tombstone once its answer has expired, `None`
+    /// past that.
     ///
     /// # Errors
     /// [`StoreError::NotDone`], above all [`NotDone::Unreadable`].
@@ -100,6 +111,13 @@ pub struct Usage {
 pub fn system_clock() -> Clock {
     Arc::new(|| {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Timestamp(since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
+        Timestamp(since.map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        }))
     })
+}
+
+/// Whether the op may set a mark, see [`crate::protocol::apply`].
+fn leaves_mark(op: &Op) -> bool {
+    matches!(op, Op::Release { .. } | Op::Resolve { .. })
 }

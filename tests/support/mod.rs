@@ -62,3 +62,13 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl 
     })
     .await
 }
+
+/// The seed of a random test: `ONCEGATE_SEED`, or a new one. Printed, so that a failure can be repeated.
+pub fn seed() -> u64 {
+    let given = std::env::var("ONCEGATE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| fastrand::u64(..));
+    println!("ONCEGATE_SEED={seed}");
+    seed
+}

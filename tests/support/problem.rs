@@ -25,6 +25,7 @@ impl Problem {
         Self::line("request-in-progress", 409, "in_progress", Some(true), false);
     pub const OUTCOME_UNKNOWN: Self =
         Self::line("outcome-unknown", 409, "unknown", Some(true), false);
+    pub const EXPIRED: Self = Self::line("result-expired", 409, "completed", Some(false), false);
     pub const NOT_STORED: Self =
         Self::line("response-not-stored", 409, "completed", Some(false), false);
     pub const UNREACHABLE: Self =
@@ -83,12 +84,7 @@ impl Answer {
     /// Asserts that this is that refusal, wherever it comes from, and returns its body.
     #[track_caller]
     pub fn is_problem(&self, problem: Problem) -> Value {
-        assert_eq!(
-            self.status,
-            problem.status,
-            "{problem:?}\n{self:?}\n{}",
-            self.text()
-        );
+        assert_eq!(self.status, problem.status, "{problem:?}\n{self:?}");
         assert_eq!(
             self.header("Content-Type"),
             Some("application/problem+json"),

@@ -130,6 +130,36 @@ fn what_is_stored_never_changes() {
     );
 }
 
+/// Computed by another implementation as well, one for each form of the body.
+#[test]
+fn fingerprints_never_change() {
+    let of = |change: fn(&mut Request)| {
+        let fingerprint = Request::with(|request| {
+            request.body = b"{";
+            change(request);
+        });
+        hex(&fingerprint.0)
+    };
+    assert_eq!(
+        of(|_| {}),
+        "242ec9ea99821455c2984d89093e13d56b1ff8c12a57da00ba23c63405141c4e"
+    );
+    assert_eq!(
+        of(|request| request.rules.body = BodyRule::Json),
+        "5c22fdfc91aa13721688e00476d876a9b725d31f7705bedcccaa0ffe2dd5eefd"
+    );
+    assert_eq!(
+        of(|request| {
+            request.rules = FingerprintRules {
+                query: false,
+                host: false,
+                ..rules(BodyRule::None)
+            };
+        }),
+        "44f4802940b4e48cac2304f0bcb8ef0267d813996d404fdd5862ae5536ea701f"
+    );
+}
+
 const SEALED: &str = "0101010101010101010101010155bc7dea07091d890862ca54f541fb73b41c5f6ca073ee7e13fc60fbede7c5daa27b9f1f32e2dcb85cd2fdc62bdc1135db4460e82aecd8e839";
 
 #[test]

@@ -1,0 +1,220 @@
+//! A record as bytes.
+//!
+//! `version (1 byte) · record (postcard) · checksum (8 bytes, little endian)`. The checksum is XXH3 over version
+//! and record, seeded with the record id, so that a record found under another's id is as damaged as one with a
+//! flipped bit. Whatever is not understood is [`Unreadable`]; nothing in here ever says "absent".
+
+use twox_hash::XxHash3_64;
+
+use crate::protocol::{RULES, Record, RecordId};
+
+/// The first byte of every record. It changes with the layout of anything in `protocol::record`.
+const FORMAT: u8 = 1;
+const CHECKSUM_LEN: usize = 8;
+
+/// Why bytes are not a record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// The checksum, or what it covers, is not what was written.
+    #[error("it is damaged")]
+    Damaged,
+    /// Another layout than this program knows.
+    #[error("it has format {0}, this program reads format {FORMAT}")]
+    Format(u8),
+    /// Made by rules that this program does not know.
+    #[error("it was made by rules {0}, this program knows rules {RULES}")]
+    Rules(u16),
+    /// The record cannot be written as bytes.
+    #[error("it cannot be encoded: {0}")]
+    Encoding(String),
+}
+
+/// The bytes of a record that will be stored under `id`.
+///
+/// # Errors
+/// [`Unreadable::Encoding`] only.
+pub fn encode(id: &RecordId, record: &Record) -> Result<Vec<u8>, Unreadable> {
+    let mut bytes = postcard::to_extend(record, vec![FORMAT])
+        .map_err(|error| Unreadable::Encoding(error.to_string()))?;
+    let sum = checksum(id, &bytes);
+    bytes.extend_from_slice(&sum);
+    Ok(bytes)
+}
+
+/// The record that is stored under `id`.
+///
+/// # Errors
+/// Whatever [`encode`] did not write for this very id, or a newer program wrote.
+pub fn decode(id: &RecordId, bytes: &[u8]) -> Result<Record, Unreadable> {
+    let (body, sum) = bytes
+        .split_last_chunk::<CHECKSUM_LEN>()
+        .ok_or(Unreadable::Damaged)?;
+    // The checksum first: a flipped bit in the version must not read as "written by a newer program".
+    if *sum != checksum(id, body) {
+        return Err(Unreadable::Damaged);
+    }
+    let (format, record) = body.split_first().ok_or(Unreadable::Damaged)?;
+    if *format != FORMAT {
+        return Err(Unreadable::Format(*format));
+    }
+    let (record, rest) =
+        postcard::take_from_bytes::<Record>(record).map_err(|_| Unreadable::Damaged)?;
+    if !rest.is_empty() {
+        return Err(Unreadable::Damaged);
+    }
+    if record.rules > RULES {
+        return Err(Unreadable::Rules(record.rules));
+    }
+    Ok(record)
+}
+
+fn checksum(id: &RecordId, body: &[u8]) -> [u8; CHECKSUM_LEN] {
+    XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&id.0), body).to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::{
+        Answer, Cause, Claimed, Completed, Fingerprint, NotStored, Owner, Response, Seen, State,
+        Timestamp, Unknown,
+    };
+
+    const ID: RecordId = RecordId([7; 32]);
+
+    #[test]
+    fn a_record_comes_back_as_it_went() {
+        for record in samples() {
+            let bytes = encode(&ID, &record).unwrap();
+            assert_eq!(decode(&ID, &bytes), Ok(record));
+        }
+    }
+
+    /// These bytes are in users' files. A change here needs a new [`FORMAT`] and a reader of the old one.
+    #[test]
+    fn the_bytes_of_format_1_stay_as_they_are() {
+        let golden = [
+            "01090909090909090909090909090909090909090909090909090909090909090901067365616c65648088afa8bd318188afa8bd3100909eb8e8c0e1828589909cb0d080c181820202ac020f80e59a7798c596ffbc3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc312f9e51b828d26be6",
+            "01090909090909090909090909090909090909090909090909090909090909090901067365616c65648088afa8bd318188afa8bd3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc31fb93dcd62b6c6c60",
+            "01090909090909090909090909090909090909090909090909090909090909090901067365616c65648088afa8bd318188afa8bd310201909eb8e8c0e1828589909cb0d080c181820200c901010c636f6e74656e742d747970650a746578742f706c61696e0470616964c8d395ffbc3189a42cf0ef404e99",
+            "01090909090909090909090909090909090909090909090909090909090909090901067365616c65648088afa8bd318188afa8bd3102000101c8d395ffbc3166f4899add3d9e7d",
+            "01090909090909090909090909090909090909090909090909090909090909090901067365616c65648088afa8bd318188afa8bd31039860fb662cdb268d",
+        ];
+        for (record, golden) in samples().iter().zip(golden) {
+            assert_eq!(hex(&encode(&ID, record).unwrap()), golden);
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_damage_wherever_it_is() {
+        for record in samples() {
+            let bytes = encode(&ID, &record).unwrap();
+            for bit in 0..bytes.len() * 8 {
+                let mut bytes = bytes.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(decode(&ID, &bytes), Err(Unreadable::Damaged), "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_under_another_id_is_damage() {
+        let bytes = encode(&ID, &samples()[0]).unwrap();
+        assert_eq!(decode(&RecordId([8; 32]), &bytes), Err(Unreadable::Damaged));
+    }
+
+    #[test]
+    fn a_newer_format_is_unreadable_and_says_so() {
+        let mut body = encode(&ID, &samples()[0]).unwrap();
+        body.truncate(body.len() - CHECKSUM_LEN);
+        body[0] = FORMAT + 1;
+        body.extend(checksum(&ID, &body.clone()));
+        assert_eq!(decode(&ID, &body), Err(Unreadable::Format(FORMAT + 1)));
+    }
+
+    #[test]
+    fn newer_rules_are_unreadable_and_say_so() {
+        let mut record = samples().remove(0);
+        record.rules = RULES + 1;
+        let bytes = encode(&ID, &record).unwrap();
+        assert_eq!(decode(&ID, &bytes), Err(Unreadable::Rules(RULES + 1)));
+    }
+
+    #[test]
+    fn bytes_left_over_are_damage() {
+        let mut body = encode(&ID, &samples()[0]).unwrap();
+        body.truncate(body.len() - CHECKSUM_LEN);
+        body.push(0);
+        body.extend(checksum(&ID, &body.clone()));
+        assert_eq!(decode(&ID, &body), Err(Unreadable::Damaged));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), summed: bool) {
+            let mut bytes = bytes;
+            if summed {
+                bytes.extend(checksum(&ID, &bytes.clone()));
+            }
+            let _ = decode(&ID, &bytes);
+        }
+    }
+
+    fn samples() -> Vec<Record> {
+        let seen = Seen {
+            owner: Owner(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
+            fence: 2,
+            beat: 300,
+        };
+        let unknown = Unknown {
+            seen,
+            cause: Cause::Status(503),
+            since: Timestamp(1_700_000_000_123),
+        };
+        let response = Response {
+            status: 201,
+            headers: vec![("content-type".to_owned(), Bytes::from_static(b"text/plain"))],
+            body: Bytes::from_static(b"paid"),
+        };
+        let completed = |owner, answer| {
+            State::Completed(Completed {
+                owner,
+                answer,
+                completed_at: Timestamp(1_700_000_000_456),
+            })
+        };
+        let claimed = Claimed {
+            seen,
+            lease: Duration::from_millis(15_250),
+            lease_until: Timestamp(1_700_000_015_000),
+            prior: Some(unknown.clone()),
+        };
+        [
+            State::Claimed(claimed),
+            State::Unknown(unknown),
+            completed(Some(seen.owner), Answer::Stored(Arc::new(response))),
+            completed(None, Answer::NotStored(NotStored::Streaming)),
+            State::Expired,
+        ]
+        .into_iter()
+        .map(|state| Record {
+            fingerprint: Fingerprint([9; 32]),
+            rules: 1,
+            reference: Bytes::from_static(b"sealed"),
+            expires_at: Timestamp(1_700_086_400_000),
+            forget_at: Timestamp(1_700_086_400_001),
+            state,
+        })
+        .collect()
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}

@@ -1,0 +1,224 @@
+//! Records in a file of one process.
+
+mod engine;
+mod file;
+mod head;
+mod open;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::{oneshot, watch};
+
+pub use open::OpenError;
+
+use self::engine::{Engine, Failure, Tally};
+use self::file::StoreFile;
+use self::writer::Call;
+use super::marks::Marks;
+use super::{Clock, NotDone, Store, StoreError, Usage};
+use crate::protocol::{self, Fingerprint, Op, Record, RecordId, Verdict};
+
+/// Ops that wait for the writer. At some 20,000 a second this is a fifth of a second: about what callers wait.
+const QUEUE: usize = 4096;
+
+/// Marks held; 60 seconds of 17,000 releases a second.
+const MAX_MARKS: usize = 1 << 20;
+
+/// A store in a file. What it has acknowledged is on disk.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    /// `None` once the store is closed.
+    calls: RwLock<Option<SyncSender<Call>>>,
+    closed: watch::Receiver<bool>,
+    created: bool,
+}
+
+/// What callers and the writer share.
+struct Shared {
+    path: PathBuf,
+    file: Arc<StoreFile>,
+    clock: Clock,
+    max_size: u64,
+    phase: RwLock<Phase>,
+    marks: Mutex<Marks>,
+    records: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Whether the database can be asked.
+enum Phase {
+    Open(Box<Engine>),
+    /// It failed and is opened anew from time to time; why it failed.
+    Failed(String),
+    Closed,
+}
+
+impl Embedded {
+    /// Whether the file was made by this opening.
+    #[must_use]
+    pub fn created(&self) -> bool {
+        self.created
+    }
+
+    /// The verdict of a claim that changes nothing because there is a record, from the last state on disk.
+    ///
+    /// As exact as the writer's: everything acknowledged is in that state, a claim of a record that exists leaves
+    /// it as it is, and the mark of an owner is set before the change that goes with it can be seen.
+    fn known_verdict(&self, id: RecordId, op: &Op) -> Result<Option<Verdict>, NotDone> {
+        let (Op::Claim { .. }, Some(owner)) = (op, op.owner()) else {
+            return Ok(None);
+        };
+        let record = self.shared.read(id)?;
+        let now = (self.shared.clock)();
+        let Some(record) = record.and_then(|record| record.at(now)) else {
+            return Ok(None);
+        };
+        if self.shared.marks().contains(id, owner, now) {
+            return Ok(None);
+        }
+        let (_, _, verdict) = protocol::apply(Some(record), false, op.clone(), now);
+        Ok(Some(verdict))
+    }
+
+    fn enqueue(&self, call: Call) -> Result<(), NotDone> {
+        let calls = self.calls.read().unwrap_or_else(PoisonError::into_inner);
+        let calls = calls.as_ref().ok_or(NotDone::Closed)?;
+        calls.try_send(call).map_err(|error| match error {
+            TrySendError::Full(_) => NotDone::Overloaded,
+            TrySendError::Disconnected(_) => NotDone::Closed,
+        })
+    }
+}
+
+impl Store for Embedded {
+    fn apply(&self, id: RecordId, op: Op) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+        async move {
+            if let Some(verdict) = self.known_verdict(id, &op)? {
+                return Ok(verdict);
+            }
+            let (reply, verdict) = oneshot::channel();
+            self.enqueue(Call { id, op, reply })?;
+            verdict
+                .await
+                .unwrap_or_else(|_| Err(StoreError::InDoubt("the store's writer has ended".into())))
+        }
+        .boxed()
+    }
+
+    fn look(
+        &self,
+        id: RecordId,
+        fingerprint: Fingerprint,
+    ) -> BoxFuture<'_, Result<Option<Verdict>, StoreError>> {
+        async move {
+            let record = self.shared.read(id)?;
+            Ok(protocol::look(
+                record.as_ref(),
+                &fingerprint,
+                (self.shared.clock)(),
+            ))
+        }
+        .boxed()
+    }
+
+    fn read(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
+        async move {
+            let record = self.shared.read(id)?;
+            Ok(record.and_then(|record| record.at((self.shared.clock)())))
+        }
+        .boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { Ok(self.shared.with_open(|_| Ok(()))?) }.boxed()
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            records: self.shared.records.load(Ordering::Relaxed),
+            bytes: self.shared.bytes.load(Ordering::Relaxed),
+            limit_bytes: self.shared.max_size,
+        }
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        let mut closed = self.closed.clone();
+        async move {
+            // The writer ends when the last sender is gone and the queue is empty.
+            drop(
+                self.calls
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take(),
+            );
+            let _ = closed.wait_for(|closed| *closed).await;
+        }
+        .boxed()
+    }
+}
+
+impl Shared {
+    fn read(&self, id: RecordId) -> Result<Option<Record>, NotDone> {
+        self.with_open(|engine| {
+            engine.read(&id).map_err(|failure| match &failure {
+                Failure::Record(_, error) => NotDone::Unreadable(error.to_string()),
+                Failure::Damaged(_) => NotDone::Unreadable(self.named(&failure)),
+                Failure::Storage(error) if is_damage(error) => {
+                    NotDone::Unreadable(self.named(&failure))
+                }
+                Failure::Storage(_) => NotDone::OutOfOrder(self.named(&failure)),
+            })
+        })
+    }
+
+    fn with_open<T>(&self, work: impl FnOnce(&Engine) -> Result<T, NotDone>) -> Result<T, NotDone> {
+        match &*self.phase.read().unwrap_or_else(PoisonError::into_inner) {
+            Phase::Open(engine) => work(engine),
+            Phase::Failed(reason) => Err(NotDone::OutOfOrder(reason.clone())),
+            Phase::Closed => Err(NotDone::Closed),
+        }
+    }
+
+    fn with_engine<T>(
+        &self,
+        work: impl FnOnce(&Engine) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        match &*self.phase.read().unwrap_or_else(PoisonError::into_inner) {
+            Phase::Open(engine) => work(engine),
+            Phase::Failed(reason) => Err(Failure::Damaged(reason.clone())),
+            Phase::Closed => Err(Failure::Damaged("the store is closed".into())),
+        }
+    }
+
+    /// Waits until nobody reads, and returns the phase before.
+    fn set_phase(&self, phase: Phase) -> Phase {
+        let mut current = self.phase.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut current, phase)
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn show(&self, tally: Tally) {
+        self.records.store(tally.records, Ordering::Relaxed);
+        self.bytes.store(tally.bytes, Ordering::Relaxed);
+    }
+
+    fn named(&self, failure: &Failure) -> String {
+        format!("{}: {failure}", self.path.display())
+    }
+}
+
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Corrupted(_) => true,
+        redb::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        _ => false,
+    }
+}
