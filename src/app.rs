@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::admin::{Admin, Readiness};
@@ -75,8 +77,8 @@ struct Running {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
     drain_timeout: Duration,
-    stop: tokio_util::sync::CancellationToken,
-    server: tokio::task::JoinHandle<()>,
+    draining: watch::Sender<Option<Instant>>,
+    server: JoinHandle<()>,
 }
 
 impl Running {
@@ -104,9 +106,7 @@ impl Running {
             address: first.unwrap_or(config.admin),
             error,
         };
-        let server = Server::bind(&config.listeners, config.limits)
-            .await
-            .map_err(bind)?;
+        let server = Server::bind(&config.listeners, config.limits).map_err(bind)?;
         let refresh = refresh(&gateway, &store, &upstreams, &server, &metrics);
         let admin = Admin::bind(
             config.admin,
@@ -127,14 +127,14 @@ impl Running {
         }
         tokio::spawn(admin.serve());
         tokio::spawn(watch_store(gateway.clone(), readiness));
-        let stop = tokio_util::sync::CancellationToken::new();
-        let server = tokio::spawn(server.run(gateway.clone(), stop.clone()));
+        let (draining, drain) = watch::channel(None);
+        let server = tokio::spawn(server.run(gateway.clone(), drain));
         Ok(Self {
             gateway,
             store,
             metrics,
             drain_timeout: config.drain_timeout,
-            stop,
+            draining,
             server,
         })
     }
@@ -144,7 +144,7 @@ impl Running {
     async fn drain(mut self) {
         let deadline = Instant::now() + self.drain_timeout;
         self.metrics.draining.set(1);
-        self.stop.cancel();
+        self.draining.send_replace(Some(deadline + LAST_WORDS));
         let in_time = async {
             let _ = (&mut self.server).await;
             self.gateway.finished().await;
@@ -160,7 +160,6 @@ impl Running {
             if timeout(LAST_WORDS, last_words).await.is_err() {
                 tracing::error!("not everything was settled; open claims will read as unknown");
             }
-            self.server.abort();
         }
         self.store.close().await;
     }
@@ -229,7 +228,7 @@ fn refresh(
 ) -> crate::admin::Refresh {
     let (gateway, store, metrics) = (gateway.clone(), Arc::clone(store), Arc::clone(metrics));
     let upstreams = upstreams.to_vec();
-    let server = server.stats_handle();
+    let server = server.counters();
     Arc::new(move || {
         gateway.mirror();
         let usage = store.usage();
@@ -241,9 +240,9 @@ fn refresh(
             mirrored.connections_idle.set(stats.idle as u64);
             mirrored.in_flight.set(stats.in_flight as u64);
         }
-        let stats = server.stats();
-        metrics.connections.set(stats.connections);
-        metrics.connections_total.mirror(stats.connections_total);
+        let stats = server.snapshot();
+        metrics.connections.set(stats.connections as u64);
+        metrics.connections_total.mirror(stats.accepted);
     })
 }
 

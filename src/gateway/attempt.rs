@@ -18,7 +18,7 @@ use super::outbound::Outbound;
 use super::problem::Problem;
 use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
-use crate::protocol::{Answer, Cause, Op, Outcome, Owner, Retention, Unknown, Verdict};
+use crate::protocol::{Answer, Cause, Op, Outcome, Owner, Response, Retention, Unknown, Verdict};
 use crate::telemetry::{Decision, Hold, LateAnswer};
 use crate::upstream::{Gate, SendErrorKind};
 
@@ -43,6 +43,8 @@ pub struct Attempt {
     pub keeper: Keeper,
     /// The right to be waited for, until the outcome is settled.
     pub ticket: Option<Ticket>,
+    /// The response that is being recorded, for those that wait.
+    pub recorded: Option<Arc<Response>>,
     /// Where the answer goes; nobody once it is given.
     pub client: Option<(oneshot::Sender<Reply>, Tally)>,
     /// Counts the claim as held.
@@ -109,18 +111,16 @@ impl Attempt {
         } = answered;
         let answer = Answer::Stored(Arc::clone(&recorded));
         let (op, told) = self.judged(status.as_u16(), answer, Decision::Executed);
-        let completes = matches!(op, Op::Complete { .. });
-        let settled = self
-            .settle(op, told, |decision| {
-                let mut response = http::Response::new(Body::full(body));
-                *response.status_mut() = status;
-                *response.headers_mut() = headers;
-                marked(response, decision)
-            })
-            .await;
-        if let (true, true, Some(ticket)) = (settled, completes, self.ticket) {
-            ticket.recorded(recorded);
+        if matches!(op, Op::Complete { .. }) {
+            self.recorded = Some(recorded);
         }
+        self.settle(op, told, |decision| {
+            let mut response = http::Response::new(Body::full(body));
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            marked(response, decision)
+        })
+        .await;
     }
 
     /// A long or endless answer: the record says that it came before its first byte goes to the client.
@@ -131,18 +131,12 @@ impl Attempt {
         let (op, told) = self.judged(streaming.status.as_u16(), answer, Decision::Unrecorded);
         let (sender, channel) = Channel::new(PASSED_PIECES);
         let (status, headers) = (streaming.status, streaming.headers);
-        let settling = async {
-            self.settle(op, told, |decision| {
-                let mut response = http::Response::new(Body::passed(channel));
-                *response.status_mut() = status;
-                *response.headers_mut() = headers;
-                marked(response, decision)
-            })
-            .await;
-            // The outcome is settled, however long the passing takes.
-            self.ticket = None;
-            self.held = None;
-        };
+        let settling = self.settle(op, told, |decision| {
+            let mut response = http::Response::new(Body::passed(channel));
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            marked(response, decision)
+        });
         let patience = lane.route.response_timeout;
         let passing = pass(sender, streaming.begun, streaming.rest, patience);
         tokio::join!(settling, passing);
@@ -203,14 +197,9 @@ impl Attempt {
             .and_then(|work| Some((work, self.shared.late_place()?)));
         let stays_open = late.is_some();
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
-        let marking = async {
-            let op = self.unknown(cause);
-            let refusal = shared.refused(&subject, problem);
-            self.settle(op, Told::always(Decision::Unknown), |_| refusal)
-                .await;
-            self.ticket = None;
-            self.held = None;
-        };
+        let op = self.unknown(cause);
+        let refusal = shared.refused(&subject, problem);
+        let marking = self.settle(op, Told::always(Decision::Unknown), |_| refusal);
         let listening = async {
             let (work, _place) = late?;
             tokio::select! {
@@ -262,13 +251,13 @@ impl Attempt {
     }
 
     /// Asks for an op until it has a verdict, with the claim kept alive, and answers the client: with the verdict
-    /// where it comes within `record_timeout`, without it after that. True where the op was done.
+    /// where it comes within `record_timeout`, without it after that.
     async fn settle(
         &mut self,
         op: Op,
         told: Told,
         answer: impl FnOnce(Decision) -> http::Response<Body>,
-    ) -> bool {
+    ) {
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
         let insist = shared.ledger.insist(subject.id, op);
         let mut insist = Box::pin(self.keeper.during(insist));
@@ -276,10 +265,12 @@ impl Attempt {
             let _pending = shared.metrics.recordings_pending.hold();
             tracing::warn!(key_ref = %subject.key_ref, route = subject.route(), "not recorded in time");
             reply(&mut self.client, told.otherwise, answer(told.otherwise));
-            return matches!(insist.await, Ok(Verdict::Done));
+            let done = insist.await == Ok(Verdict::Done);
+            return self.settled(done);
         };
         drop(insist);
-        let done = verdict == Ok(Verdict::Done);
+        // Before the client is answered: the request that it sends next meets the record, not this attempt.
+        self.settled(verdict == Ok(Verdict::Done));
         let (decision, response) = match verdict {
             Ok(Verdict::Done) => (told.done, answer(told.done)),
             Ok(Verdict::Restored) => (
@@ -301,7 +292,16 @@ impl Attempt {
             }
         };
         reply(&mut self.client, decision, response);
-        done
+    }
+
+    /// The claim is this attempt's no more: those that wait for it are told.
+    fn settled(&mut self, done: bool) {
+        self.held = None;
+        match (self.ticket.take(), self.recorded.take()) {
+            (Some(ticket), Some(recorded)) if done => ticket.recorded(recorded),
+            // Dropped: the record says what there is to say.
+            _ => {}
+        }
     }
 
     /// What the record says to an attempt that has lost it. One that wrote, or that follows one that did, never

@@ -143,6 +143,7 @@ impl Exchange {
             gate,
             keeper,
             ticket,
+            recorded: None,
             client: Some((self.reply, self.tally)),
         };
         (attempt, *self.outbound)

@@ -1,7 +1,7 @@
 //! The way of a request.
 //!
 //! ```text
-//! route → pass ─────────────────────────────────────────────→ forward
+//! HTTP policy → route → pass ─────────────────────────────────────────────→ forward
 //!       → protect: read body, identify, replay cache, waiters
 //!                  → exchange (own task): claim → attempt: dispatch, judge, settle → answer
 //! ```
@@ -17,6 +17,7 @@ mod exchange;
 mod headers;
 mod lease;
 mod ledger;
+mod message;
 mod outbound;
 mod pass;
 mod problem;
@@ -180,6 +181,9 @@ impl Handler for Gateway {
 
     async fn handle(&self, request: Request<RequestBody>, peer: Peer) -> Response<Body> {
         let shared = &self.0;
+        if let Some(fault) = message::fault(&request) {
+            return shared.malformed(fault);
+        }
         let host = request.uri().authority().map_or_else(
             || {
                 request
@@ -193,8 +197,11 @@ impl Handler for Gateway {
             .routes
             .find(request.method(), host, request.uri().path());
         match found {
-            Found::NotFound => shared.unrouted(Problem::NoRoute, Unrouted::NoRoute),
-            Found::Ambiguous => shared.unrouted(Problem::BadRequest, Unrouted::BadRequest),
+            Found::NotFound => {
+                shared.metrics.unrouted.inc(Unrouted::NoRoute);
+                shared.refusal(Problem::NoRoute).unrouted()
+            }
+            Found::Ambiguous => shared.malformed("The path could be read as another route's."),
             Found::Route {
                 index,
                 policy: None,
@@ -250,9 +257,12 @@ impl Shared {
         Refusal::new(problem, self.problem_base.as_deref())
     }
 
-    fn unrouted(&self, problem: Problem, reason: Unrouted) -> Response<Body> {
-        self.metrics.unrouted.inc(reason);
-        self.refusal(problem).unrouted()
+    /// A refusal before any route was asked.
+    fn malformed(&self, detail: &str) -> Response<Body> {
+        self.metrics.unrouted.inc(Unrouted::BadRequest);
+        let mut refusal = self.refusal(Problem::BadRequest);
+        refusal.detail = Some(detail.to_owned());
+        refusal.unrouted()
     }
 
     /// A place among the dispatches that stay open past their `response_timeout`, if there is one left.

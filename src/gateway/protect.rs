@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::UPGRADE;
+use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, Request, Response, request};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -15,13 +15,14 @@ use super::Shared;
 use super::body::{self, Body, Unread, Whole};
 use super::exchange::{Exchange, Reply};
 use super::headers;
+use super::message;
 use super::outbound::Outbound;
 use super::pass;
 use super::problem::Problem;
 use super::replay;
 use super::subject::{Lane, Subject, Tally};
 use super::waiters::{Ended, Met, Ticket, Waiting};
-use crate::identity::{Key, KeySource, Reference, RequestParts, Scope, key, scope};
+use crate::identity::{Key, KeySource, Reference, RequestParts, Scope, ScopeSource, key, scope};
 use crate::protocol::{Origin, Owner, Verdict};
 use crate::route::{OnStoreDown, Policy};
 use crate::server::{Peer, RequestBody};
@@ -41,6 +42,13 @@ pub async fn protected(
     let policy = lane.policy();
     if request.headers().contains_key(UPGRADE) {
         return malformed(shared, tally, "Upgrades are refused on this route.");
+    }
+    if hides_identity(policy, request.headers()) {
+        return malformed(
+            shared,
+            tally,
+            "Connection names a header that this route relies on.",
+        );
     }
     // What needs no body is decided before it is read: the client is not even told to continue.
     let (key, scope) = match identified(shared, lane, request.headers()) {
@@ -76,6 +84,18 @@ pub async fn protected(
         give_up: Instant::now() + policy.wait,
     };
     call.answered(owner, outbound, tally).await
+}
+
+/// Whether the client asks for headers to be removed that say what the request is, or whose.
+fn hides_identity(policy: &Policy, headers: &HeaderMap) -> bool {
+    if !headers.contains_key(CONNECTION) {
+        return false;
+    }
+    let keys = policy.key.iter().map(|KeySource::Header(name)| name);
+    let scopes = policy.scope.iter().map(|ScopeSource::Header(name)| name);
+    keys.chain(scopes)
+        .chain(&policy.fingerprint.headers)
+        .any(|name| message::hides(headers, name))
 }
 
 /// Key and scope; `None` where one is missing that the route does not require.

@@ -133,9 +133,10 @@ async fn an_upstream_cannot_speak_in_the_gateways_name() {
     first.is(201, "executed");
     assert_eq!(first.header("Oncegate-Anything"), None);
     upstream.next(Act::respond(200, &forged, ""));
+    // A route that passes everything may have another gateway behind it.
     let passed = gateway.send(&Request::get("/else")).await;
-    for (name, _) in forged {
-        assert_eq!(passed.header(name), None, "{name}");
+    for (name, value) in forged {
+        assert_eq!(passed.header(name), Some(value), "{name}");
     }
 }
 

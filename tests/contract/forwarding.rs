@@ -186,7 +186,7 @@ async fn protected_requests_ask_for_identity_coding_and_others_for_what_their_cl
 async fn target_headers_and_body_arrive_as_they_were_sent() {
     let upstream = ToyUpstream::start();
     let gateway = Setup::payments(&upstream)
-        .route("path = \"/v1/{id}/pay\"")
+        .route("path = \"/v1/*\"")
         .route("fingerprint = { query = true }")
         .start()
         .await;

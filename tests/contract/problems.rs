@@ -168,24 +168,6 @@ async fn an_unknown_outcome_is_503_where_the_route_says_so() {
 }
 
 #[tokio::test]
-async fn a_key_whose_retention_is_over_is_refused_where_the_route_remembers_it() {
-    let upstream = ToyUpstream::start();
-    let gateway = Setup::payments(&upstream)
-        .route("retention = { success = \"1s\" }")
-        .route("after_expiry = \"reject\"")
-        .start()
-        .await;
-    gateway.send(&payment("k")).await.is(201, "executed");
-    let expired = until("the retention to end", || async {
-        let answer = gateway.send(&payment("k")).await;
-        (answer.idempotency_status() != "replayed").then_some(answer)
-    })
-    .await;
-    expired.refuses(Problem::EXPIRED);
-    assert_eq!(upstream.charges(), 1);
-}
-
-#[tokio::test]
 async fn a_key_whose_retention_is_over_is_a_new_one_otherwise() {
     let upstream = ToyUpstream::start();
     let gateway = Setup::payments(&upstream)
