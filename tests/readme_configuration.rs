@@ -1,4 +1,4 @@
-//! Holds the configuration reference in the README to the definitions of the settings.
+//! Holds what the README says of the configuration to the definitions of the settings and to the examples.
 //!
 //! `UPDATE_README=1 cargo nextest run --test readme_configuration` writes it anew.
 
@@ -29,5 +29,17 @@ fn the_readme_lists_every_setting_as_it_is_defined() {
     assert_eq!(
         section, expected,
         "README.md is stale; write it anew with UPDATE_README=1"
+    );
+}
+
+#[test]
+fn the_readme_shows_the_sidecar_example_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("README.md can be read");
+    let example =
+        fs::read_to_string(root.join("config/sidecar.toml")).expect("the example can be read");
+    assert!(
+        readme.contains(&format!("```toml\n{example}```\n")),
+        "README.md shows another sidecar.toml"
     );
 }
