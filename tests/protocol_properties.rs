@@ -20,7 +20,7 @@ const OWNERS: u128 = 5;
 /// The owners from this one on ask for something else than those before.
 const FIRST_FOREIGN: u128 = 4;
 /// Sequences in each run, unless `PROPTEST_CASES` says otherwise.
-const CASES: u32 = 2000;
+const CASES: u32 = 4000;
 /// The most ops in one sequence.
 const OPS: usize = 40;
 
@@ -257,6 +257,37 @@ fn an_op_that_compares_seen_changes_nothing_unless_all_three_match() {
         {
             prop_assert_eq!(&step.after, &step.before);
             prop_assert_eq!(step.mark, None);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn an_op_that_speaks_for_its_own_claim_changes_nobody_elses() {
+    for_any_sequence(|step| {
+        let Some(before) = &step.before else {
+            return Ok(());
+        };
+        let speaks_for_itself = matches!(
+            step.op,
+            Op::Claim { .. } | Op::Renew { .. } | Op::MarkUnknown { .. } | Op::Release { .. }
+        );
+        if speaks_for_itself && before.seen().map(|seen| seen.owner) != step.op.owner() {
+            prop_assert_eq!(step.after.as_ref(), Some(before));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn nobody_settles_a_claim_that_is_alive() {
+    for_any_sequence(|step| {
+        if let (Op::Resolve { .. }, Some(before)) = (&step.op, &step.before)
+            && let State::Claimed(claim) = &before.state
+            && !claim.lapsed(step.now)
+        {
+            prop_assert_eq!(step.after.as_ref(), Some(before));
+            prop_assert_eq!(&step.verdict, &Verdict::Changed);
         }
         Ok(())
     });

@@ -271,6 +271,11 @@ impl Scene {
                     _ => true,
                 })
             }),
+            Property::always(OWN_RECORD, |scene: &Self, world: &World| {
+                let payload_of = |index: usize| scene.rules.fingerprints[index];
+                owner_on_record(world)
+                    .is_none_or(|owner| payload_on_record(world) == Some(payload_of(owner)))
+            }),
             Property::always(MARKED, |_, world: &World| {
                 holder(world).is_none_or(|holder| !world.marks[holder])
             }),
@@ -356,7 +361,7 @@ impl Scene {
                 |_, world: &World| world.gone == Some(0) && world.attempts[1].executed(),
             ));
         }
-        if self.rules.resend {
+        if self.rules.resend && payloads[0] == payloads[1] {
             sights.push(Property::sometimes(
                 "a prior attempt is restored",
                 |_, world: &World| {
@@ -373,6 +378,7 @@ pub const ONE_EXECUTION: &str = "P1 at most one execution";
 pub const ONE_DISPATCH: &str = "P1 at most one dispatch that the upstream did not refuse";
 pub const ONE_ANSWER: &str = "P2 an answer that was told as recorded is the one on record";
 pub const OWN_PAYLOAD: &str = "P2 another payload never gets an answer";
+pub const OWN_RECORD: &str = "nobody acquires the record of another payload";
 pub const NOT_FORGOTTEN: &str = "P4 what was dispatched is neither forgotten nor hidden";
 pub const HONEST_NONE: &str = "P4 nobody hears `none` of what may have been sent";
 pub const NOTHING_SENT: &str =
@@ -403,6 +409,10 @@ fn count(world: &World, is: fn(&Attempt) -> bool) -> usize {
 fn owner_on_record(world: &World) -> Option<usize> {
     let seen = world.record.as_ref()?.seen()?;
     Some(index(seen.owner))
+}
+
+fn payload_on_record(world: &World) -> Option<u8> {
+    Some(world.record.as_ref()?.fingerprint.0[0])
 }
 
 fn holder(world: &World) -> Option<usize> {

@@ -12,7 +12,8 @@
 //!
 //! What is assumed in every scene: the store applies ops one at a time and loses none that it
 //! acknowledged; a mark stands longer than any copy of its owner's calls is under way (`MARK_KEEP`); nothing
-//! happens after the end of the record's retention; the gateway takes the steps in `gateway.rs`.
+//! happens after the end of the record's retention, and no completed record is deleted; every attempt has an
+//! owner token of its own; the gateway takes the steps in `gateway.rs`.
 //!
 //! | promise | holds if moreover |
 //! | --- | --- |
@@ -22,7 +23,7 @@
 //! | P4 what was dispatched is neither forgotten nor hidden by a later attempt; an answer in hand settles the record; nobody hears `none` of what may have been sent | whoever says *gone* is right; also under `resend` |
 //! | P4 who sent something hears neither `none` nor that a new key is safe | always. That a twin with another claim has sent nothing is not promised, and `upstream-unreachable` does not say that a new key is safe |
 //! | no key stays held for nothing: when all is quiet, a record that refuses the key belongs to a request that was written or to a crashed process | always; under `resend` an unknown may stay, since the next client takes it over |
-//! | an owner that was declared gone does not come back; a marked owner holds no claim | always |
+//! | an owner that was declared gone does not come back; a marked owner holds no claim; nobody acquires the record of another payload | always |
 //!
 //! *Always* includes an operator, or a probe with `silent = "release"`, who says gone of what is executed
 //! later. An operator who says *completed* may be wrong in every scene.
@@ -159,6 +160,16 @@ fn resending_three_times_forgets_no_attempt() {
         crashes: 1,
         refusals: true,
         ..resending(&[1, 1, 1])
+    });
+}
+
+#[test]
+fn resending_never_takes_over_from_another_payload() {
+    holds(Scene {
+        renewals: 1,
+        troubles: big(1, 2),
+        crashes: 1,
+        ..resending(&[1, 2])
     });
 }
 
