@@ -153,6 +153,34 @@ async fn a_connection_is_used_again_once_its_response_was_read_to_the_end() {
     assert_eq!((upstream.stats().connects, upstream.stats().open), (1, 1));
 }
 
+/// The response's end is seen on one thread, perhaps, while another one still makes the connection ready.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_several_threads_requests_in_a_row_use_one_connection() {
+    const REQUESTS: u64 = 500;
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    tokio::spawn(async move {
+        loop {
+            let mut socket = origin.accept().await;
+            tokio::spawn(async move {
+                loop {
+                    answer(&mut socket, OK).await;
+                }
+            });
+        }
+    });
+    let row = tokio::spawn(async move {
+        for _ in 0..REQUESTS {
+            read_all(send(&upstream).await.unwrap()).await.unwrap();
+        }
+        upstream
+    });
+    let upstream = row.await.unwrap();
+    let connects = upstream.stats().connects;
+    println!("{connects} connections");
+    assert!(connects <= REQUESTS / 50, "{connects}");
+}
+
 #[tokio::test]
 async fn a_response_without_a_body_gives_its_connection_back_at_once() {
     let origin = Origin::bind().await;
@@ -407,6 +435,32 @@ async fn behind_a_closed_gate_nothing_is_on_the_wire() {
     let result = upstream.send(request(body), &gate).await;
     assert_eq!(result.err(), Some(unsent(SendErrorKind::GateClosed)));
     assert_eq!(upstream.stats().connects, 0);
+}
+
+/// Nothing of this runtime has had the chance to notice the reset: the first write does.
+#[tokio::test]
+async fn a_connection_that_is_reset_before_the_first_byte_gives_the_request_back() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let address = origin.0.local_addr().unwrap();
+    let open = Connection::open(address, FOREVER, &upstream.counters);
+    let (Ok(connection), socket) = tokio::join!(open, origin.accept()) else {
+        panic!("not connected");
+    };
+    reset(socket);
+    let gate = Gate::open();
+    let body = OutBody::from(Bytes::from_static(b"{}"));
+    let Err(failed) = connection.exchange(request(body), &gate).await else {
+        panic!("a response");
+    };
+    assert!(!failed.sent);
+    let request = failed.request.expect("the request");
+    assert_eq!(request.uri(), "/v1/payments?a=%2F");
+    assert_eq!(
+        request.into_body().collect().await.unwrap().to_bytes(),
+        "{}"
+    );
+    assert!(gate.close());
 }
 
 /// Between the last look at the gate and the write lie the connection's own task and, here, a deadline.
