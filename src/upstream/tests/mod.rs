@@ -1,5 +1,8 @@
 //! Over real sockets of the loopback interface: an upstream made of a listener and a few scripted bytes.
 
+mod balancing;
+mod pool;
+
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -140,128 +143,12 @@ async fn a_request_arrives_as_it_was_given_and_so_does_its_response() {
 }
 
 #[tokio::test]
-async fn a_connection_is_used_again_once_its_response_was_read_to_the_end() {
-    let origin = Origin::bind().await;
-    let upstream = origin.upstream();
-    let (response, mut socket) = tokio::join!(send(&upstream), origin.answer(OK));
-    assert_eq!(upstream.stats().in_flight, 1);
-    read_all(response.unwrap()).await.unwrap();
-    assert_eq!((upstream.stats().idle, upstream.stats().in_flight), (1, 0));
-
-    let (response, _) = tokio::join!(send(&upstream), answer(&mut socket, OK));
-    read_all(response.unwrap()).await.unwrap();
-    assert_eq!((upstream.stats().connects, upstream.stats().open), (1, 1));
-}
-
-/// The response's end is seen on one thread, perhaps, while another one still makes the connection ready.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_several_threads_requests_in_a_row_use_one_connection() {
-    const REQUESTS: u64 = 500;
-    let origin = Origin::bind().await;
-    let upstream = origin.upstream();
-    tokio::spawn(async move {
-        loop {
-            let mut socket = origin.accept().await;
-            tokio::spawn(async move {
-                loop {
-                    answer(&mut socket, OK).await;
-                }
-            });
-        }
-    });
-    let row = tokio::spawn(async move {
-        for _ in 0..REQUESTS {
-            read_all(send(&upstream).await.unwrap()).await.unwrap();
-        }
-        upstream
-    });
-    let upstream = row.await.unwrap();
-    let connects = upstream.stats().connects;
-    println!("{connects} connections");
-    assert!(connects <= REQUESTS / 50, "{connects}");
-}
-
-#[tokio::test]
-async fn a_response_without_a_body_gives_its_connection_back_at_once() {
-    let origin = Origin::bind().await;
-    let upstream = origin.upstream();
-    let empty = b"HTTP/1.1 204 No Content\r\n\r\n";
-    let (response, _socket) = tokio::join!(send(&upstream), origin.answer(empty));
-    let _unread = response.unwrap();
-    assert_eq!((upstream.stats().idle, upstream.stats().in_flight), (1, 0));
-}
-
-#[tokio::test]
 async fn interim_responses_are_dropped() {
     let origin = Origin::bind().await;
     let upstream = origin.upstream();
     let early = [b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", OK].concat();
     let (response, _) = tokio::join!(send(&upstream), origin.answer(&early));
     assert_eq!(response.unwrap().status(), 200);
-}
-
-/// The connection goes away, by an end, a reset or bytes that nobody asked for, after the pool took it back and
-/// before anything of this runtime had the chance to notice.
-#[tokio::test]
-async fn a_pooled_connection_that_is_not_quiet_never_gets_a_request() {
-    let leave: [fn(TcpStream) -> Option<TcpStream>; 3] = [
-        |socket| {
-            drop(socket);
-            None
-        },
-        |socket| {
-            reset(socket);
-            None
-        },
-        |socket| {
-            socket
-                .try_write(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
-                .unwrap();
-            Some(socket)
-        },
-    ];
-    for leave in leave {
-        let origin = Origin::bind().await;
-        let upstream = origin.upstream();
-        let (response, socket) = tokio::join!(send(&upstream), origin.answer(OK));
-        read_all(response.unwrap()).await.unwrap();
-        assert_eq!(upstream.stats().idle, 1);
-        let left = leave(socket);
-
-        let (response, _) = tokio::join!(send(&upstream), origin.answer(OK));
-        assert_eq!(response.unwrap().status(), 200);
-        assert_eq!(upstream.stats().connects, 2);
-        if let Some(mut left) = left {
-            assert_eq!(reads_to_end(&mut left).await, b"", "it got a request");
-        }
-    }
-}
-
-#[tokio::test]
-async fn connections_that_said_they_would_close_are_not_kept() {
-    for head in [
-        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
-        "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok",
-        "HTTP/1.1 200 OK\r\nkeep-alive: timeout=0\r\ncontent-length: 2\r\n\r\nok",
-    ] {
-        let origin = Origin::bind().await;
-        let upstream = origin.upstream();
-        let (response, mut socket) = tokio::join!(send(&upstream), origin.answer(head.as_bytes()));
-        read_all(response.unwrap()).await.unwrap();
-        assert_eq!(upstream.stats().idle, 0, "{head}");
-        assert_eq!(reads_to_end(&mut socket).await, b"");
-        assert_eq!(upstream.stats().open, 0);
-    }
-}
-
-#[tokio::test]
-async fn a_response_that_is_not_read_to_the_end_closes_its_connection() {
-    let origin = Origin::bind().await;
-    let upstream = origin.upstream();
-    let (response, mut socket) = tokio::join!(send(&upstream), origin.answer(OK));
-    drop(response.unwrap());
-    assert_eq!((upstream.stats().open, upstream.stats().in_flight), (0, 0));
-    assert_eq!(reads_to_end(&mut socket).await, b"");
 }
 
 #[tokio::test]
@@ -281,76 +168,6 @@ async fn a_dropped_send_closes_its_connection_and_the_gate_says_that_it_was_writ
     assert!(!gate.close());
     assert_eq!(reads_to_end(&mut socket).await, b"");
     assert_eq!(upstream.stats().in_flight, 0);
-}
-
-#[tokio::test]
-async fn idle_connections_are_closed_after_the_idle_timeout() {
-    let origin = Origin::bind().await;
-    let mut config = config(vec![origin.endpoint()]);
-    config.idle_timeout = Duration::from_millis(50);
-    let upstream = Upstream::new(&config);
-    let (response, mut socket) = tokio::join!(send(&upstream), origin.answer(OK));
-    read_all(response.unwrap()).await.unwrap();
-    assert_eq!(upstream.stats().idle, 1);
-    assert_eq!(reads_to_end(&mut socket).await, b"");
-    assert_eq!((upstream.stats().idle, upstream.stats().open), (0, 0));
-}
-
-#[tokio::test]
-async fn refused_connections_send_nothing() {
-    let upstream = Upstream::new(&config(vec![nobody().await, nobody().await]));
-    assert_eq!(
-        send(&upstream).await.err(),
-        Some(unsent(SendErrorKind::Connect))
-    );
-    assert_eq!(upstream.stats().errors(SendErrorKind::Connect), 1);
-}
-
-#[tokio::test]
-async fn a_name_without_an_address_sends_nothing() {
-    let upstream = Upstream::new(&config(vec![endpoint("no-such-host.invalid", 80)]));
-    assert_eq!(
-        send(&upstream).await.err(),
-        Some(unsent(SendErrorKind::Resolve))
-    );
-}
-
-#[tokio::test]
-async fn a_name_is_resolved_and_the_other_endpoints_of_a_dead_one_are_tried() {
-    let origin = Origin::bind().await;
-    let live = endpoint("localhost", origin.endpoint().port);
-    let upstream = Upstream::new(&config(vec![nobody().await, live]));
-    for _ in 0..2 {
-        let (response, _) = tokio::join!(send(&upstream), origin.answer(OK));
-        assert_eq!(response.unwrap().status(), 200);
-    }
-}
-
-#[tokio::test]
-async fn a_dead_endpoint_is_avoided_for_a_while() {
-    let origin = Origin::bind().await;
-    let upstream = Upstream::new(&config(vec![nobody().await, origin.endpoint()]));
-    let (response, _) = tokio::join!(send(&upstream), origin.answer(OK));
-    response.unwrap();
-    for _ in 0..4 {
-        assert_eq!(upstream.choose(&[]), Some(1));
-    }
-}
-
-#[tokio::test]
-async fn requests_go_where_the_fewest_are_in_flight_and_in_turn_among_equals() {
-    let (one, two) = (Origin::bind().await, Origin::bind().await);
-    let upstream = Upstream::new(&config(vec![one.endpoint(), two.endpoint()]));
-    let (held, _socket) = tokio::join!(send(&upstream), one.answer(OK));
-    let held = held.unwrap();
-    for _ in 0..3 {
-        let (response, _) = tokio::join!(send(&upstream), two.answer(OK));
-        drop(response.unwrap());
-    }
-    drop(held);
-    let mut turns = [upstream.choose(&[]), upstream.choose(&[])];
-    turns.sort_unstable();
-    assert_eq!(turns, [Some(0), Some(1)]);
 }
 
 #[tokio::test]
@@ -518,22 +335,6 @@ async fn whoever_closes_the_gate_in_time_knows_that_the_upstream_saw_nothing() {
     println!("held back {held_back} of {ROUNDS}");
 }
 
-#[tokio::test]
-async fn more_than_max_in_flight_is_overloaded_at_once() {
-    let origin = Origin::bind().await;
-    let mut config = config(vec![origin.endpoint()]);
-    config.max_in_flight = 1;
-    let upstream = Upstream::new(&config);
-    let (held, _socket) = tokio::join!(send(&upstream), origin.answer(OK));
-    assert_eq!(
-        send(&upstream).await.err(),
-        Some(unsent(SendErrorKind::Overloaded))
-    );
-    drop(held.unwrap());
-    let (response, _) = tokio::join!(send(&upstream), origin.answer(OK));
-    assert!(response.is_ok());
-}
-
 type Frames = Vec<Result<&'static [u8], &'static str>>;
 
 fn streaming(frames: Frames) -> OutBody {
@@ -594,36 +395,4 @@ async fn a_body_that_fails_before_the_first_byte_is_not_sent() {
     assert_eq!(result.err(), Some(unsent(SendErrorKind::RequestBody)));
     assert_eq!(reads_to_end(&mut socket).await, b"");
     assert!(gate.close());
-}
-
-#[tokio::test]
-async fn an_answer_before_the_end_of_the_body_is_an_answer() {
-    let origin = Origin::bind().await;
-    let upstream = origin.upstream();
-    let body = OutBody::streaming(StreamBody::new(futures_util::StreamExt::chain(
-        stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"a")))]),
-        stream::pending(),
-    )));
-    let gate = Gate::open();
-    let (response, mut socket) = tokio::join!(upstream.send(request(body), &gate), async {
-        let mut socket = origin.accept().await;
-        let mut read = Vec::new();
-        while !read.ends_with(b"1\r\na\r\n") {
-            assert_ne!(socket.read_buf(&mut read).await.unwrap(), 0);
-        }
-        socket
-            .write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
-            .await
-            .unwrap();
-        socket
-    });
-    assert_eq!(read_all(response.unwrap()).await.unwrap(), "no");
-
-    let (response, _) = tokio::join!(send(&upstream), origin.answer(OK));
-    assert!(
-        response.is_ok(),
-        "the next request waits behind the unfinished body"
-    );
-    drop(upstream);
-    assert_eq!(reads_to_end(&mut socket).await, b"");
 }
