@@ -142,6 +142,78 @@ async fn a_request_arrives_as_it_was_given_and_so_does_its_response() {
     assert_eq!(read_all(response.unwrap()).await.unwrap(), "ok");
 }
 
+/// The body as the wire has it, and nothing that the head said about it before.
+#[tokio::test]
+async fn the_framing_follows_the_body_whatever_the_head_says() {
+    let full = || OutBody::from(Bytes::from_static(b"{}"));
+    let chunks = "transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n";
+    for (method, body, framed) in [
+        ("POST", full(), "content-length: 2\r\n\r\n{}"),
+        ("GET", full(), "content-length: 2\r\n\r\n{}"),
+        ("POST", OutBody::Empty, "content-length: 0\r\n\r\n"),
+        ("PATCH", Bytes::new().into(), "content-length: 0\r\n\r\n"),
+        ("GET", OutBody::Empty, "\r\n"),
+        ("DELETE", OutBody::Empty, "\r\n"),
+        ("POST", streaming(vec![Ok(b"a")]), chunks),
+        ("GET", streaming(vec![Ok(b"a")]), chunks),
+    ] {
+        let origin = Origin::bind().await;
+        let upstream = origin.upstream();
+        let request = Request::builder()
+            .method(method)
+            .version(http::Version::HTTP_10)
+            .header("content-length", "7")
+            .header("transfer-encoding", "gzip")
+            .body(body)
+            .unwrap();
+        let gate = Gate::open();
+        let wanted = format!("{method} / HTTP/1.1\r\n{framed}");
+        let (response, ()) = tokio::join!(upstream.send(request, &gate), async {
+            let mut socket = origin.accept().await;
+            let mut read = vec![0; wanted.len()];
+            let reading = timeout(FOREVER, socket.read_exact(&mut read)).await;
+            reading.expect(&wanted).unwrap();
+            assert_eq!(String::from_utf8(read).unwrap(), wanted);
+            let more = socket.try_read(&mut [0]);
+            assert_eq!(more.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+            socket.write_all(OK).await.unwrap();
+        });
+        assert_eq!(response.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_ends_before_its_announced_length_is_sent_and_cut_off() {
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let gate = Gate::open();
+    let sending = upstream.send(request(OutBody::streaming(Short)), &gate);
+    let (result, mut socket) = tokio::join!(sending, origin.accept());
+    let error = result.err().unwrap();
+    assert_eq!(error.kind, SendErrorKind::RequestBody);
+    assert_eq!(error.sent, gate.written());
+    reads_to_end(&mut socket).await;
+}
+
+/// Announces a length and ends without a byte.
+struct Short;
+
+impl http_body::Body for Short {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        std::task::Poll::Ready(None)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(3)
+    }
+}
+
 #[tokio::test]
 async fn interim_responses_are_dropped() {
     let origin = Origin::bind().await;
