@@ -138,11 +138,11 @@ impl Upstream {
 
     /// Sends a request once and returns the head of its response with the body to come.
     ///
-    /// The URI is origin-form and `Host` is set; version, `Content-Length` and `Transfer-Encoding` are set anew from
-    /// the body. The first byte asks `gate`. As long as no byte was given to a
-    /// socket, other connections, addresses and endpoints are tried, each endpoint once (a streaming body only
-    /// while untouched); afterwards nothing is. Nothing limits the wait for the response but the caller, who
-    /// drops the future: that closes the connection, and `gate` says whether the request was sent.
+    /// The URI is origin-form and `Host` is set; version, `Content-Length` and `Transfer-Encoding` are set anew
+    /// from the body. The first byte asks `gate`. As long as no byte was given to a socket, other connections,
+    /// addresses and endpoints are tried, each endpoint once (a streaming body only while untouched); afterwards
+    /// nothing is. Nothing limits the wait for the response but the caller, who drops the future: that closes
+    /// the connection, and `gate` says whether the request was sent.
     /// Interim responses (1xx) are dropped.
     ///
     /// # Errors
