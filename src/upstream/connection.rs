@@ -27,6 +27,7 @@ pub(super) struct Connection {
     sender: SendRequest<OutBody>,
     wire: Arc<Wire>,
     task: AbortHandle,
+    is_fresh: bool,
     _open: OpenConnection,
 }
 
@@ -77,6 +78,7 @@ impl Connection {
             sender,
             wire,
             task,
+            is_fresh: true,
             _open: counters.opened(),
         })
     }
@@ -100,30 +102,31 @@ impl Connection {
         request: Request<OutBody>,
         gate: &Arc<Gate>,
     ) -> Result<(Response<Incoming>, Self), Failed> {
-        let copy = copy(&request);
+        let copy = if self.is_fresh { copy(&request) } else { None };
+        self.is_fresh = false;
         self.wire.begin(gate);
         let mut error = match self.sender.try_send_request(request).await {
             Ok(response) => return Ok((response, self)),
             Err(error) => error,
         };
-        let returned = error.take_message();
-        match self.wire.give_up() {
-            Fate::Sent => Err(Failed {
-                kind: kind(error.error()),
-                sent: true,
-                request: None,
-            }),
-            Fate::Refused => Err(Failed {
+        let (kind, request) = (kind(error.error()), error.take_message());
+        Err(match self.wire.give_up() {
+            Fate::Unsent => Failed {
+                kind,
+                sent: false,
+                request: request.or(copy),
+            },
+            Fate::Refused => Failed {
                 kind: SendErrorKind::GateClosed,
                 sent: false,
                 request: None,
-            }),
-            Fate::Unsent => Err(Failed {
-                kind: kind(error.error()),
-                sent: false,
-                request: returned.or(copy),
-            }),
-        }
+            },
+            Fate::Sent => Failed {
+                kind,
+                sent: true,
+                request: None,
+            },
+        })
     }
 }
 
@@ -134,8 +137,9 @@ impl Drop for Connection {
     }
 }
 
-/// A second copy of a request whose body is in memory: hyper keeps what it has begun to write, also where the
-/// socket then takes nothing of it.
+/// A second copy of a request whose body is in memory, for fresh connections: hyper keeps a request that it has
+/// begun with, also where the socket then takes nothing of it, and some balancers accept only to reset. An idle
+/// connection was looked at a moment ago; a copy of every request would be too much for what may happen since.
 fn copy(request: &Request<OutBody>) -> Option<Request<OutBody>> {
     let mut copy = Request::new(request.body().copy()?);
     *copy.method_mut() = request.method().clone();

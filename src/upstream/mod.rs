@@ -11,6 +11,7 @@
 mod body;
 mod connection;
 mod endpoint;
+mod framing;
 mod gate;
 mod lease;
 mod stats;
@@ -137,19 +138,21 @@ impl Upstream {
 
     /// Sends a request once and returns the head of its response with the body to come.
     ///
-    /// The URI is origin-form and `Host` is set. The first byte asks `gate`. As long as no byte was given to a
-    /// socket, other connections, addresses and endpoints are tried, each endpoint once (a streaming body only
-    /// while untouched); afterwards nothing is. Nothing limits the wait for the response but the caller, who
-    /// drops the future: that closes the connection, and `gate` says whether the request was sent.
+    /// The URI is origin-form and `Host` is set; version, `Content-Length` and `Transfer-Encoding` are set anew
+    /// from the body. The first byte asks `gate`. As long as no byte was given to a socket, other connections,
+    /// addresses and endpoints are tried, each endpoint once (a streaming body only while untouched); afterwards
+    /// nothing is. Nothing limits the wait for the response but the caller, who drops the future: that closes
+    /// the connection, and `gate` says whether the request was sent.
     /// Interim responses (1xx) are dropped.
     ///
     /// # Errors
     /// See [`SendErrorKind`].
     pub async fn send(
         self: &Arc<Self>,
-        request: Request<OutBody>,
+        mut request: Request<OutBody>,
         gate: &Arc<Gate>,
     ) -> Result<Response<InBody>, SendError> {
+        framing::frame(&mut request);
         let result = match Place::take(self) {
             Some(place) => self.try_endpoints(place, request, gate).await,
             None => Err(SendError::unsent(SendErrorKind::Overloaded)),
