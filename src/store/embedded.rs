@@ -4,6 +4,8 @@ mod engine;
 mod file;
 mod head;
 mod open;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::PathBuf;
@@ -26,6 +28,9 @@ use crate::protocol::{self, Fingerprint, Op, Record, RecordId, Verdict};
 /// Ops that wait for the writer. At some 20,000 a second this is a fifth of a second: about what callers wait.
 const QUEUE: usize = 4096;
 
+/// See [`Settings::cache_bytes`]. The kernel caches the file besides.
+const CACHE_BYTES: usize = 64 << 20;
+
 /// Marks held; 60 seconds of 17,000 releases a second.
 const MAX_MARKS: usize = 1 << 20;
 
@@ -42,12 +47,20 @@ pub struct Embedded {
 struct Shared {
     path: PathBuf,
     file: Arc<StoreFile>,
-    clock: Clock,
-    max_size: u64,
+    settings: Settings,
     phase: RwLock<Phase>,
     marks: Mutex<Marks>,
     records: AtomicU64,
     bytes: AtomicU64,
+}
+
+/// How a store is run.
+struct Settings {
+    /// In bytes of records.
+    max_size: u64,
+    /// Pages that redb keeps in memory, read and unwritten ones together.
+    cache_bytes: usize,
+    clock: Clock,
 }
 
 /// Whether the database can be asked.
@@ -74,7 +87,7 @@ impl Embedded {
             return Ok(None);
         };
         let record = self.shared.read(id)?;
-        let now = (self.shared.clock)();
+        let now = (self.shared.settings.clock)();
         let Some(record) = record.and_then(|record| record.at(now)) else {
             return Ok(None);
         };
@@ -120,7 +133,7 @@ impl Store for Embedded {
             Ok(protocol::look(
                 record.as_ref(),
                 &fingerprint,
-                (self.shared.clock)(),
+                (self.shared.settings.clock)(),
             ))
         }
         .boxed()
@@ -129,7 +142,7 @@ impl Store for Embedded {
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
         async move {
             let record = self.shared.read(id)?;
-            Ok(record.and_then(|record| record.at((self.shared.clock)())))
+            Ok(record.and_then(|record| record.at((self.shared.settings.clock)())))
         }
         .boxed()
     }
@@ -142,7 +155,7 @@ impl Store for Embedded {
         Usage {
             records: self.shared.records.load(Ordering::Relaxed),
             bytes: self.shared.bytes.load(Ordering::Relaxed),
-            limit_bytes: self.shared.max_size,
+            limit_bytes: self.shared.settings.max_size,
         }
     }
 

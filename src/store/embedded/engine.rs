@@ -21,9 +21,6 @@ use crate::protocol::{Record, RecordId, State, Timestamp};
 use crate::store::codec::{self, Unreadable};
 use crate::store::retention::{self, Bucket, Look};
 
-/// Pages that redb keeps in memory, read and unwritten ones together; the kernel caches the file besides.
-const CACHE_BYTES: usize = 64 << 20;
-
 /// Ids in one entry of the schedule, which is looked at as a whole: so a step of the sweep is bounded.
 const DUE_IDS: usize = 64;
 const ID_LEN: usize = 32;
@@ -66,9 +63,9 @@ pub struct Engine {
 
 impl Engine {
     /// Makes an empty database in a file that has only its head.
-    pub fn create(file: &Arc<StoreFile>) -> Result<Self, Failure> {
+    pub fn create(file: &Arc<StoreFile>, cache_bytes: usize) -> Result<Self, Failure> {
         let engine = Self {
-            database: build(file)?,
+            database: build(file, cache_bytes)?,
         };
         let transaction = engine.database.begin_write().map_err(stored)?;
         let change = Change::begin(&transaction, Tally::default())?;
@@ -79,14 +76,14 @@ impl Engine {
 
     /// Opens the database and verifies all of it: every page by its checksum, the count of records, and that no
     /// change is missing which was acknowledged.
-    pub fn open(file: &Arc<StoreFile>) -> Result<(Self, Tally), Failure> {
+    pub fn open(file: &Arc<StoreFile>, cache_bytes: usize) -> Result<(Self, Tally), Failure> {
         file.forget_sums();
         let acknowledged = file.acknowledged().map_err(redb::Error::Io)?;
         let acknowledged = acknowledged
             .ok_or_else(|| Failure::Damaged("the number of its last change is damaged".into()))?;
         guarded(|| {
             let engine = Self {
-                database: build(file)?,
+                database: build(file, cache_bytes)?,
             };
             let tally = engine.verified_tally(acknowledged)?;
             Ok((engine, tally))
@@ -373,9 +370,9 @@ impl<'txn> Change<'txn> {
 
 /// One commit is one sync: with the number of the last acknowledged change beside the database nobody is told of
 /// anything that a torn commit could take back, and whatever is taken back is noticed.
-fn build(file: &Arc<StoreFile>) -> Result<Database, Failure> {
+fn build(file: &Arc<StoreFile>, cache_bytes: usize) -> Result<Database, Failure> {
     Database::builder()
-        .set_cache_size(CACHE_BYTES)
+        .set_cache_size(cache_bytes)
         .set_check_integrity_on_open(true)
         .create_with_backend(Backend(Arc::clone(file)))
         .map_err(stored)

@@ -15,7 +15,7 @@ use super::engine::{Engine, Failure, Tally};
 use super::file::{Disk, StoreFile};
 use super::head::{BadHead, HEAD_LEN, Head, KeyOrigin};
 use super::writer::Writer;
-use super::{Embedded, Phase, QUEUE, Shared};
+use super::{CACHE_BYTES, Embedded, Phase, QUEUE, Settings, Shared};
 use crate::store::Clock;
 use crate::store::marks::Marks;
 
@@ -83,18 +83,23 @@ impl Embedded {
             path: path.to_owned(),
             source,
         };
+        let settings = Settings {
+            max_size,
+            cache_bytes: CACHE_BYTES,
+            clock,
+        };
         // Another process may make the file between the two steps of a round, and once made it stays.
         for _ in 0..2 {
             match OpenOptions::new().read(true).write(true).open(path) {
                 Ok(file) => {
                     lock(&file, path)?;
-                    return Self::open_disk(Box::new(file), path, id_key, max_size, clock);
+                    return Self::open_disk(Box::new(file), path, id_key, settings);
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(at(error)),
             }
             if let Some(made) = create(path, id_key)? {
-                return made.serve(path, max_size, clock, true);
+                return made.serve(path, settings, true);
             }
         }
         Err(at(io::ErrorKind::NotFound.into()))
@@ -105,21 +110,22 @@ impl Embedded {
         disk: Box<dyn Disk>,
         path: &Path,
         id_key: Option<[u8; 32]>,
-        max_size: u64,
-        clock: Clock,
+        settings: Settings,
     ) -> Result<(Self, [u8; 32]), OpenError> {
         let file = Arc::new(StoreFile::new(disk));
         let id_key = read_id_key(&file, path, id_key)?;
         let failed = |failure| failed(path, failure);
-        let (engine, tally) = Engine::open(&file).map_err(failed)?;
-        let tally = engine.renew_leases(tally, clock()).map_err(failed)?;
+        let (engine, tally) = Engine::open(&file, settings.cache_bytes).map_err(failed)?;
+        let tally = engine
+            .renew_leases(tally, (settings.clock)())
+            .map_err(failed)?;
         let opened = Opened {
             file,
             engine,
             tally,
             id_key,
         };
-        opened.serve(path, max_size, clock, false)
+        opened.serve(path, settings, false)
     }
 }
 
@@ -135,8 +141,7 @@ impl Opened {
     fn serve(
         self,
         path: &Path,
-        max_size: u64,
-        clock: Clock,
+        settings: Settings,
         created: bool,
     ) -> Result<(Embedded, [u8; 32]), OpenError> {
         let at = |source| OpenError::Io {
@@ -147,8 +152,7 @@ impl Opened {
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             file: self.file,
-            clock,
-            max_size,
+            settings,
             phase: RwLock::new(Phase::Open(Box::new(self.engine))),
             marks: Mutex::new(Marks::default()),
             records: AtomicU64::new(0),
@@ -206,7 +210,7 @@ fn create(path: &Path, id_key: Option<[u8; 32]>) -> Result<Option<Opened>, OpenE
     };
     let file = Arc::new(StoreFile::new(Box::new(disk)));
     file.begin(&Head { id_key: origin }.encode()).map_err(at)?;
-    let engine = Engine::create(&file).map_err(|failure| failed(path, failure))?;
+    let engine = Engine::create(&file, CACHE_BYTES).map_err(|failure| failed(path, failure))?;
     let tally = Tally {
         sequence: 1,
         ..Tally::default()

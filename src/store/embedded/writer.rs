@@ -72,7 +72,7 @@ impl Writer {
 
     /// Applies a group of ops, with a step of the sweep, in one change.
     fn work(&mut self, group: Vec<Call>, sweep: &mut Sweep) {
-        let now = (self.shared.clock)();
+        let now = (self.shared.settings.clock)();
         let mut results = Vec::with_capacity(group.len());
         let mut marks = Marked::new(Arc::clone(&self.shared), now);
         let mut committing = None;
@@ -80,7 +80,13 @@ impl Writer {
         let outcome = shared.with_engine(|engine| {
             let steps = |change: &mut Change<'_>| {
                 for call in &group {
-                    results.push(apply(change, call, &mut marks, self.shared.max_size, now)?);
+                    results.push(apply(
+                        change,
+                        call,
+                        &mut marks,
+                        self.shared.settings.max_size,
+                        now,
+                    )?);
                 }
                 sweep.step(change, group.len(), now)
             };
@@ -128,7 +134,7 @@ impl Writer {
         // What the disk did not confirm is written again first, or the verification would read it from memory
         // and call it whole.
         self.shared.file.confirm().map_err(redb::Error::Io)?;
-        let (engine, tally) = Engine::open(&self.shared.file)?;
+        let (engine, tally) = Engine::open(&self.shared.file, self.shared.settings.cache_bytes)?;
         self.shared
             .file
             .acknowledge(tally.sequence)
