@@ -177,10 +177,24 @@ impl Attempt {
             Problem::Overloaded => Decision::Overloaded,
             _ => Decision::StoreUnavailable,
         };
-        let refusal = self.shared.refused(&self.subject, problem);
+        // Without the store's word a copy of the claim may be anywhere by now, and a twin of this request may have
+        // been sent: that nothing happened can only be said once the claim is known to be given back.
+        let told = Told {
+            done: decision,
+            otherwise: Decision::StoreUnavailable,
+        };
+        let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
         let release = Op::Release { owner: self.owner };
-        self.settle(release, Told::always(decision), |_| refusal)
-            .await;
+        self.settle(release, told, |decision| {
+            let undetermined = decision == Decision::StoreUnavailable;
+            let problem = if undetermined {
+                Problem::StoreUnavailable
+            } else {
+                problem
+            };
+            shared.refused(&subject, problem)
+        })
+        .await;
     }
 
     /// It was sent and no answer came. The record says so; where only the time was up, the dispatch stays open for
