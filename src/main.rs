@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use oncegate::cli::{self, Failure};
 
+/// Records and buffers come and go on every thread, and the allocator of a static image's C library is slow.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     match Box::pin(cli::run(std::env::args_os())).await {

@@ -84,9 +84,10 @@ impl Attempt {
         };
         match done {
             Ok(Dispatched::Answered(answered)) => self.answered(answered).await,
-            Ok(Dispatched::Streaming(streaming)) => self.pass_on(streaming).await,
-            Ok(Dispatched::NotSent(kind)) => self.give_back(unsent(&kind)).await,
-            Ok(Dispatched::Unanswered(cause)) => self.unanswered(cause, None).await,
+            // What is rare is boxed, so that every attempt need not be as large as the largest.
+            Ok(Dispatched::Streaming(streaming)) => self.pass_on(streaming).boxed().await,
+            Ok(Dispatched::NotSent(kind)) => self.give_back(unsent(&kind)).boxed().await,
+            Ok(Dispatched::Unanswered(cause)) => self.unanswered(cause, None).boxed().await,
             // Not one byte was written, and the gate is closed now: none will be.
             Err(cause) if self.gate.close() => {
                 drop(work);
@@ -94,9 +95,9 @@ impl Attempt {
                     Cause::Drained => Problem::Overloaded,
                     _ => Problem::UpstreamUnreachable,
                 };
-                self.give_back(problem).await;
+                self.give_back(problem).boxed().await;
             }
-            Err(cause) => self.unanswered(cause, Some(work)).await,
+            Err(cause) => self.unanswered(cause, Some(work)).boxed().await,
         }
     }
 
@@ -298,7 +299,7 @@ impl Attempt {
                     key_ref = %subject.key_ref, route = subject.route(), own,
                     "the record is not this attempt's any more",
                 );
-                self.lost().await
+                self.lost().boxed().await
             }
             Err(reason) => {
                 tracing::error!(key_ref = %subject.key_ref, route = subject.route(), %reason, "not recorded");

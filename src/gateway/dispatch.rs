@@ -117,7 +117,8 @@ pub async fn dispatch(
     let recorded = Response {
         status: head.status.as_u16(),
         headers: headers::recorded(&head.headers, to_head),
-        body: whole.bytes.clone(),
+        // Copied: what came from the socket shares a buffer that is many times as large, and a record outlives it.
+        body: Bytes::copy_from_slice(&whole.bytes),
     };
     Dispatched::Answered(Answered {
         status: head.status,

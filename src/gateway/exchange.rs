@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -63,7 +64,8 @@ impl Exchange {
         match self.shared.ledger.ask(self.subject.id, claim).await {
             Ok(Verdict::Acquired { seen, prior }) => {
                 let (attempt, outbound) = self.acquired(asked, seen.fence, prior);
-                attempt.run(outbound).await;
+                // Boxed, so that duplicates, which get no further than this, need no room for a dispatch.
+                attempt.run(outbound).boxed().await;
             }
             Ok(Verdict::InFlight { .. }) => send(self.reply, Reply::InFlight(self.tally)),
             Ok(verdict) => {
@@ -71,7 +73,7 @@ impl Exchange {
                 self.tally.decide(decision);
                 send(self.reply, Reply::Answer(answer));
             }
-            Err(error) => self.no_claim(error).await,
+            Err(error) => self.no_claim(error).boxed().await,
         }
     }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, Request, Response, request};
 use tokio::sync::oneshot;
@@ -53,7 +54,10 @@ pub async fn protected(
     // What needs no body is decided before it is read: the client is not even told to continue.
     let (key, scope) = match identified(shared, lane, request.headers()) {
         Ok(Some(who)) => who,
-        Ok(None) => return pass::unkeyed(shared, lane, policy, tally, request, peer).await,
+        Ok(None) => {
+            let unkeyed = pass::unkeyed(shared, lane, policy, tally, request, peer);
+            return unkeyed.boxed().await;
+        }
         Err((decision, refusal)) => {
             tally.decide(decision);
             return *refusal;
@@ -258,7 +262,7 @@ impl Call {
             Met::Nobody(ticket) => Some(ticket),
             Met::Acquired(waiting) => {
                 tally.waits();
-                return self.joined(waiting, tally).await;
+                return self.joined(waiting, tally).boxed().await;
             }
             Met::Full { acquired: true } => return self.full(tally),
             Met::Claiming(waiting) => {
@@ -269,16 +273,16 @@ impl Call {
             Met::Full { acquired: false } | Met::Stranger => None,
         };
         match self.exchanged(owner, outbound, ticket, tally).await {
-            Some(Reply::Answer(response)) => response,
-            Some(Reply::InFlight(mut tally)) => {
+            Ok(Reply::Answer(response)) => response,
+            Ok(Reply::InFlight(mut tally)) => {
                 tally.waits();
-                self.in_flight(tally).await
+                self.in_flight(tally).boxed().await
             }
-            Some(Reply::NoClaim(problem, outbound, tally)) => {
-                self.no_claim(problem, *outbound, tally).await
+            Ok(Reply::NoClaim(problem, outbound, tally)) => {
+                self.no_claim(problem, *outbound, tally).boxed().await
             }
             // The attempt's task ended without a word, which is a defect; what it did is not known.
-            None => self.shared.refused(&self.subject, Problem::OutcomeUnknown),
+            Err(_) => self.shared.refused(&self.subject, Problem::OutcomeUnknown),
         }
     }
 
@@ -288,13 +292,13 @@ impl Call {
     }
 
     /// Runs the exchange in a task of its own.
-    async fn exchanged(
+    fn exchanged(
         &self,
         owner: Owner,
         outbound: Box<Outbound>,
         ticket: Option<Ticket>,
         tally: Tally,
-    ) -> Option<Reply> {
+    ) -> oneshot::Receiver<Reply> {
         let (reply, answer) = oneshot::channel();
         let exchange = Exchange {
             shared: Arc::clone(&self.shared),
@@ -306,7 +310,7 @@ impl Call {
             reply,
         };
         self.shared.tasks.spawn(exchange.run());
-        answer.await.ok()
+        answer
     }
 
     /// Another attempt is under way, here or elsewhere.
