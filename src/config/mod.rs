@@ -1,11 +1,36 @@
 //! The configuration: the file as typed (`file`), lowered in one step that reports every fault (`lower`) into
 //! what the program needs (here).
+//!
+//! Reading order: [`Config::load`], then `file`, where every setting is defined, then `lower`.
 
+mod document;
+mod file;
+mod finding;
+mod lower;
+mod reference;
+mod secret;
+mod setting;
+mod value;
+mod words;
+
+use std::fs::File;
+use std::io::Read;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use toml::de::DeValue;
+
+use self::file::ConfigFile;
+use self::finding::Findings;
+use self::setting::{Value, Written};
 use crate::route::Route;
+
+pub use self::finding::{Faults, Finding, Position};
+pub use self::reference::{reference, schema};
+
+/// The longest configuration file, in bytes: some thousand routes.
+const MAX_FILE: u64 = 1 << 20;
 
 /// What the program needs to run.
 #[derive(Debug)]
@@ -28,6 +53,101 @@ pub struct Config {
     pub routes: Vec<Route>,
 }
 
+/// A configuration that can be used, and what deserves a look.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// In the order of the file.
+    pub warnings: Vec<Finding>,
+}
+
+impl Config {
+    /// Reads a configuration file, and the secrets that it names.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn load(path: &Path) -> Result<Loaded, Faults> {
+        let name = path.display().to_string();
+        let text = read(path).map_err(|message| {
+            Faults(vec![Finding {
+                file: name.clone(),
+                position: None,
+                setting: String::new(),
+                message,
+            }])
+        })?;
+        Self::parse(&text, &name)
+    }
+
+    /// Reads a configuration from a text, and the secrets that it names. `name` stands before every fault.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn parse(text: &str, name: &str) -> Result<Loaded, Faults> {
+        let mut findings = Findings::default();
+        let root = DeValue::Table(document::parse(text, &mut findings));
+        let config = ConfigFile::read(&Written::root(&root), &mut findings)
+            .and_then(|file| lower::lower(&file, &mut findings));
+        let (faults, warnings) = findings.resolve(text, name);
+        match config {
+            Some(config) if faults.is_empty() => Ok(Loaded { config, warnings }),
+            _ => Err(Faults(faults)),
+        }
+    }
+
+    /// The configuration of `serve --upstream URL`: POST and PATCH are protected where a key is sent, by
+    /// `Authorization` where it is sent, and the rest passes. Addresses and URLs are as in a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the arguments, at once.
+    pub fn quick(upstream: &str, listen: &str, admin: &str, store: &str) -> Result<Self, Faults> {
+        let quote = |text: &str| toml::Value::from(text).to_string();
+        let text = format!(
+            include_str!("quick.toml"),
+            upstream = quote(upstream),
+            listen = quote(listen),
+            admin = quote(admin),
+            store = quote(store),
+        );
+        let loaded = Self::parse(&text, "command line");
+        loaded
+            .map(|loaded| loaded.config)
+            .map_err(|Faults(mut faults)| {
+                for fault in &mut faults {
+                    fault.position = None;
+                    fault.setting = match fault.setting.as_str() {
+                        "upstreams.upstream.endpoints[0]" => "--upstream".to_owned(),
+                        "listeners[0].address" => "--listen".to_owned(),
+                        "admin.address" => "--admin".to_owned(),
+                        "store.url" => "--store".to_owned(),
+                        _ => std::mem::take(&mut fault.setting),
+                    };
+                }
+                Faults(faults)
+            })
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("has more than {MAX_FILE} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..valid]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1;
+        format!("is not UTF-8 in line {line}")
+    })
+}
+
 /// Where records are kept.
 #[derive(Debug)]
 pub struct StoreConfig {
@@ -44,7 +164,7 @@ pub struct StoreConfig {
 }
 
 /// Which store.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreLocation {
     /// `memory:`
     Memory,

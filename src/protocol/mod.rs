@@ -7,6 +7,8 @@
 //! Reading order: [`Record`] and [`State`], then [`Op`] and [`Verdict`], then [`apply`], then [`Outcomes`].
 
 mod apply;
+#[cfg(test)]
+mod matrix;
 mod op;
 mod outcome;
 mod record;

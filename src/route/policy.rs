@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::identity::{FingerprintRules, KeyFormat, KeySource, ScopeSource};
 use crate::protocol::Outcomes;
+use crate::route::Matcher;
 
 /// One route, ready for use.
 #[derive(Clone, Debug)]
@@ -17,8 +18,21 @@ pub struct Route {
     pub matcher: Matcher,
     /// The name of its upstream.
     pub upstream: String,
+    /// From dispatch to the response's last byte on a protected route, to the end of its head elsewhere.
+    pub response_timeout: Duration,
     /// What is done with its requests.
     pub mode: Mode,
+}
+
+impl Route {
+    /// The settings of a protected route.
+    #[must_use]
+    pub fn policy(&self) -> Option<&Policy> {
+        match &self.mode {
+            Mode::Pass => None,
+            Mode::Enforce(policy) => Some(policy),
+        }
+    }
 }
 
 /// What is done with a route's requests.
@@ -51,8 +65,6 @@ pub struct Policy {
     pub wait: Duration,
     /// How long a claim is good for without a beat.
     pub lease: Duration,
-    /// From dispatch to the response's last byte.
-    pub response_timeout: Duration,
     /// How much longer a dispatch is kept open for a late answer.
     pub late_response: Duration,
     /// How long a client waits for its answer to be recorded.

@@ -1,0 +1,283 @@
+//! The only place where the parts are put together: a configuration becomes a running gateway, and ends with a
+//! drain.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::admin::{Admin, Readiness};
+use crate::config::{Config, StoreConfig, StoreLocation};
+use crate::gateway::{Gateway, Parts};
+use crate::identity::IdKeyBytes;
+use crate::route::Table;
+use crate::server::Server;
+use crate::store::{Embedded, Memory, OpenError, Store, system_clock};
+use crate::telemetry::Metrics;
+use crate::upstream::Upstream;
+
+/// How often the store is asked whether it is there, until it was there once.
+const FIRST_PINGS_EVERY: Duration = Duration::from_millis(200);
+/// How often after that.
+const PINGS_EVERY: Duration = Duration::from_secs(5);
+/// How long the last words of exchanges that a drain cuts short may take to reach the store.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Why the gateway could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store could not be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store's task died.
+    #[error("the store could not be opened: {0}")]
+    StoreTask(#[from] tokio::task::JoinError),
+    /// The system gave no randomness.
+    #[error("the system has no source of randomness")]
+    Randomness,
+    /// A listener's address cannot be bound.
+    #[error("cannot listen on {address}: {error}")]
+    Bind {
+        /// The address, or the first of them.
+        address: SocketAddr,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// Signals cannot be caught.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Runs a gateway until SIGTERM or SIGINT and the end of its drain; a second signal ends it at once.
+///
+/// # Errors
+/// Where it cannot start.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let mut signals = Signals::new().map_err(Error::Signals)?;
+    let readiness = Arc::new(Readiness::new());
+    let running = Running::start(config, Arc::clone(&readiness)).await?;
+    signals.next().await;
+    tracing::info!("draining; a second signal ends at once");
+    readiness.draining();
+    tokio::select! {
+        () = running.drain() => tracing::info!("drained"),
+        () = signals.next() => tracing::warn!("ended before the drain was over"),
+    }
+    Ok(())
+}
+
+/// A gateway at work.
+struct Running {
+    gateway: Gateway,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    drain_timeout: Duration,
+    draining: watch::Sender<Option<Instant>>,
+    server: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(config: Config, readiness: Arc<Readiness>) -> Result<Self, Error> {
+        let (store, id_key) = open(&config.store).await?;
+        let upstreams: Vec<(String, Arc<Upstream>)> = config
+            .upstreams
+            .iter()
+            .map(|upstream| (upstream.name.clone(), Upstream::new(upstream)))
+            .collect();
+        let metrics = Arc::new(metrics(&config));
+        let gateway = Gateway::new(Parts {
+            routes: Table::new(config.routes),
+            upstreams: upstreams.clone(),
+            store: Arc::clone(&store),
+            store_timeout: config.store.timeout,
+            id_key,
+            namespace: config.store.namespace,
+            limits: config.limits.clone(),
+            problem_base: config.problem_base,
+            metrics: Arc::clone(&metrics),
+        });
+        let first = config.listeners.first().copied();
+        let bind = |error| Error::Bind {
+            address: first.unwrap_or(config.admin),
+            error,
+        };
+        let server = Server::bind(&config.listeners, config.limits).map_err(bind)?;
+        let refresh = refresh(&gateway, &store, &upstreams, &server, &metrics);
+        let admin = Admin::bind(
+            config.admin,
+            Arc::clone(&metrics),
+            Arc::clone(&readiness),
+            refresh,
+        )
+        .await
+        .map_err(|error| Error::Bind {
+            address: config.admin,
+            error,
+        })?;
+        for address in server.local_addrs() {
+            tracing::info!(%address, "listening");
+        }
+        if let Ok(address) = admin.local_address() {
+            tracing::info!(%address, "admin listening");
+        }
+        tokio::spawn(admin.serve());
+        tokio::spawn(watch_store(gateway.clone(), readiness));
+        let (draining, drain) = watch::channel(None);
+        let server = tokio::spawn(server.run(gateway.clone(), drain));
+        Ok(Self {
+            gateway,
+            store,
+            metrics,
+            drain_timeout: config.drain_timeout,
+            draining,
+            server,
+        })
+    }
+
+    /// Takes no new connections, lets exchanges end, and settles what does not end in time: what is provably unsent
+    /// is released, the rest is marked unknown.
+    async fn drain(mut self) {
+        let deadline = Instant::now() + self.drain_timeout;
+        self.metrics.draining.set(1);
+        self.draining.send_replace(Some(deadline + LAST_WORDS));
+        let in_time = async {
+            let _ = (&mut self.server).await;
+            self.gateway.finished().await;
+        };
+        if timeout_at(deadline, in_time).await.is_err() {
+            tracing::warn!("the drain takes too long; what is under way is cut short");
+            self.gateway.cut_short();
+            let last_words = async {
+                self.gateway.finished().await;
+                // The answers are on their way to the clients.
+                let _ = (&mut self.server).await;
+            };
+            if timeout(LAST_WORDS, last_words).await.is_err() {
+                tracing::error!("not everything was settled; open claims will read as unknown");
+            }
+        }
+        self.store.close().await;
+    }
+}
+
+async fn open(config: &StoreConfig) -> Result<(Arc<dyn Store>, IdKeyBytes), Error> {
+    match &config.location {
+        StoreLocation::Memory => {
+            let id_key = match &config.id_key {
+                Some(id_key) => id_key.clone(),
+                None => random_id_key()?,
+            };
+            tracing::info!("records are kept in memory, for as long as this process lives");
+            let store = Memory::new(config.max_size, system_clock());
+            Ok((Arc::new(store), id_key))
+        }
+        StoreLocation::Embedded(path) => {
+            let (path, max_size) = (absolute(path), config.max_size);
+            let id_key = config.id_key.as_ref().map(|id_key| id_key.0);
+            let opened = path.clone();
+            let (store, id_key) = tokio::task::spawn_blocking(move || {
+                Embedded::open(&opened, id_key, max_size, system_clock())
+            })
+            .await??;
+            tracing::info!(
+                path = %path.display(),
+                "records are kept in a file; an embedded store serves a single process",
+            );
+            Ok((Arc::new(store), IdKeyBytes(id_key)))
+        }
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn random_id_key() -> Result<IdKeyBytes, Error> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::Randomness)?;
+    Ok(IdKeyBytes(bytes))
+}
+
+fn metrics(config: &Config) -> Metrics {
+    let routes: Vec<&str> = config.routes.iter().map(|r| r.name.as_str()).collect();
+    let upstreams: Vec<&str> = config.upstreams.iter().map(|u| u.name.as_str()).collect();
+    let metrics = Metrics::new(&routes, &upstreams);
+    metrics.store.limit_bytes.set(config.store.max_size);
+    metrics
+        .connections_limit
+        .set(config.limits.max_connections as u64);
+    for (index, upstream) in config.upstreams.iter().enumerate() {
+        let limit = &metrics.upstream(index).in_flight_limit;
+        limit.set(upstream.max_in_flight as u64);
+    }
+    metrics
+}
+
+/// Sets the gauges that mirror what other parts hold; called before each scrape.
+fn refresh(
+    gateway: &Gateway,
+    store: &Arc<dyn Store>,
+    upstreams: &[(String, Arc<Upstream>)],
+    server: &Server,
+    metrics: &Arc<Metrics>,
+) -> crate::admin::Refresh {
+    let (gateway, store, metrics) = (gateway.clone(), Arc::clone(store), Arc::clone(metrics));
+    let upstreams = upstreams.to_vec();
+    let server = server.counters();
+    Arc::new(move || {
+        gateway.mirror();
+        let usage = store.usage();
+        metrics.store.records.set(usage.records);
+        metrics.store.bytes.set(usage.bytes);
+        for (index, (_, upstream)) in upstreams.iter().enumerate() {
+            let (stats, mirrored) = (upstream.stats(), metrics.upstream(index));
+            mirrored.connections.set(stats.open as u64);
+            mirrored.connections_idle.set(stats.idle as u64);
+            mirrored.in_flight.set(stats.in_flight as u64);
+        }
+        let stats = server.snapshot();
+        metrics.connections.set(stats.connections as u64);
+        metrics.connections_total.mirror(stats.accepted);
+    })
+}
+
+/// Asks the store from time to time, so that readiness and `store_up` are true without traffic, too.
+async fn watch_store(gateway: Gateway, readiness: Arc<Readiness>) {
+    let mut pause = FIRST_PINGS_EVERY;
+    loop {
+        let answer = gateway.ping_store().await;
+        readiness.store_answered(answer.is_ok());
+        match answer {
+            Ok(()) => pause = PINGS_EVERY,
+            Err(error) => tracing::warn!(%error, "the store does not answer"),
+        }
+        sleep(pause).await;
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

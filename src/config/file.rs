@@ -1,0 +1,280 @@
+//! The file as typed: every setting, its type, its default and what it means. The JSON Schema and the reference in
+//! the README are made from this.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+
+use super::document::OWN;
+use super::finding::Findings;
+use super::secret::Secret;
+use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
+use super::value::{Count, Label, Named, Positive, Size};
+use super::words::{
+    AfterExpiry, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAge, KeyWord, ModeWord,
+    OnStoreDownWord, OnUnknown, Profile, ScopeWord, StatusWord, UnknownStatus,
+};
+use super::{Endpoint, StoreLocation};
+use crate::identity::{JsonPointer, KeyFormat};
+use crate::route::PathPattern;
+
+section! {
+    /// The configuration of oncegate.
+    ConfigFile {
+        /// Which defaults the limits and timeouts have: those of a sidecar beside one service.
+        profile: Profile = "sidecar",
+        /// The URL that the slug of a problem is appended to, to make its `type`. Without it the types are
+        /// `urn:oncegate:problem:SLUG`.
+        problem_base: Option<BaseUrl>,
+        /// How long requests under way may take to end once the gateway was told to.
+        drain_timeout: Duration = "30s",
+        listeners: Vec<ListenerFile> = [{}],
+        admin: AdminFile = {},
+        store: StoreFile = {},
+        limits: LimitsFile = {},
+        upstreams: Named<UpstreamFile>,
+        defaults: DefaultsFile = {},
+        routes: Vec<RouteFile>,
+    }
+    later {}
+}
+
+section! {
+    /// Where clients connect: HTTP/1.1 and HTTP/2 on one port.
+    ListenerFile {
+        /// The address. With port 0 the system chooses one.
+        address: SocketAddr = "127.0.0.1:8080",
+    }
+    later { "tls", "proxy_protocol", "trusted_proxies" }
+}
+
+section! {
+    /// Where health and metrics are served: `/healthz`, `/readyz`, `/metrics`.
+    AdminFile {
+        /// The address. With port 0 the system chooses one.
+        address: SocketAddr = "127.0.0.1:9090",
+    }
+    later { "token", "tls", "cors" }
+}
+
+section! {
+    /// Where records are kept.
+    StoreFile {
+        /// `memory:` forgets everything when the process ends; `embedded:PATH` is a file for a single process. A
+        /// relative path starts at the working directory.
+        url: StoreLocation = "embedded:oncegate.db",
+        /// How long one operation may take, retries included.
+        timeout: Positive<Duration> = "250ms",
+        /// How much it may hold: 10GiB unless set, 256MiB for `memory:`. When it is full, new claims are refused
+        /// and nothing is evicted.
+        max_size: Option<Positive<Size>>,
+        /// Part of every record id, so that gateways that share a store can be kept apart.
+        namespace: Option<Label>,
+        /// A secret of 32 bytes or more that keys record ids and fingerprints. It is never rotated: a store that
+        /// was begun with another one is refused at start. An embedded store makes and keeps its own unless this
+        /// is set. A relative path starts at the working directory; a newline at the end of a file is not part of
+        /// the secret.
+        id_key: Option<Secret>,
+    }
+    later { "encryption_keys", "replicas_ack" }
+}
+
+section! {
+    /// The bounds of everything that waits or is held. Beyond them requests are answered with 503 `overloaded`.
+    LimitsFile {
+        /// Client connections at a time.
+        max_connections: Count = 4096,
+        /// Bodies held in memory, all requests together.
+        max_buffered: Positive<Size> = "64MiB",
+        /// Duplicates that wait for the first of one key.
+        max_waiters_per_key: Count = 16,
+        /// Duplicates that wait, all keys together.
+        max_waiters: Count = 256,
+        /// Dispatches kept open past their `response_timeout`.
+        max_late: Count = 256,
+        /// From accepting a connection to its first byte.
+        first_byte: Positive<Duration> = "10s",
+        /// From the first byte of a request to the end of its head.
+        headers: Positive<Duration> = "10s",
+        /// Between two pieces of a body.
+        body_idle: Positive<Duration> = "30s",
+        /// Between two requests on a connection.
+        keep_alive: Positive<Duration> = "75s",
+        /// Recorded responses held in memory, so that a replay need not ask the store. 0 switches it off.
+        replay_cache: Size = "64MiB",
+    }
+    later {}
+}
+
+section! {
+    /// A service behind the gateway.
+    UpstreamFile {
+        /// Its addresses. Requests are balanced over several.
+        endpoints: Vec<Endpoint>,
+        /// How long one attempt to connect to one address may take.
+        connect_timeout: Positive<Duration> = "1s",
+        /// How long an idle connection is kept: less than the service keeps it (Node.js: 5 s).
+        idle_timeout: Positive<Duration> = "4s",
+        /// Requests under way at a time.
+        max_in_flight: Count = 1024,
+    }
+    later { "tls", "proxy_protocol" }
+}
+
+section! {
+    /// What is done with which requests: the first route that matches in method, host and path has a request. What
+    /// none matches is answered with 404. `name`, `path` and `upstream` are required, and so is `scope` unless the
+    /// mode is `pass`.
+    RouteFile {
+        /// Its label in metrics and logs. Required, and no two routes share one.
+        name: Option<Label>,
+        /// Its identity in record ids: `name` unless set. Set it before you rename a route, so that its records
+        /// are still found.
+        id: Option<Label>,
+        /// The methods that it takes. Empty: all of them, and GET, HEAD, OPTIONS and TRACE then pass unprotected.
+        methods: Vec<Method> = [],
+        /// The path that it takes, as the client wrote it: exact; `/v1/*` for everything below `/v1/`; or with one
+        /// segment left open, `/v1/{id}/refund`. Where an upstream might normalise a path to one of another
+        /// route, the request is refused with 400. Required.
+        path: Option<PathPattern>,
+        /// The host that it takes, whatever the port. Any unless set.
+        host: Option<HostName>,
+        /// The name of the upstream that its requests go to. Required.
+        upstream: Option<Label>,
+        /// `enforce` lets each operation through once; `pass` forwards untouched.
+        mode: ModeWord = "enforce",
+        /// Where the key is looked for, in order.
+        key: Vec<KeyWord> = ["header:Idempotency-Key"],
+        /// Whether a request without a key is refused, or forwarded as `unkeyed`.
+        key_required: bool = true,
+        /// What a key looks like. The pattern of `regex:PATTERN` has to match the whole key.
+        key_format: KeyFormat = "any",
+        /// Who is asking: all of these together name the client whose records these are. `["none"]` is for
+        /// upstreams with a single client. Required unless the mode is `pass`.
+        scope: Option<Vec<ScopeWord>>,
+        /// Whether a request without a scope is refused, or forwarded as `unkeyed`.
+        scope_required: bool = true,
+        /// The `WWW-Authenticate` of a request that is refused for want of a scope.
+        challenge: Challenge = "Bearer",
+        fingerprint: FingerprintFile = {},
+        /// How long a duplicate waits for the first; with 0s it is answered with 409 at once.
+        wait: Duration = "0s",
+        /// How long a claim is good for without a sign of life of the gateway that holds it.
+        lease: Positive<Duration> = "15s",
+        /// From the dispatch to the last byte of the response; where the mode is `pass`, to the end of its head.
+        response_timeout: Positive<Duration> = "30s",
+        /// How much longer a dispatch is kept open, so that a late answer is still recorded.
+        late_response: Duration = "5m",
+        /// How long a client waits for its response to be recorded.
+        record_timeout: Positive<Duration> = "2s",
+        /// What a duplicate of an operation of unknown outcome meets: `hold` answers it by `unknown_status`.
+        on_unknown: OnUnknown = "hold",
+        /// The status of `outcome-unknown`: 503 is for clients that take any 4xx for a failure.
+        unknown_status: UnknownStatus = 409,
+        outcomes: OutcomesFile = {},
+        retention: RetentionFile = {},
+        /// What a key meets when its retention is over: it is new again.
+        after_expiry: AfterExpiry = "execute",
+        /// Whether keys that carry their time are refused past their retention: not.
+        key_age: KeyAge = "ignore",
+        /// When the store cannot be asked: 503, or forwarded without protection.
+        on_store_down: OnStoreDownWord = "reject",
+        /// How refusals are written: as draft-ietf-httpapi-idempotency-key-header-07 has them.
+        dialect: Dialect = "ietf",
+        /// Whether the upstream sees the key.
+        forward_key: bool = true,
+        /// The largest request body that is taken; 413 beyond it.
+        max_request_body: Positive<Size> = "1MiB",
+        /// The largest response body that is recorded. A larger one passes, and duplicates are told that it was
+        /// not stored.
+        max_response_body: Positive<Size> = "1MiB",
+    }
+    later { "probe" }
+}
+
+section! {
+    /// What makes two requests the same, besides method and path.
+    FingerprintFile {
+        /// The body counts byte for byte, as JSON (the order of members does not matter), or not at all.
+        body: BodyWord = "bytes",
+        /// Whether the query counts.
+        query: bool = true,
+        /// Whether the host counts.
+        host: bool = true,
+        /// Headers that count.
+        headers: Vec<HeaderName> = [],
+        /// Members of a JSON body that do not count, by JSON pointer (RFC 6901). Only with `body = "json"`.
+        ignore: Vec<JsonPointer> = [],
+    }
+    later {}
+}
+
+section! {
+    /// What the upstream's status says about the operation. What is in neither list is recorded.
+    OutcomesFile {
+        /// The upstream did nothing: the key is free again.
+        release: Vec<StatusWord> = ["401", "425", "429"],
+        /// The status does not say what happened.
+        unknown: Vec<StatusWord> = ["408", "502", "503", "504"],
+    }
+    later {}
+}
+
+section! {
+    /// How long outcomes are kept.
+    RetentionFile {
+        /// Recorded responses below 400.
+        success: Positive<Duration> = "24h",
+        /// Recorded responses from 400 on.
+        failure: Positive<Duration> = "24h",
+        /// Unknown outcomes. Never less than `response_timeout`, `late_response`, `record_timeout` and `lease`
+        /// together.
+        unknown: Positive<Duration> = "30d",
+    }
+    later {}
+}
+
+/// Section `[defaults]`: read for its faults alone, since every route was completed from it before.
+pub(super) struct DefaultsFile;
+
+impl Value for DefaultsFile {
+    fn read(written: &Written<'_>, findings: &mut Findings) -> Option<Self> {
+        let route = RouteFile::read(written, findings)?;
+        let own = [("name", &route.name), ("id", &route.id)];
+        for (name, setting) in own {
+            if setting.get().is_none_or(Option::is_some) {
+                findings.value(
+                    &setting.place,
+                    format!("belongs to one route; there is no `{name}` for all"),
+                );
+            }
+        }
+        Some(Self)
+    }
+
+    fn kind() -> String {
+        RouteFile::kind()
+    }
+
+    fn schema() -> serde_json::Value {
+        let mut settings = RouteFile::settings();
+        settings.retain(|setting| !OWN.contains(&setting.name));
+        table_schema(&Self::about(), &settings)
+    }
+
+    fn settings() -> Vec<Definition> {
+        Vec::new()
+    }
+
+    fn about() -> String {
+        joined(&[
+            "Anything that a route may say, for all routes, but for `name` and `id`. A table in a route is merged with",
+            "the same table in here, field by field.",
+        ])
+    }
+
+    fn form() -> Form {
+        Form::Section
+    }
+}

@@ -1,0 +1,389 @@
+//! How a setting is defined: once. A [`section!`] names its settings, their types, their defaults and what they
+//! mean; reading a file, the JSON Schema and the reference all come from that.
+
+use serde_json::{Value as Json, json};
+use toml::de::{DeTable, DeValue};
+
+use super::finding::{Findings, Place};
+
+/// Anything that may stand in a configuration file.
+pub(super) trait Value: Sized {
+    /// Reads what is written. Where that cannot be used, says so and gives `None`.
+    fn read(written: &Written<'_>, findings: &mut Findings) -> Option<Self>;
+
+    /// What a setting of this type is that is neither written nor has a default; `None` where it is required.
+    fn absent() -> Option<Self> {
+        None
+    }
+
+    /// What to write, for the reference.
+    fn kind() -> String;
+
+    /// The JSON Schema of what to write.
+    fn schema() -> Json;
+
+    /// The settings inside, where there are any.
+    fn settings() -> Vec<Definition> {
+        Vec::new()
+    }
+
+    /// What a section is for.
+    fn about() -> String {
+        String::new()
+    }
+
+    /// How it stands in a file.
+    fn form() -> Form {
+        Form::Single
+    }
+}
+
+/// How a setting stands in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `name = value`
+    Single,
+    /// `[name]`
+    Section,
+    /// `[[name]]`
+    List,
+    /// `[name.NAME]`
+    Named,
+}
+
+/// What is written for a setting.
+pub(super) struct Written<'a> {
+    pub(super) value: &'a DeValue<'a>,
+    pub(super) place: Place,
+    /// It is a default: whatever is in it has the place of the section that does not write it.
+    is_default: bool,
+}
+
+impl<'a> Written<'a> {
+    pub(super) fn root(value: &'a DeValue<'a>) -> Self {
+        Self {
+            value,
+            place: Place::default(),
+            is_default: false,
+        }
+    }
+
+    /// Something inside.
+    pub(super) fn child(&self, name: &str, value: &'a toml::Spanned<DeValue<'a>>) -> Self {
+        let offset = if self.is_default {
+            self.place.offset
+        } else {
+            value.span().start
+        };
+        Self {
+            value: value.get_ref(),
+            place: self.place.child(offset, name),
+            is_default: self.is_default,
+        }
+    }
+}
+
+/// One setting as it was read.
+pub(super) struct Setting<T> {
+    /// `None`: what is written cannot be used, and that has been said.
+    value: Option<T>,
+    /// Where it is written, or the section that does not write it.
+    pub(super) place: Place,
+}
+
+impl<T> Setting<T> {
+    /// The value, unless it could not be used.
+    pub(super) fn get(&self) -> Option<&T> {
+        self.value.as_ref()
+    }
+}
+
+impl<T: Clone> Setting<T> {
+    /// A copy of the value, unless it could not be used.
+    pub(super) fn value(&self) -> Option<T> {
+        self.value.clone()
+    }
+}
+
+/// One setting as it is documented.
+pub(super) struct Definition {
+    pub(super) name: &'static str,
+    pub(super) about: String,
+    /// In TOML.
+    pub(super) default: Option<&'static str>,
+    pub(super) required: bool,
+    pub(super) kind: String,
+    pub(super) schema: Json,
+    pub(super) form: Form,
+    pub(super) inner: Vec<Definition>,
+}
+
+impl Definition {
+    pub(super) fn of<T: Value>(
+        name: &'static str,
+        docs: &[&str],
+        default: Option<&'static str>,
+    ) -> Self {
+        let mut schema = T::schema();
+        let about = if docs.is_empty() {
+            T::about()
+        } else {
+            joined(docs)
+        };
+        schema["description"] = json!(about);
+        if let Some(default) = default.filter(|_| T::form() == Form::Single) {
+            schema["default"] = json_of(default);
+        }
+        Self {
+            name,
+            about,
+            default,
+            required: default.is_none() && T::absent().is_none(),
+            kind: T::kind(),
+            schema,
+            form: T::form(),
+            inner: T::settings(),
+        }
+    }
+}
+
+/// The lines of a doc comment as one paragraph.
+pub(super) fn joined(docs: &[&str]) -> String {
+    docs.iter()
+        .map(|line| line.trim())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn json_of(toml: &str) -> Json {
+    let table: Option<Json> = toml::from_str(&format!("value = {toml}")).ok();
+    table.map_or(Json::Null, |table| table["value"].clone())
+}
+
+/// The JSON Schema of a table with these settings and no others.
+pub(super) fn table_schema(about: &str, settings: &[Definition]) -> Json {
+    let properties: serde_json::Map<String, Json> = settings
+        .iter()
+        .map(|setting| (setting.name.to_owned(), setting.schema.clone()))
+        .collect();
+    let required: Vec<&str> = settings
+        .iter()
+        .filter(|setting| setting.required)
+        .map(|setting| setting.name)
+        .collect();
+    json!({
+        "type": "object",
+        "description": about,
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
+}
+
+/// A table whose settings are being read.
+pub(super) struct Table<'a> {
+    table: &'a DeTable<'a>,
+    written: &'a Written<'a>,
+}
+
+impl<'a> Table<'a> {
+    /// Begins to read a table; says which of its keys are no settings.
+    pub(super) fn open(
+        written: &'a Written<'a>,
+        names: &[&str],
+        later: &[&str],
+        findings: &mut Findings,
+    ) -> Option<Self> {
+        let DeValue::Table(table) = written.value else {
+            let found = type_in_words(written.value);
+            findings.value(
+                &written.place,
+                format!("is {found}; write a table with {}", names.join(", ")),
+            );
+            return None;
+        };
+        for key in table.keys() {
+            let name = key.get_ref().as_ref();
+            let place = written.place.child(key.span().start, &name_in_path(name));
+            if later.contains(&name) {
+                findings.value(&place, "is not in this version".to_owned());
+            } else if !names.contains(&name) {
+                findings.whole(&place, format!("is not a setting; {}", hint(name, names)));
+            }
+        }
+        Some(Self { table, written })
+    }
+
+    /// Reads one setting.
+    pub(super) fn setting<T: Value>(
+        &self,
+        name: &'static str,
+        default: Option<&'static str>,
+        findings: &mut Findings,
+    ) -> Setting<T> {
+        if let Some(value) = self.table.get(name) {
+            let written = self.written.child(name, value);
+            return Setting {
+                value: T::read(&written, findings),
+                place: written.place,
+            };
+        }
+        let place = self.written.place.child(self.written.place.offset, name);
+        let value = match default {
+            Some(default) => read_default(default, &place, findings),
+            None => T::absent(),
+        };
+        if value.is_none() && default.is_none() {
+            findings.whole(&place, format!("is required; write {}", T::kind()));
+        }
+        Setting { value, place }
+    }
+}
+
+fn read_default<T: Value>(default: &str, place: &Place, findings: &mut Findings) -> Option<T> {
+    let value = DeValue::parse(default).ok()?;
+    let written = Written {
+        value: value.get_ref(),
+        place: place.clone(),
+        is_default: true,
+    };
+    T::read(&written, findings)
+}
+
+/// How far a name may be from one that exists and still be a slip of the same: a third of its letters.
+fn hint(name: &str, names: &[&str]) -> String {
+    let nearest = names
+        .iter()
+        .min_by_key(|known| strsim::damerau_levenshtein(name, known));
+    match nearest {
+        Some(known) if strsim::damerau_levenshtein(name, known) <= known.len().div_ceil(3) => {
+            format!("did you mean `{known}`?")
+        }
+        _ => format!("there are {}", names.join(", ")),
+    }
+}
+
+/// What a name from the file looks like in the path of a setting.
+pub(super) fn name_in_path(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if !name.is_empty() && name.bytes().all(plain) {
+        shortened(name)
+    } else {
+        quoted(name)
+    }
+}
+
+/// What a text from the file looks like in a message: quoted, on one line, and not endless.
+pub(super) fn quoted(text: &str) -> String {
+    format!("{:?}", shortened(text))
+}
+
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 60;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+pub(super) fn type_in_words(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// Defines a section: the struct that a file is read into, its schema and its documentation.
+///
+/// A setting that is a section itself is described there. `name: Type = default` has a default, written as in the file; `name: Option<Type>` may be left out; `name: Type` is
+/// required. What stands under `later` is refused by name.
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        $section:ident {
+            $( $(#[doc = $doc:literal])* $name:ident: $type:ty $(= $default:tt)? ),+ $(,)?
+        }
+        later { $($later:literal),* }
+    ) => {
+        $(#[doc = $about])+
+        #[allow(dead_code, reason = "a setting of which this version knows one choice is read for its faults alone")]
+        pub(super) struct $section {
+            $( $(#[doc = $doc])* pub(super) $name: $crate::config::setting::Setting<$type>, )+
+        }
+
+        impl $crate::config::setting::Value for $section {
+            fn read(
+                written: &$crate::config::setting::Written<'_>,
+                findings: &mut $crate::config::finding::Findings,
+            ) -> Option<Self> {
+                let names = [$(stringify!($name)),+];
+                let table = $crate::config::setting::Table::open(written, &names, &[$($later),*], findings)?;
+                Some(Self {
+                    $( $name: table.setting(stringify!($name), section!(@default $($default)?), findings), )+
+                })
+            }
+
+            fn kind() -> String {
+                "a table".to_owned()
+            }
+
+            fn schema() -> serde_json::Value {
+                $crate::config::setting::table_schema(&Self::about(), &Self::settings())
+            }
+
+            fn settings() -> Vec<$crate::config::setting::Definition> {
+                vec![$(
+                    $crate::config::setting::Definition::of::<$type>(
+                        stringify!($name),
+                        &[$($doc),*],
+                        section!(@default $($default)?),
+                    )
+                ),+]
+            }
+
+            fn about() -> String {
+                $crate::config::setting::joined(&[$($about),+])
+            }
+
+            fn form() -> $crate::config::setting::Form {
+                $crate::config::setting::Form::Section
+            }
+        }
+    };
+    (@default) => { None };
+    (@default $default:tt) => { Some(stringify!($default)) };
+}
+
+/// Defines a setting that is one of a few words. What stands under `later` is refused by name.
+macro_rules! choice {
+    ($name:ident { $($variant:ident = $word:literal),+ } later { $($later:literal),* }) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum $name { $($variant),+ }
+
+        impl $crate::config::value::Text for $name {
+            const LATER: &[&str] = &[$($later),*];
+
+            fn from_text(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(format!("is {}", $crate::config::setting::quoted(text))),
+                }
+            }
+
+            fn kind() -> String {
+                [$(concat!("\"", $word, "\"")),+].join(" or ")
+            }
+
+            fn restrict(schema: &mut serde_json::Value) {
+                schema["enum"] = serde_json::json!([$($word),+]);
+            }
+        }
+    };
+}
+
+pub(super) use {choice, section};

@@ -1,0 +1,413 @@
+//! An attempt that has the claim: it sends the request once, and settles what comes of it.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http_body_util::channel::Channel;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::Shared;
+use super::body::Body;
+use super::dispatch::{Answered, Dispatched, Streaming, dispatch, pass};
+use super::exchange::Reply;
+use super::headers::IDEMPOTENCY_STATUS;
+use super::lease::Keeper;
+use super::outbound::Outbound;
+use super::problem::Problem;
+use super::subject::{Subject, Tally};
+use super::waiters::Ticket;
+use crate::protocol::{Answer, Cause, Op, Outcome, Owner, Response, Retention, Unknown, Verdict};
+use crate::telemetry::{Decision, Hold, LateAnswer};
+use crate::upstream::{Gate, SendErrorKind};
+
+/// How many pieces of a response wait for a slow client before the upstream is not read any more.
+const PASSED_PIECES: usize = 8;
+
+/// An attempt that has the claim.
+pub struct Attempt {
+    /// What all attempts share.
+    pub shared: Arc<Shared>,
+    /// Which operation.
+    pub subject: Arc<Subject>,
+    /// This attempt's owner.
+    pub owner: Owner,
+    /// The number of its claim.
+    pub fence: u64,
+    /// The unknown attempt before it.
+    pub prior: Option<Unknown>,
+    /// Whether its first byte may be written, and was.
+    pub gate: Arc<Gate>,
+    /// What keeps its claim alive.
+    pub keeper: Keeper,
+    /// The right to be waited for, until the outcome is settled.
+    pub ticket: Option<Ticket>,
+    /// The response that is being recorded, for those that wait.
+    pub recorded: Option<Arc<Response>>,
+    /// Where the answer goes; nobody once it is given.
+    pub client: Option<(oneshot::Sender<Reply>, Tally)>,
+    /// Counts the claim as held.
+    pub held: Option<Hold>,
+}
+
+/// What to tell the client once an op has its verdict, and what if it has none in time.
+struct Told {
+    done: Decision,
+    otherwise: Decision,
+}
+
+impl Told {
+    fn always(decision: Decision) -> Self {
+        Self {
+            done: decision,
+            otherwise: decision,
+        }
+    }
+}
+
+impl Attempt {
+    /// Sends the request, once, and settles what comes of it.
+    pub async fn run(mut self, outbound: Outbound) {
+        let mut work = dispatch(
+            Arc::clone(&self.shared),
+            Arc::clone(&self.subject),
+            outbound,
+            Arc::clone(&self.gate),
+        )
+        .boxed();
+        let done = tokio::select! {
+            biased;
+            done = self.keeper.during(&mut work) => Ok(done),
+            () = sleep(self.subject.lane.route.response_timeout) => Err(Cause::Timeout),
+            () = self.shared.stop.cancelled() => Err(Cause::Drained),
+        };
+        match done {
+            Ok(Dispatched::Answered(answered)) => self.answered(answered).await,
+            Ok(Dispatched::Streaming(streaming)) => self.pass_on(streaming).await,
+            Ok(Dispatched::NotSent(kind)) => self.give_back(unsent(&kind)).await,
+            Ok(Dispatched::Unanswered(cause)) => self.unanswered(cause, None).await,
+            // Not one byte was written, and the gate is closed now: none will be.
+            Err(cause) if self.gate.close() => {
+                drop(work);
+                let problem = match cause {
+                    Cause::Drained => Problem::Overloaded,
+                    _ => Problem::UpstreamUnreachable,
+                };
+                self.give_back(problem).await;
+            }
+            Err(cause) => self.unanswered(cause, Some(work)).await,
+        }
+    }
+
+    /// The upstream has answered: its status says what that means.
+    async fn answered(mut self, answered: Answered) {
+        let Answered {
+            status,
+            headers,
+            body,
+            recorded,
+            held: _held,
+        } = answered;
+        let answer = Answer::Stored(Arc::clone(&recorded));
+        let (op, told) = self.judged(status.as_u16(), answer, Decision::Executed);
+        if matches!(op, Op::Complete { .. }) {
+            self.recorded = Some(recorded);
+        }
+        self.settle(op, told, |decision| {
+            let mut response = http::Response::new(Body::full(body));
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            marked(response, decision)
+        })
+        .await;
+    }
+
+    /// A long or endless answer: the record says that it came before its first byte goes to the client.
+    async fn pass_on(mut self, streaming: Streaming) {
+        let lane = Arc::clone(&self.subject.lane);
+        lane.metrics().not_stored(streaming.reason);
+        let answer = Answer::NotStored(streaming.reason);
+        let (op, told) = self.judged(streaming.status.as_u16(), answer, Decision::Unrecorded);
+        let (sender, channel) = Channel::new(PASSED_PIECES);
+        let (status, headers) = (streaming.status, streaming.headers);
+        let settling = self.settle(op, told, |decision| {
+            let mut response = http::Response::new(Body::passed(channel));
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            marked(response, decision)
+        });
+        let patience = lane.route.response_timeout;
+        let passing = pass(sender, streaming.begun, streaming.rest, patience);
+        tokio::join!(settling, passing);
+    }
+
+    /// What the status says about the operation: the op that records it, and what the client hears of that.
+    fn judged(&self, status: u16, answer: Answer, recorded: Decision) -> (Op, Told) {
+        let policy = self.subject.policy();
+        match policy.outcomes.classify(status, self.prior.is_some()) {
+            Outcome::Record => (
+                self.completion(status, answer),
+                Told {
+                    done: recorded,
+                    otherwise: Decision::Unrecorded,
+                },
+            ),
+            Outcome::Release => (
+                Op::Release { owner: self.owner },
+                Told {
+                    done: Decision::Released,
+                    otherwise: Decision::Unrecorded,
+                },
+            ),
+            Outcome::Unknown => {
+                self.count_unknown(Cause::Status(status));
+                (
+                    self.unknown(Cause::Status(status)),
+                    Told::always(Decision::Unknown),
+                )
+            }
+        }
+    }
+
+    /// Nothing was sent and nothing will be: the key is free again, or the attempt before this one is what counts.
+    async fn give_back(mut self, problem: Problem) {
+        let decision = match problem {
+            Problem::UpstreamUnreachable => Decision::UpstreamUnreachable,
+            Problem::Overloaded => Decision::Overloaded,
+            _ => Decision::StoreUnavailable,
+        };
+        // Without the store's word a copy of the claim may be anywhere by now, and a twin of this request may have
+        // been sent: that nothing happened can only be said once the claim is known to be given back.
+        let told = Told {
+            done: decision,
+            otherwise: Decision::StoreUnavailable,
+        };
+        let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
+        let release = Op::Release { owner: self.owner };
+        self.settle(release, told, |decision| {
+            let undetermined = decision == Decision::StoreUnavailable;
+            let problem = if undetermined {
+                Problem::StoreUnavailable
+            } else {
+                problem
+            };
+            shared.refused(&subject, problem)
+        })
+        .await;
+    }
+
+    /// It was sent and no answer came. The record says so; where only the time was up, the dispatch stays open for
+    /// a late answer.
+    async fn unanswered(mut self, cause: Cause, work: Option<BoxFuture<'_, Dispatched>>) {
+        let problem = match cause {
+            Cause::Timeout => Problem::UpstreamTimeout,
+            _ => Problem::UpstreamFailed,
+        };
+        self.count_unknown(cause);
+        // Dropping the work closes the upstream's connection.
+        let late = work
+            .filter(|_| cause == Cause::Timeout)
+            .and_then(|work| Some((work, self.shared.late_place()?)));
+        let stays_open = late.is_some();
+        let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
+        let op = self.unknown(cause);
+        let refusal = shared.refused(&subject, problem);
+        let marking = self.settle(op, Told::always(Decision::Unknown), |_| refusal);
+        let listening = async {
+            let (work, _place) = late?;
+            tokio::select! {
+                biased;
+                done = work => Some(done),
+                () = sleep(subject.policy().late_response) => None,
+                () = shared.stop.cancelled() => None,
+            }
+        };
+        let ((), answer) = tokio::join!(marking, listening);
+        if stays_open {
+            self.late(answer).await;
+        }
+    }
+
+    /// Late truth: an answer after `response_timeout` completes the record, unless somebody settled it otherwise.
+    async fn late(self, answer: Option<Dispatched>) {
+        let (status, answer) = match answer {
+            Some(Dispatched::Answered(answered)) => {
+                (answered.status.as_u16(), Answer::Stored(answered.recorded))
+            }
+            Some(Dispatched::Streaming(streaming)) => (
+                streaming.status.as_u16(),
+                Answer::NotStored(streaming.reason),
+            ),
+            Some(Dispatched::NotSent(_) | Dispatched::Unanswered(_)) | None => {
+                return self.subject.metrics().late_answer(LateAnswer::None);
+            }
+        };
+        // A status that would release comes from an upstream that has done nothing, but the record already says
+        // that nobody knows, and a client may have heard it. Only an operator takes that back.
+        let outcomes = &self.subject.policy().outcomes;
+        let result = match outcomes.classify(status, self.prior.is_some()) {
+            Outcome::Release | Outcome::Unknown => LateAnswer::Unsettled,
+            Outcome::Record => {
+                let completion = self.completion(status, answer);
+                match self.shared.ledger.insist(self.subject.id, completion).await {
+                    Ok(Verdict::Done) => LateAnswer::Completed,
+                    Ok(_) => LateAnswer::Lost,
+                    Err(_) => LateAnswer::Unrecorded,
+                }
+            }
+        };
+        tracing::info!(
+            key_ref = %self.subject.key_ref, route = self.subject.route(), status, ?result,
+            "an answer came late",
+        );
+        self.subject.metrics().late_answer(result);
+    }
+
+    /// Asks for an op until it has a verdict, with the claim kept alive, and answers the client: with the verdict
+    /// where it comes within `record_timeout`, without it after that.
+    async fn settle(
+        &mut self,
+        op: Op,
+        told: Told,
+        answer: impl FnOnce(Decision) -> http::Response<Body>,
+    ) {
+        let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
+        let insist = shared.ledger.insist(subject.id, op);
+        let mut insist = Box::pin(self.keeper.during(insist));
+        let Ok(verdict) = timeout(subject.policy().record_timeout, &mut insist).await else {
+            let _pending = shared.metrics.recordings_pending.hold();
+            tracing::warn!(key_ref = %subject.key_ref, route = subject.route(), "not recorded in time");
+            reply(&mut self.client, told.otherwise, answer(told.otherwise));
+            let done = insist.await == Ok(Verdict::Done);
+            return self.settled(done);
+        };
+        drop(insist);
+        // Before the client is answered: the request that it sends next meets the record, not this attempt.
+        self.settled(verdict == Ok(Verdict::Done));
+        let (decision, response) = match verdict {
+            Ok(Verdict::Done) => (told.done, answer(told.done)),
+            Ok(Verdict::Restored) => (
+                Decision::Unknown,
+                shared.refused(&subject, Problem::UpstreamUnreachableAfterPrior),
+            ),
+            Ok(_) => {
+                // This attempt's own answer is dropped unsent: every client hears what the record says.
+                let own = answer(told.done).status().as_u16();
+                tracing::warn!(
+                    key_ref = %subject.key_ref, route = subject.route(), own,
+                    "the record is not this attempt's any more",
+                );
+                self.lost().await
+            }
+            Err(reason) => {
+                tracing::error!(key_ref = %subject.key_ref, route = subject.route(), %reason, "not recorded");
+                (told.otherwise, answer(told.otherwise))
+            }
+        };
+        reply(&mut self.client, decision, response);
+    }
+
+    /// The claim is this attempt's no more: those that wait for it are told.
+    fn settled(&mut self, done: bool) {
+        self.held = None;
+        match (self.ticket.take(), self.recorded.take()) {
+            (Some(ticket), Some(recorded)) if done => ticket.recorded(recorded),
+            // Dropped: the record says what there is to say.
+            _ => {}
+        }
+    }
+
+    /// What the record says to an attempt that has lost it. One that wrote, or that follows one that did, never
+    /// says that nothing happened.
+    async fn lost(&self) -> (Decision, http::Response<Body>) {
+        let perhaps_executed = self.gate.written() || self.prior.is_some();
+        let fingerprint = self.subject.origin.fingerprint;
+        let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
+        match record {
+            // Another request has the key by now; that a new key is safe cannot be said of this one.
+            Ok(Some(Verdict::Mismatch) | None) | Err(_) if perhaps_executed => (
+                Decision::Unknown,
+                self.shared.refused(&self.subject, Problem::OutcomeUnknown),
+            ),
+            Ok(Some(verdict)) => self.shared.told(&self.subject, verdict),
+            Ok(None) | Err(_) => (
+                Decision::StoreUnavailable,
+                self.shared
+                    .refused(&self.subject, Problem::StoreUnavailable),
+            ),
+        }
+    }
+
+    fn completion(&self, status: u16, answer: Answer) -> Op {
+        let retention = &self.subject.policy().retention;
+        let keep = if status < 400 {
+            retention.success
+        } else {
+            retention.failure
+        };
+        Op::Complete {
+            owner: self.owner,
+            origin: self.subject.origin.clone(),
+            answer,
+            retention: Retention {
+                keep,
+                tombstone: std::time::Duration::ZERO,
+            },
+        }
+    }
+
+    fn unknown(&self, cause: Cause) -> Op {
+        Op::MarkUnknown {
+            owner: self.owner,
+            origin: self.subject.origin.clone(),
+            fence: self.fence,
+            cause,
+            keep: self.subject.policy().retention.unknown,
+        }
+    }
+
+    fn count_unknown(&self, cause: Cause) {
+        tracing::warn!(
+            key_ref = %self.subject.key_ref, route = self.subject.route(), cause = cause.name(),
+            "the outcome is unknown",
+        );
+        self.subject.metrics().unknown_outcome(cause);
+    }
+}
+
+/// Why nothing was sent, as the client hears it.
+fn unsent(kind: &SendErrorKind) -> Problem {
+    match kind {
+        SendErrorKind::Overloaded => Problem::Overloaded,
+        // The claim was lost, or its lease lapsed without a word from the store.
+        SendErrorKind::GateClosed => Problem::StoreUnavailable,
+        _ => Problem::UpstreamUnreachable,
+    }
+}
+
+/// The upstream's answer with what became of the request.
+fn marked(mut response: http::Response<Body>, decision: Decision) -> http::Response<Body> {
+    let status = match decision {
+        Decision::Executed => "executed",
+        Decision::Released => "released",
+        Decision::Unrecorded => "unrecorded",
+        _ => "unknown",
+    };
+    response
+        .headers_mut()
+        .insert(IDEMPOTENCY_STATUS, http::HeaderValue::from_static(status));
+    response
+}
+
+/// Answers once; the client may be gone by now.
+fn reply(
+    client: &mut Option<(oneshot::Sender<Reply>, Tally)>,
+    decision: Decision,
+    response: http::Response<Body>,
+) {
+    if let Some((sender, tally)) = client.take() {
+        tally.decide(decision);
+        let _ = sender.send(Reply::Answer(response));
+    }
+}

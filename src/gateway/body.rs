@@ -1,0 +1,312 @@
+//! Bodies: those that are held in memory, under one bound for all of them, and those that pass through.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::channel::Channel;
+use http_body_util::{BodyExt, Full};
+
+use crate::upstream::InBody;
+
+/// Whatever ended a body before its end.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of an answer to a client.
+pub struct Body(Kind);
+
+enum Kind {
+    /// A refusal, a replay, or an answer that was recorded.
+    Full(Full<Bytes>),
+    /// An upstream's answer on its way through; dropping it closes the upstream's connection.
+    Upstream(InBody),
+    /// An upstream's answer that a detached dispatch passes on.
+    Passed(Channel<Bytes, BoxError>),
+}
+
+impl Body {
+    /// A body that is at hand.
+    #[must_use]
+    pub fn full(bytes: Bytes) -> Self {
+        Self(Kind::Full(Full::new(bytes)))
+    }
+
+    /// A body that comes from an upstream, as it comes.
+    #[must_use]
+    pub fn upstream(body: InBody) -> Self {
+        Self(Kind::Upstream(body))
+    }
+
+    /// A body that another task passes on.
+    #[must_use]
+    pub fn passed(channel: Channel<Bytes, BoxError>) -> Self {
+        Self(Kind::Passed(channel))
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            Kind::Full(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
+            Kind::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Kind::Passed(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Full(body) => body.is_end_stream(),
+            Kind::Upstream(body) => body.is_end_stream(),
+            Kind::Passed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Full(body) => body.size_hint(),
+            Kind::Upstream(body) => body.size_hint(),
+            Kind::Passed(body) => body.size_hint(),
+        }
+    }
+}
+
+/// The bytes of bodies that may be held at a time, all requests together (`limits.max_buffered`).
+#[derive(Debug)]
+pub struct Budget {
+    held: AtomicU64,
+    limit: u64,
+}
+
+/// Some of the budget, given back when dropped.
+#[derive(Debug)]
+pub struct Held {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    #[must_use]
+    pub fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self {
+            held: AtomicU64::new(0),
+            limit,
+        })
+    }
+
+    /// Bytes held now.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Nothing of it yet.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>) -> Held {
+        Held {
+            budget: Arc::clone(self),
+            bytes: 0,
+        }
+    }
+}
+
+impl Held {
+    /// Takes more of the budget; false, and nothing taken, where that is too much.
+    fn grow(&mut self, bytes: u64) -> bool {
+        let before = self.budget.held.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.budget.limit {
+            self.budget.held.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A body that was read to its end.
+#[derive(Debug)]
+pub struct Whole {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Its trailers, where it had some.
+    pub trailers: Option<HeaderMap>,
+    /// What it takes of the budget.
+    pub held: Held,
+}
+
+/// What is known of a body that was not read to its end.
+#[derive(Debug)]
+pub struct Partial {
+    /// The bytes so far.
+    pub bytes: Bytes,
+    /// Why the reading ended.
+    pub reason: Unread,
+}
+
+/// Why a body was not read to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// It is longer than the route allows.
+    TooLarge,
+    /// The budget is used up.
+    NoRoom,
+    /// It broke off, or stalled.
+    Broken,
+}
+
+/// Reads a body to its end: at most `limit` bytes, and no more than the budget has.
+///
+/// # Errors
+/// With what was read before the limit, the budget or the sender ended it. The body can be read on after
+/// [`Unread::TooLarge`] and [`Unread::NoRoom`].
+pub async fn read<B>(body: &mut B, limit: u64, budget: &Arc<Budget>) -> Result<Whole, Partial>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let mut held = budget.hold();
+    let mut pieces = Pieces::default();
+    let mut trailers = None;
+    // A length that is announced is refused without reading, so that a client that asks first sends nothing.
+    if body.size_hint().lower() > limit {
+        return Err(pieces.partial(Unread::TooLarge));
+    }
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            return Err(pieces.partial(Unread::Broken));
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                let length = data.len() as u64;
+                pieces.push(data);
+                if pieces.length > limit {
+                    return Err(pieces.partial(Unread::TooLarge));
+                }
+                if !held.grow(length) {
+                    return Err(pieces.partial(Unread::NoRoom));
+                }
+            }
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    Ok(Whole {
+        bytes: pieces.joined(),
+        trailers,
+        held,
+    })
+}
+
+/// Most bodies come in one piece, which is then not copied.
+#[derive(Default)]
+struct Pieces {
+    first: Bytes,
+    rest: BytesMut,
+    length: u64,
+}
+
+impl Pieces {
+    fn push(&mut self, data: Bytes) {
+        self.length += data.len() as u64;
+        if self.first.is_empty() {
+            self.first = data;
+        } else {
+            if self.rest.is_empty() {
+                self.rest.extend_from_slice(&self.first);
+            }
+            self.rest.extend_from_slice(&data);
+        }
+    }
+
+    fn joined(self) -> Bytes {
+        if self.rest.is_empty() {
+            self.first
+        } else {
+            self.rest.freeze()
+        }
+    }
+
+    fn partial(self, reason: Unread) -> Partial {
+        Partial {
+            bytes: self.joined(),
+            reason,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    fn body(
+        pieces: Vec<Result<&'static str, BoxError>>,
+    ) -> impl HttpBody<Data = Bytes, Error = BoxError> + Unpin {
+        StreamBody::new(stream::iter(pieces.into_iter().map(|piece| {
+            piece.map(|text| Frame::data(Bytes::from_static(text.as_bytes())))
+        })))
+    }
+
+    #[tokio::test]
+    async fn the_budget_is_given_back_with_the_body() {
+        let budget = Budget::new(8);
+        let whole = read(&mut body(vec![Ok("abc"), Ok(""), Ok("de")]), 8, &budget)
+            .await
+            .unwrap();
+        assert_eq!(whole.bytes, "abcde");
+        assert_eq!(budget.held(), 5);
+        drop(whole);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_past_a_bound_is_returned_as_far_as_it_was_read() {
+        let budget = Budget::new(4);
+        let mut long = body(vec![Ok("abc"), Ok("def"), Ok("ghi")]);
+        let partial = read(&mut long, 5, &Budget::new(100)).await.unwrap_err();
+        assert_eq!(
+            (&partial.bytes[..], partial.reason),
+            (&b"abcdef"[..], Unread::TooLarge)
+        );
+        assert_eq!(long.collect().await.unwrap().to_bytes(), "ghi");
+
+        let partial = read(&mut body(vec![Ok("abc"), Ok("def")]), 100, &budget)
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (&partial.bytes[..], partial.reason),
+            (&b"abcdef"[..], Unread::NoRoom)
+        );
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_not_whole() {
+        let partial = read(
+            &mut body(vec![Ok("abc"), Err("reset".into())]),
+            100,
+            &Budget::new(100),
+        )
+        .await
+        .unwrap_err();
+        assert_eq!(partial.reason, Unread::Broken);
+    }
+}

@@ -1,0 +1,161 @@
+//! Sending a claimed request and taking its answer in, as far as it is held; nothing here knows of records.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::BodyExt;
+use http_body_util::channel::Sender;
+use tokio::time::{Instant, timeout};
+
+use super::Shared;
+use super::body::{self, BoxError, Held, Partial, Unread};
+use super::headers;
+use super::outbound::Outbound;
+use super::subject::Subject;
+use crate::protocol::{Cause, NotStored, Response};
+use crate::upstream::{Gate, InBody, SendError, SendErrorKind};
+
+/// What came of a dispatch.
+pub enum Dispatched {
+    /// Not one byte of the request was given to a socket.
+    NotSent(SendErrorKind),
+    /// The whole answer.
+    Answered(Answered),
+    /// The head of an answer that is not held to its end.
+    Streaming(Streaming),
+    /// It was sent, and no whole answer came.
+    Unanswered(Cause),
+}
+
+/// An answer that was read to its end.
+pub struct Answered {
+    /// Its status.
+    pub status: StatusCode,
+    /// All its header lines but those of the one connection.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+    /// What of it is recorded.
+    pub recorded: Arc<Response>,
+    /// What it takes of the budget.
+    pub held: Held,
+}
+
+/// An answer that passes through.
+pub struct Streaming {
+    /// Its status.
+    pub status: StatusCode,
+    /// All its header lines but those of the one connection.
+    pub headers: HeaderMap,
+    /// What was read of it before it was found too long.
+    pub begun: Bytes,
+    /// The rest.
+    pub rest: InBody,
+    /// Why it is not held.
+    pub reason: NotStored,
+}
+
+/// Sends the request unless its gate is closed, and reads the answer.
+pub async fn dispatch(
+    shared: Arc<Shared>,
+    subject: Arc<Subject>,
+    outbound: Outbound,
+    gate: Arc<Gate>,
+) -> Dispatched {
+    let lane = &subject.lane;
+    let to_head = outbound.method == Method::HEAD;
+    let (request, _held) = outbound.into_request();
+    let started = Instant::now();
+    let response = match lane.upstream.send(request, &gate).await {
+        Ok(response) => response,
+        Err(SendError { kind, sent }) => {
+            lane.failed(kind);
+            tracing::warn!(
+                key_ref = %subject.key_ref, route = subject.route(), upstream = lane.upstream_name(), ?kind, sent,
+                "no answer of the upstream",
+            );
+            return match kind {
+                _ if !sent => Dispatched::NotSent(kind),
+                SendErrorKind::BadResponse => Dispatched::Unanswered(Cause::Truncated),
+                _ => Dispatched::Unanswered(Cause::ConnectionLost),
+            };
+        }
+    };
+    lane.upstream_metrics().observe(started.elapsed());
+    let (mut head, mut rest) = response.into_parts();
+    headers::remove_hop_by_hop(&mut head.headers);
+    headers::remove_own_responses(&mut head.headers);
+    let limit = lane.policy().max_response_body;
+    let streaming = |begun, rest, reason| {
+        Dispatched::Streaming(Streaming {
+            status: head.status,
+            headers: head.headers.clone(),
+            begun,
+            rest,
+            reason,
+        })
+    };
+    if is_event_stream(&head.headers) {
+        return streaming(Bytes::new(), rest, NotStored::Streaming);
+    }
+    let whole = match body::read(&mut rest, limit, &shared.budget).await {
+        Ok(whole) => whole,
+        Err(Partial { bytes, reason }) => {
+            return match reason {
+                Unread::TooLarge => streaming(bytes, rest, NotStored::TooLarge),
+                Unread::NoRoom => streaming(bytes, rest, NotStored::NoRoom),
+                Unread::Broken => {
+                    lane.failed(SendErrorKind::BadResponse);
+                    Dispatched::Unanswered(Cause::Truncated)
+                }
+            };
+        }
+    };
+    let recorded = Response {
+        status: head.status.as_u16(),
+        headers: headers::recorded(&head.headers, to_head),
+        body: whole.bytes.clone(),
+    };
+    Dispatched::Answered(Answered {
+        status: head.status,
+        headers: head.headers,
+        body: whole.bytes,
+        recorded: Arc::new(recorded),
+        held: whole.held,
+    })
+}
+
+/// Passes an answer on to the client, with at most `patience` from piece to piece, on either side. Where the client
+/// is gone, the upstream is read on for that long: to hang up on it might cancel what it is doing.
+pub async fn pass(
+    mut client: Sender<Bytes, BoxError>,
+    begun: Bytes,
+    mut rest: InBody,
+    patience: Duration,
+) {
+    let mut listening = begun.is_empty() || client.send_data(begun).await.is_ok();
+    while listening {
+        match timeout(patience, rest.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                let sent = timeout(patience, client.send(frame)).await;
+                listening = matches!(sent, Ok(Ok(())));
+            }
+            Ok(Some(Err(error))) => return client.abort(error.into()),
+            Ok(None) => return,
+            Err(stalled) => return client.abort(stalled.into()),
+        }
+    }
+    let drain = async { while let Some(Ok(_)) = rest.frame().await {} };
+    let _ = timeout(patience, drain).await;
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|media| media.trim().eq_ignore_ascii_case("text/event-stream"))
+}

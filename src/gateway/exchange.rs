@@ -1,0 +1,156 @@
+//! One attempt at one operation: it claims, and goes on as an [`Attempt`] where the claim is acquired.
+//!
+//! It runs in a task of its own: a client that hangs up cancels neither the dispatch nor the recording of its
+//! outcome. Nothing is sent before the claim is acquired, and nothing is answered before it is recorded.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::attempt::Attempt;
+use super::body::Body;
+use super::lease::Keeper;
+use super::outbound::Outbound;
+use super::problem::Problem;
+use super::subject::{Subject, Tally};
+use super::waiters::Ticket;
+use crate::protocol::{Op, Owner, Unknown, Verdict};
+use crate::store::{NotDone, StoreError};
+use crate::telemetry::Decision;
+use crate::upstream::Gate;
+
+/// What an attempt has for the one who asked.
+pub enum Reply {
+    /// The answer; it is counted.
+    Answer(http::Response<Body>),
+    /// Another attempt is under way.
+    InFlight(Tally),
+    /// The claim could not be made; nothing was sent, and the request comes back.
+    NoClaim(Problem, Box<Outbound>, Tally),
+}
+
+/// One attempt.
+pub struct Exchange {
+    /// What all attempts share.
+    pub shared: Arc<Shared>,
+    /// Which operation.
+    pub subject: Arc<Subject>,
+    /// This attempt's owner.
+    pub owner: Owner,
+    /// What is sent once the claim is acquired.
+    pub outbound: Box<Outbound>,
+    /// The right to be waited for, where this attempt has it.
+    pub ticket: Option<Ticket>,
+    /// What counts the request.
+    pub tally: Tally,
+    /// Where the answer goes; the receiver is gone where the client has hung up.
+    pub reply: oneshot::Sender<Reply>,
+}
+
+impl Exchange {
+    /// Claims, and dispatches where the claim is acquired.
+    pub async fn run(self) {
+        let policy = self.subject.policy();
+        let asked = Instant::now();
+        let claim = Op::Claim {
+            owner: self.owner,
+            origin: self.subject.origin.clone(),
+            lease: policy.lease,
+            keep: policy.retention.unknown,
+        };
+        match self.shared.ledger.ask(self.subject.id, claim).await {
+            Ok(Verdict::Acquired { seen, prior }) => {
+                let (attempt, outbound) = self.acquired(asked, seen.fence, prior);
+                attempt.run(outbound).await;
+            }
+            Ok(Verdict::InFlight { .. }) => send(self.reply, Reply::InFlight(self.tally)),
+            Ok(verdict) => {
+                let (decision, answer) = self.shared.told(&self.subject, verdict);
+                self.tally.decide(decision);
+                send(self.reply, Reply::Answer(answer));
+            }
+            Err(error) => self.no_claim(error).await,
+        }
+    }
+
+    /// A claim without a verdict is never dispatched. Its owner gives up, and says so until the store has heard
+    /// it: copies of the claim that are still on their way then meet the mark.
+    async fn no_claim(self, error: StoreError) {
+        let problem = match &error {
+            StoreError::NotDone(NotDone::Overloaded) => Problem::Overloaded,
+            _ => Problem::StoreUnavailable,
+        };
+        // There is a record, whatever it says: to forward without protection is for stores that are down.
+        let unreadable = matches!(error, StoreError::NotDone(NotDone::Unreadable(_)));
+        tracing::warn!(key_ref = %self.subject.key_ref, route = self.subject.route(), %error, "no claim");
+        let in_doubt = matches!(error, StoreError::InDoubt(_))
+            .then(|| self.shared.metrics.claims_in_doubt.hold());
+        drop(self.ticket);
+        if unreadable {
+            self.tally.decide(Decision::StoreUnavailable);
+            let refusal = self.shared.refused(&self.subject, problem);
+            return send(self.reply, Reply::Answer(refusal));
+        }
+        send(
+            self.reply,
+            Reply::NoClaim(problem, self.outbound, self.tally),
+        );
+        if in_doubt.is_some() {
+            let release = Op::Release { owner: self.owner };
+            let _ = self.shared.ledger.insist(self.subject.id, release).await;
+        }
+    }
+
+    fn acquired(
+        mut self,
+        asked: Instant,
+        fence: u64,
+        prior: Option<Unknown>,
+    ) -> (Attempt, Outbound) {
+        let policy = self.subject.policy();
+        // One that did not enter first can still be joined, unless somebody else is there.
+        let ticket = self.ticket.take().or_else(|| {
+            self.shared
+                .waiters
+                .first(self.subject.id, self.subject.origin.fingerprint)
+        });
+        if let Some(ticket) = &ticket {
+            ticket.acquired();
+        }
+        // Counted from the asking: the store's lease began no earlier.
+        let gate = Gate::until(asked + policy.lease);
+        let keeper = Keeper {
+            id: self.subject.id,
+            owner: self.owner,
+            origin: self.subject.origin.clone(),
+            fence,
+            lease: policy.lease,
+            keep: policy.retention.unknown,
+            gate: Arc::clone(&gate),
+            ledger: Arc::clone(&self.shared.ledger),
+            metrics: Arc::clone(&self.shared.metrics),
+            next: Keeper::first_beat(asked, policy.lease),
+        };
+        let attempt = Attempt {
+            held: Some(self.shared.metrics.claims_held.hold()),
+            shared: self.shared,
+            subject: self.subject,
+            owner: self.owner,
+            fence,
+            prior,
+            gate,
+            keeper,
+            ticket,
+            recorded: None,
+            client: Some((self.reply, self.tally)),
+        };
+        (attempt, *self.outbound)
+    }
+}
+
+/// The client may be gone; what it asked for goes on without it.
+fn send(client: oneshot::Sender<Reply>, reply: Reply) {
+    let _ = client.send(reply);
+}

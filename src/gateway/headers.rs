@@ -1,0 +1,250 @@
+//! Which header lines cross the gateway, in which direction, and which are kept in a record.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT_ENCODING, AGE, ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPECT, HOST,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+use crate::identity::KeySource;
+
+/// What became of a request, on every answer of a protected route.
+pub const IDEMPOTENCY_STATUS: HeaderName = HeaderName::from_static("idempotency-status");
+/// `true` on replays, as Stripe writes it.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const OWN_PREFIX: &str = "oncegate-";
+
+/// Where a request came from, as the upstream is told.
+pub struct Origin<'a> {
+    /// The client's address.
+    pub peer: IpAddr,
+    /// The host it asked for, with its port.
+    pub host: Option<&'a HeaderValue>,
+    /// The protocol it spoke.
+    pub version: Version,
+}
+
+/// Prepares a request's headers for the upstream: hop-by-hop lines and `Oncegate-*` out, `X-Forwarded-*`, `Via`
+/// and one `Host` in (RFC 9110, sections 7.6.1 and 7.6.3).
+///
+/// No proxy before this one is trusted, so what a client sent as `X-Forwarded-*` is replaced.
+pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
+    let trailers_wanted = headers
+        .get(TE)
+        .and_then(|te| te.to_str().ok())
+        .is_some_and(|te| te.split(',').any(|coding| coding.trim() == "trailers"));
+    remove_hop_by_hop(headers);
+    if trailers_wanted {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    // The body is at hand, or streams without waiting for a permission.
+    headers.remove(EXPECT);
+    remove_own_requests(headers);
+    if let Ok(peer) = HeaderValue::from_str(&origin.peer.to_canonical().to_string()) {
+        headers.insert(X_FORWARDED_FOR, peer);
+    }
+    join_cookies(headers);
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.remove(X_FORWARDED_HOST);
+    if let Some(host) = origin.host {
+        headers.insert(X_FORWARDED_HOST, host.clone());
+        headers.insert(HOST, host.clone());
+    }
+    let via = match origin.version {
+        Version::HTTP_2 => "2 oncegate",
+        Version::HTTP_10 => "1.0 oncegate",
+        _ => "1.1 oncegate",
+    };
+    headers.append(VIA, HeaderValue::from_static(via));
+}
+
+/// What a protected dispatch changes besides: the answer must be storable as it is, the body's length is known,
+/// and the key is kept from upstreams that shall not see it.
+pub fn to_protected_upstream(headers: &mut HeaderMap, key: &[KeySource], forward_key: bool) {
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRAILER);
+    headers.remove(TE);
+    if !forward_key {
+        for KeySource::Header(name) in key {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Removes the lines that concern one connection only: `Connection` and all it names, and those that are
+/// hop-by-hop by themselves.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|line| line.to_str().ok())
+            .flat_map(|line| line.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    remove_prefixed(headers, "proxy-");
+}
+
+/// Removes what only this gateway may say to a client.
+pub fn remove_own_responses(headers: &mut HeaderMap) {
+    headers.remove(IDEMPOTENCY_STATUS);
+    headers.remove(IDEMPOTENT_REPLAYED);
+    remove_prefixed(headers, OWN_PREFIX);
+}
+
+/// HTTP/2 clients may send one line for each cookie; HTTP/1.1 servers expect one line (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    if lines.next().is_none() || lines.next().is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+fn remove_own_requests(headers: &mut HeaderMap) {
+    remove_prefixed(headers, OWN_PREFIX);
+}
+
+fn remove_prefixed(headers: &mut HeaderMap, prefix: &str) {
+    while let Some(name) = headers
+        .keys()
+        .find(|name| name.as_str().starts_with(prefix))
+        .cloned()
+    {
+        headers.remove(name);
+    }
+}
+
+/// The lines of an upstream's answer that a record keeps. Hop-by-hop lines and our own are gone by now.
+///
+/// `keep_length` is for answers to HEAD, whose `Content-Length` describes a body that is not there; any other
+/// answer is sent with the length of its recorded body.
+#[must_use]
+pub fn recorded(headers: &HeaderMap, keep_length: bool) -> Vec<(String, Bytes)> {
+    headers
+        .iter()
+        .filter(|(name, _)| is_recorded(name) && (keep_length || *name != CONTENT_LENGTH))
+        .map(|(name, value)| {
+            (
+                name.as_str().to_owned(),
+                Bytes::copy_from_slice(value.as_bytes()),
+            )
+        })
+        .collect()
+}
+
+/// Whether a line says something about the operation, rather than about the one exchange, the one client or the
+/// moment.
+fn is_recorded(name: &HeaderName) -> bool {
+    if matches!(*name, SET_COOKIE | DATE | AGE | ALT_SVC | TRAILER) {
+        return false;
+    }
+    let name = name.as_str();
+    let of_the_exchange = matches!(
+        name,
+        "server-timing" | "traceparent" | "tracestate" | "x-request-id" | "request-id"
+    );
+    !of_the_exchange && !name.starts_with("ratelimit") && !name.starts_with("x-ratelimit-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_connection_names_does_not_cross() {
+        let mut lines = headers(&[
+            ("connection", "close, X-Secret"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "Basic x"),
+            ("proxy-connection", "keep-alive"),
+            ("x-kept", "1"),
+        ]);
+        remove_hop_by_hop(&mut lines);
+        assert_eq!(lines, headers(&[("x-kept", "1")]));
+    }
+
+    #[test]
+    fn a_client_cannot_say_who_it_is_on_behalf_of_a_proxy() {
+        let mut lines = headers(&[("x-forwarded-for", "1.2.3.4"), ("oncegate-fence", "9")]);
+        lines.append(COOKIE, HeaderValue::from_static("a=1"));
+        lines.append(COOKIE, HeaderValue::from_static("b=2"));
+        to_upstream(
+            &mut lines,
+            &Origin {
+                peer: IpAddr::from([127, 0, 0, 1]),
+                host: Some(&HeaderValue::from_static("api.example.com")),
+                version: Version::HTTP_2,
+            },
+        );
+        assert_eq!(
+            lines,
+            headers(&[
+                ("cookie", "a=1; b=2"),
+                ("x-forwarded-for", "127.0.0.1"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-host", "api.example.com"),
+                ("host", "api.example.com"),
+                ("via", "2 oncegate"),
+            ])
+        );
+    }
+
+    #[test]
+    fn a_record_keeps_nothing_of_one_client_or_one_moment() {
+        let lines = headers(&[
+            ("content-type", "application/json"),
+            ("content-length", "2"),
+            ("set-cookie", "session=1"),
+            ("date", "Thu, 01 Jan 1970 00:00:00 GMT"),
+            ("x-ratelimit-remaining", "3"),
+            ("ratelimit-policy", "x"),
+            ("location", "/payments/1"),
+        ]);
+        let kept = |keep_length| {
+            recorded(&lines, keep_length)
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kept(false), ["content-type", "location"]);
+        assert_eq!(kept(true), ["content-type", "content-length", "location"]);
+    }
+}

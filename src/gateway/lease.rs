@@ -1,0 +1,97 @@
+//! Beats: an owner at work says so, and learns when its claim is lost.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::ledger::Ledger;
+use crate::protocol::{Op, Origin, Owner, RecordId, Verdict};
+use crate::telemetry::{Beat, LeaseLost, Metrics};
+use crate::upstream::Gate;
+
+/// Beats come at this part of the lease: two may fail before the claim reads as silent.
+const BEATS_PER_LEASE: u32 = 3;
+
+/// Keeps one claim alive while something else goes on.
+pub struct Keeper {
+    /// The claim's record.
+    pub id: RecordId,
+    /// Whose claim.
+    pub owner: Owner,
+    /// What the record is made of where the store has lost it.
+    pub origin: Origin,
+    /// The claim's fence.
+    pub fence: u64,
+    /// How long the claim is good for after each beat.
+    pub lease: Duration,
+    /// How long the record is kept after each beat.
+    pub keep: Duration,
+    /// Closed when the claim is lost, extended by each beat.
+    pub gate: Arc<Gate>,
+    /// Where the beats go.
+    pub ledger: Arc<Ledger>,
+    /// What counts them.
+    pub metrics: Arc<Metrics>,
+    /// When the next beat is due; `None` once the claim is lost.
+    pub next: Option<Instant>,
+}
+
+impl Keeper {
+    /// When the first beat is due of a claim that was asked for at `asked`.
+    #[must_use]
+    pub fn first_beat(asked: Instant, lease: Duration) -> Option<Instant> {
+        Some(asked + lease / BEATS_PER_LEASE)
+    }
+
+    /// Does the work, and beats meanwhile. A beat that is under way when the work ends is dropped: should it
+    /// arrive later, it finds a record that is not this claim any more.
+    pub async fn during<W: Future>(&mut self, work: W) -> W::Output {
+        tokio::select! {
+            biased;
+            done = work => done,
+            never = self.beat() => match never {},
+        }
+    }
+
+    async fn beat(&mut self) -> Infallible {
+        while let Some(due) = self.next {
+            sleep_until(due).await;
+            let asked = Instant::now();
+            self.next = Some(asked + self.lease / BEATS_PER_LEASE);
+            let renewal = Op::Renew {
+                owner: self.owner,
+                origin: self.origin.clone(),
+                fence: self.fence,
+                lease: self.lease,
+                keep: self.keep,
+            };
+            match self.ledger.ask(self.id, renewal).await {
+                Ok(Verdict::Held { .. }) => {
+                    // Counted from the asking: the store's lease began no earlier.
+                    self.gate.extend(asked + self.lease);
+                    self.metrics.beats.inc(Beat::Held);
+                }
+                Ok(_) => self.lose(),
+                Err(_) => self.metrics.beats.inc(Beat::NoVerdict),
+            }
+        }
+        pending().await
+    }
+
+    /// The dispatch is not stopped where it has begun: it may have been executed by now, and its answer is the
+    /// truth about it.
+    fn lose(&mut self) {
+        self.next = None;
+        self.metrics.beats.inc(Beat::Lost);
+        let phase = if self.gate.close() {
+            LeaseLost::BeforeWrite
+        } else {
+            LeaseLost::AfterWrite
+        };
+        self.metrics.leases_lost.inc(phase);
+        tracing::warn!(record = ?self.id, fence = self.fence, ?phase, "claim lost");
+    }
+}

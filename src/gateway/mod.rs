@@ -1,0 +1,282 @@
+//! The way of a request.
+//!
+//! ```text
+//! HTTP policy → route → pass ─────────────────────────────────────────────→ forward
+//!       → protect: read body, identify, replay cache, waiters
+//!                  → exchange (own task): claim → attempt: dispatch, judge, settle → answer
+//! ```
+//!
+//! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
+//! is asked, `lease` keeps a claim alive, `waiters` and `replay` answer duplicates, `problem` words refusals.
+//! Nothing in here opens a socket or a file.
+
+mod attempt;
+mod body;
+mod dispatch;
+mod exchange;
+mod headers;
+mod lease;
+mod ledger;
+mod message;
+mod outbound;
+mod pass;
+mod problem;
+mod protect;
+mod replay;
+mod subject;
+mod waiters;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::HOST;
+use http::{HeaderValue, Request, Response, StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Limits;
+use crate::identity::{IdKeyBytes, Identifier};
+use crate::protocol::{Answer, Verdict};
+use crate::route::{Found, Table};
+use crate::server::{Handler, Peer, RequestBody};
+use crate::store::{Store, StoreError};
+use crate::telemetry::{Decision, Hold, Metrics, Unrouted};
+use crate::upstream::Upstream;
+
+pub use body::Body;
+
+use body::Budget;
+use ledger::Ledger;
+use problem::{Problem, Refusal};
+use replay::ReplayCache;
+use subject::{Lane, Subject};
+use waiters::Waiters;
+
+/// What a gateway is made of.
+pub struct Parts {
+    /// In order of precedence.
+    pub routes: Table,
+    /// By name; each route's is among them, in the order of the metrics.
+    pub upstreams: Vec<(String, Arc<Upstream>)>,
+    /// Where records are kept.
+    pub store: Arc<dyn Store>,
+    /// Of one store operation.
+    pub store_timeout: Duration,
+    /// Keys record ids and fingerprints.
+    pub id_key: IdKeyBytes,
+    /// Goes into record ids.
+    pub namespace: String,
+    /// Bounds of everything that waits or is held.
+    pub limits: Limits,
+    /// What the `type` of problems begins with.
+    pub problem_base: Option<String>,
+    /// What counts it all; its routes and upstreams are these.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Takes requests and lets each operation through once.
+#[derive(Clone)]
+pub struct Gateway(Arc<Shared>);
+
+/// What all requests share.
+pub struct Shared {
+    routes: Table,
+    lanes: Vec<Arc<Lane>>,
+    ledger: Arc<Ledger>,
+    identifier: Identifier,
+    waiters: Arc<Waiters>,
+    cache: ReplayCache,
+    budget: Arc<Budget>,
+    late: Arc<Semaphore>,
+    problem_base: Option<String>,
+    metrics: Arc<Metrics>,
+    /// Exchanges under way, claims in doubt, recordings that go on in the background.
+    tasks: TaskTracker,
+    /// Cancelled at the end of a drain: what can be settled now is settled.
+    stop: CancellationToken,
+}
+
+impl Gateway {
+    /// Puts the parts together.
+    ///
+    /// # Panics
+    /// Where a route's upstream is not among the parts: the configuration was lowered with that checked.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            routes,
+            upstreams,
+            limits,
+            metrics,
+            ..
+        } = parts;
+        let lane = |(index, route): (usize, &Arc<crate::route::Route>)| {
+            let upstream_index = upstreams
+                .iter()
+                .position(|(name, _)| *name == route.upstream)
+                .expect("every route's upstream is configured");
+            Arc::new(Lane {
+                route: Arc::clone(route),
+                upstream: Arc::clone(&upstreams[upstream_index].1),
+                all_metrics: Arc::clone(&metrics),
+                index,
+                upstream_index,
+            })
+        };
+        metrics.waiters_limit.set(limits.max_waiters as u64);
+        metrics.buffered_limit.set(limits.max_buffered);
+        metrics.late_dispatches_limit.set(limits.max_late as u64);
+        metrics.replay_cache.limit_bytes.set(limits.replay_cache);
+        let ledger = Ledger::new(parts.store, parts.store_timeout, Arc::clone(&metrics));
+        Self(Arc::new(Shared {
+            lanes: routes.routes().iter().enumerate().map(lane).collect(),
+            routes,
+            ledger: Arc::new(ledger),
+            identifier: Identifier::new(&parts.id_key, &parts.namespace),
+            waiters: Waiters::new(limits.max_waiters, limits.max_waiters_per_key),
+            cache: ReplayCache::new(limits.replay_cache),
+            budget: Budget::new(limits.max_buffered),
+            late: Arc::new(Semaphore::new(limits.max_late)),
+            problem_base: parts.problem_base,
+            metrics,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }))
+    }
+
+    /// Asks the store whether it can be asked.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn ping_store(&self) -> Result<(), StoreError> {
+        self.0.ledger.ping().await
+    }
+
+    /// Sets the gauges that mirror what is held here; for each scrape.
+    pub fn mirror(&self) {
+        let metrics = &self.0.metrics;
+        metrics.waiters.set(self.0.waiters.waiting() as u64);
+        metrics.buffered.set(self.0.budget.held());
+        metrics.replay_cache.bytes.set(self.0.cache.bytes());
+    }
+
+    /// Waits until every exchange has ended and every claim in doubt is settled.
+    ///
+    /// No request may come any more; call it after the server's drain.
+    pub async fn finished(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Ends what is still under way: what is provably unsent is released, the rest is marked unknown. Await
+    /// [`Gateway::finished`] for these last words to reach the store.
+    pub fn cut_short(&self) {
+        self.0.stop.cancel();
+    }
+}
+
+impl Handler for Gateway {
+    type Body = Body;
+
+    async fn handle(&self, request: Request<RequestBody>, peer: Peer) -> Response<Body> {
+        let shared = &self.0;
+        if let Some(fault) = message::fault(&request) {
+            return shared.malformed(fault);
+        }
+        let host = request.uri().authority().map_or_else(
+            || {
+                request
+                    .headers()
+                    .get(HOST)
+                    .and_then(|host| host.to_str().ok())
+            },
+            |authority| Some(authority.as_str()),
+        );
+        let found = shared
+            .routes
+            .find(request.method(), host, request.uri().path());
+        match found {
+            Found::NotFound => {
+                shared.metrics.unrouted.inc(Unrouted::NoRoute);
+                shared.refusal(Problem::NoRoute).unrouted()
+            }
+            Found::Ambiguous => shared.malformed("The path could be read as another route's."),
+            Found::Route {
+                index,
+                policy: None,
+                ..
+            } => pass::untouched(shared, &shared.lanes[index], request, peer).await,
+            Found::Route { index, .. } => {
+                protect::protected(shared, &shared.lanes[index], request, peer).await
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// What a client hears that comes upon a record, and what it counts as.
+    fn told(&self, subject: &Subject, verdict: Verdict) -> (Decision, Response<Body>) {
+        let (decision, problem) = match verdict {
+            Verdict::Completed(found) if found.fingerprint != subject.origin.fingerprint => {
+                (Decision::Mismatch, Problem::KeyReused)
+            }
+            Verdict::Completed(found) => match &found.completed.answer {
+                Answer::Stored(response) => {
+                    self.cache.keep(subject.id, &found);
+                    return (Decision::Replayed, replay::replayed(response));
+                }
+                Answer::NotStored(_) => (Decision::NotStored, Problem::ResponseNotStored),
+            },
+            Verdict::Unknown { .. } => (Decision::Unknown, Problem::OutcomeUnknown),
+            Verdict::Mismatch => (Decision::Mismatch, Problem::KeyReused),
+            Verdict::InFlight { .. } => (Decision::InProgress, Problem::RequestInProgress),
+            Verdict::Expired => (Decision::Expired, Problem::ResultExpired),
+            // Answers to an owner, which a client that comes upon a record is not.
+            Verdict::Acquired { .. }
+            | Verdict::Held { .. }
+            | Verdict::Done
+            | Verdict::Restored
+            | Verdict::Lost
+            | Verdict::Changed => (Decision::StoreUnavailable, Problem::StoreUnavailable),
+        };
+        (decision, self.refused(subject, problem))
+    }
+
+    /// A refusal about an operation.
+    fn refused(&self, subject: &Subject, problem: Problem) -> Response<Body> {
+        let mut refusal = self.refusal(problem);
+        refusal.key_ref = Some(subject.key_ref);
+        if problem == Problem::OutcomeUnknown {
+            refusal.status = StatusCode::from_u16(subject.policy().unknown_status).ok();
+        }
+        refusal.protected()
+    }
+
+    fn refusal(&self, problem: Problem) -> Refusal<'_> {
+        Refusal::new(problem, self.problem_base.as_deref())
+    }
+
+    /// A refusal before any route was asked.
+    fn malformed(&self, detail: &str) -> Response<Body> {
+        self.metrics.unrouted.inc(Unrouted::BadRequest);
+        let mut refusal = self.refusal(Problem::BadRequest);
+        refusal.detail = Some(detail.to_owned());
+        refusal.unrouted()
+    }
+
+    /// A place among the dispatches that stay open past their `response_timeout`, if there is one left.
+    fn late_place(&self) -> Option<(OwnedSemaphorePermit, Hold)> {
+        let permit = Arc::clone(&self.late).try_acquire_owned().ok()?;
+        Some((permit, self.metrics.late_dispatches.hold()))
+    }
+}
+
+/// The host that the request asks for: `:authority` or the target's in HTTP/2 and absolute-form targets, else the
+/// `Host` header.
+fn host<B>(request: &Request<B>) -> Option<HeaderValue> {
+    match request.uri().authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => request.headers().get(HOST).cloned(),
+    }
+}

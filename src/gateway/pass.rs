@@ -1,0 +1,142 @@
+//! Requests that nothing protects: on pass routes, without a key where none is required, or while the store is
+//! down where the route says so. Both bodies stream, and a client that leaves takes its request along.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Request, Response, Uri};
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use super::Shared;
+use super::body::Body;
+use super::headers::{self, IDEMPOTENCY_STATUS};
+use super::outbound::Outbound;
+use super::problem::Problem;
+use super::subject::{Lane, Tally};
+use crate::identity::KeySource;
+use crate::route::Policy;
+use crate::server::{Peer, RequestBody};
+use crate::telemetry::Decision;
+use crate::upstream::{Gate, OutBody, SendErrorKind};
+
+/// Forwards a request that its route does not protect.
+pub async fn untouched(
+    shared: &Shared,
+    lane: &Arc<Lane>,
+    request: Request<RequestBody>,
+    peer: Peer,
+) -> Response<Body> {
+    let tally = Tally::new(Arc::clone(lane));
+    let request = prepared(request, peer, OutBody::streaming);
+    let response = forwarded(shared, lane, request).await;
+    tally.decide(Decision::Passthrough);
+    response
+}
+
+/// Forwards a request that bears no key or no scope, where the route requires none.
+pub async fn unkeyed(
+    shared: &Shared,
+    lane: &Arc<Lane>,
+    policy: &Policy,
+    tally: Tally,
+    request: Request<RequestBody>,
+    peer: Peer,
+) -> Response<Body> {
+    let keys = policy.key.clone();
+    let request = prepared(request, peer, |body| {
+        OutBody::streaming(body.map_frame(move |frame| {
+            // A key in a trailer would be one that the upstream sees and nobody has looked at.
+            match frame.into_trailers() {
+                Ok(mut trailers) => {
+                    for KeySource::Header(name) in &keys {
+                        trailers.remove(name);
+                    }
+                    http_body::Frame::trailers(trailers)
+                }
+                Err(frame) => frame,
+            }
+        }))
+    });
+    let mut response = forwarded(shared, lane, request).await;
+    marked(&mut response);
+    tally.decide(Decision::Unkeyed);
+    response
+}
+
+/// Forwards a request that could not be claimed, where the route says that it is to go on without protection.
+pub async fn unprotected(
+    shared: &Shared,
+    lane: &Arc<Lane>,
+    tally: Tally,
+    outbound: Outbound,
+) -> Response<Body> {
+    let (request, _held) = outbound.into_request();
+    let mut response = forwarded(shared, lane, request).await;
+    marked(&mut response);
+    tally.decide(Decision::Unprotected);
+    response
+}
+
+fn marked(response: &mut Response<Body>) {
+    let headers = response.headers_mut();
+    headers::remove_own_responses(headers);
+    headers.insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("unkeyed"));
+}
+
+fn prepared(
+    request: Request<RequestBody>,
+    peer: Peer,
+    body: impl FnOnce(RequestBody) -> OutBody,
+) -> Request<OutBody> {
+    let host = super::host(&request);
+    let (mut head, incoming) = request.into_parts();
+    headers::to_upstream(
+        &mut head.headers,
+        &headers::Origin {
+            peer: peer.addr.ip(),
+            host: host.as_ref(),
+            version: head.version,
+        },
+    );
+    let mut outgoing = Request::new(body(incoming));
+    *outgoing.method_mut() = head.method;
+    *outgoing.uri_mut() = target(&head.uri);
+    *outgoing.headers_mut() = head.headers;
+    outgoing
+}
+
+/// The request's target as an upstream gets it: path and query, byte for byte.
+pub fn target(uri: &Uri) -> Uri {
+    uri.path_and_query()
+        .cloned()
+        .map_or_else(|| Uri::from_static("/"), Uri::from)
+}
+
+async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> Response<Body> {
+    let head_timeout = lane.route.response_timeout;
+    let started = tokio::time::Instant::now();
+    let problem = match timeout(head_timeout, lane.upstream.send(request, &Gate::open())).await {
+        Ok(Ok(response)) => {
+            lane.upstream_metrics().observe(started.elapsed());
+            let (mut head, body) = response.into_parts();
+            headers::remove_hop_by_hop(&mut head.headers);
+            return Response::from_parts(head, Body::upstream(body));
+        }
+        Ok(Err(error)) => {
+            lane.failed(error.kind);
+            match error.kind {
+                SendErrorKind::Overloaded => Problem::Overloaded,
+                SendErrorKind::RequestBody => Problem::BadRequest,
+                _ if error.sent => Problem::UpstreamFailed,
+                _ => Problem::UpstreamUnreachable,
+            }
+        }
+        Err(_) => {
+            lane.upstream_metrics()
+                .error(crate::telemetry::UpstreamError::Timeout);
+            Problem::UpstreamTimeout
+        }
+    };
+    tracing::warn!(route = %lane.route.name, upstream = lane.upstream_name(), problem = problem.slug(), "not forwarded");
+    shared.refusal(problem).unprotected()
+}

@@ -1,0 +1,408 @@
+//! A request on a protected route, up to its exchange and, for duplicates, around somebody else's.
+//!
+//! This runs in the connection's task: what is in here ends when the client hangs up, and until the exchange has
+//! begun that costs nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, Request, Response, request};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::Shared;
+use super::body::{self, Body, Unread, Whole};
+use super::exchange::{Exchange, Reply};
+use super::headers;
+use super::message;
+use super::outbound::Outbound;
+use super::pass;
+use super::problem::Problem;
+use super::replay;
+use super::subject::{Lane, Subject, Tally};
+use super::waiters::{Ended, Met, Ticket, Waiting};
+use crate::identity::{Key, KeySource, Reference, RequestParts, Scope, ScopeSource, key, scope};
+use crate::protocol::{Origin, Owner, Verdict};
+use crate::route::{OnStoreDown, Policy};
+use crate::server::{Peer, RequestBody};
+use crate::telemetry::{Decision, Unrouted};
+
+/// How often a duplicate asks the store about an attempt that is not under way in this process.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+
+/// Answers a request on a protected route.
+pub async fn protected(
+    shared: &Arc<Shared>,
+    lane: &Arc<Lane>,
+    request: Request<RequestBody>,
+    peer: Peer,
+) -> Response<Body> {
+    let tally = Tally::new(Arc::clone(lane));
+    let policy = lane.policy();
+    if request.headers().contains_key(UPGRADE) {
+        return malformed(shared, tally, "Upgrades are refused on this route.");
+    }
+    if hides_identity(policy, request.headers()) {
+        return malformed(
+            shared,
+            tally,
+            "Connection names a header that this route relies on.",
+        );
+    }
+    // What needs no body is decided before it is read: the client is not even told to continue.
+    let (key, scope) = match identified(shared, lane, request.headers()) {
+        Ok(Some(who)) => who,
+        Ok(None) => return pass::unkeyed(shared, lane, policy, tally, request, peer).await,
+        Err((decision, refusal)) => {
+            tally.decide(decision);
+            return *refusal;
+        }
+    };
+    let host = super::host(&request);
+    let (head, mut incoming) = request.into_parts();
+    let whole = match body::read(&mut incoming, policy.max_request_body, &shared.budget).await {
+        Ok(whole) => whole,
+        Err(partial) => return unread(shared, tally, &partial.reason),
+    };
+    if names_key(policy, whole.trailers.as_ref()) {
+        tally.decide(Decision::KeyInvalid);
+        let mut refusal = shared.refusal(Problem::KeyInvalid);
+        refusal.detail = Some("A key in a trailer comes too late to be looked at.".to_owned());
+        return refusal.protected();
+    }
+    let (subject, owner) = subject(shared, lane, &head, host.as_ref(), &key, &scope, &whole);
+    if let Some(recorded) = shared.cache.find(&subject.id, &subject.origin.fingerprint) {
+        shared.metrics.replay_cache.hits.inc();
+        tally.decide(Decision::Replayed);
+        return replay::replayed(&recorded);
+    }
+    let outbound = outbound(policy, head, host.as_ref(), peer, whole);
+    let call = Call {
+        shared: Arc::clone(shared),
+        subject: Arc::new(subject),
+        give_up: Instant::now() + policy.wait,
+    };
+    call.answered(owner, outbound, tally).await
+}
+
+/// Whether the client asks for headers to be removed that say what the request is, or whose.
+fn hides_identity(policy: &Policy, headers: &HeaderMap) -> bool {
+    if !headers.contains_key(CONNECTION) {
+        return false;
+    }
+    let keys = policy.key.iter().map(|KeySource::Header(name)| name);
+    let scopes = policy.scope.iter().map(|ScopeSource::Header(name)| name);
+    keys.chain(scopes)
+        .chain(&policy.fingerprint.headers)
+        .any(|name| message::hides(headers, name))
+}
+
+/// Key and scope; `None` where one is missing that the route does not require.
+#[allow(clippy::type_complexity)]
+fn identified(
+    shared: &Shared,
+    lane: &Lane,
+    headers: &HeaderMap,
+) -> Result<Option<(Key, Scope)>, (Decision, Box<Response<Body>>)> {
+    let policy = lane.policy();
+    let key = match key::find(&policy.key, &policy.key_format, headers) {
+        Ok(Some(key)) => key,
+        Ok(None) if !policy.key_required => return Ok(None),
+        Ok(None) => {
+            let refusal = shared.refusal(Problem::KeyMissing).protected();
+            return Err((Decision::KeyMissing, Box::new(refusal)));
+        }
+        Err(reason) => {
+            let mut refusal = shared.refusal(Problem::KeyInvalid);
+            refusal.detail = Some(reason.to_string());
+            return Err((Decision::KeyInvalid, Box::new(refusal.protected())));
+        }
+    };
+    match scope::find(&policy.scope, headers) {
+        Ok(scope) => Ok(Some((key, scope))),
+        Err(_) if !policy.scope_required => Ok(None),
+        Err(_) => {
+            let mut refusal = shared.refusal(Problem::ScopeMissing);
+            refusal.challenge = Some(&policy.challenge);
+            Err((Decision::ScopeMissing, Box::new(refusal.protected())))
+        }
+    }
+}
+
+fn malformed(shared: &Shared, tally: Tally, detail: &str) -> Response<Body> {
+    tally.refused_before_routing(Unrouted::BadRequest);
+    let mut refusal = shared.refusal(Problem::BadRequest);
+    refusal.detail = Some(detail.to_owned());
+    refusal.protected()
+}
+
+fn unread(shared: &Shared, tally: Tally, reason: &Unread) -> Response<Body> {
+    let (decision, problem) = match reason {
+        Unread::TooLarge => (Decision::BodyTooLarge, Problem::BodyTooLarge),
+        Unread::NoRoom => (Decision::Overloaded, Problem::Overloaded),
+        Unread::Broken => {
+            return malformed(shared, tally, "The body broke off, or stalled.");
+        }
+    };
+    tally.decide(decision);
+    shared.refusal(problem).protected()
+}
+
+fn names_key(policy: &Policy, trailers: Option<&HeaderMap>) -> bool {
+    trailers.is_some_and(|trailers| {
+        let mut sources = policy.key.iter();
+        sources.any(|KeySource::Header(name)| trailers.contains_key(name))
+    })
+}
+
+/// Which operation it is, and an owner for the attempt at it.
+fn subject(
+    shared: &Shared,
+    lane: &Arc<Lane>,
+    head: &request::Parts,
+    host: Option<&http::HeaderValue>,
+    key: &Key,
+    scope: &Scope,
+    whole: &Whole,
+) -> (Subject, Owner) {
+    let policy = lane.policy();
+    let identifier = &shared.identifier;
+    let parts = RequestParts {
+        method: &head.method,
+        host: host.and_then(|host| host.to_str().ok()),
+        path: head.uri.path(),
+        query: head.uri.query(),
+        headers: &head.headers,
+    };
+    let id = identifier.record_id(&lane.route.id, scope, key);
+    let reference = Reference {
+        key: key.as_str().to_owned(),
+        method: head.method.to_string(),
+        path: head.uri.path().to_owned(),
+        scope: identifier.scope_name(scope),
+    };
+    let Random { owner, nonce } = Random::new();
+    let subject = Subject {
+        lane: Arc::clone(lane),
+        id,
+        key_ref: identifier.key_ref(&id),
+        origin: Origin {
+            fingerprint: identifier.fingerprint(&policy.fingerprint, &parts, &whole.bytes),
+            reference: identifier.seal_reference(&id, &reference, nonce),
+        },
+    };
+    (subject, owner)
+}
+
+/// What must not be guessed or repeated.
+struct Random {
+    owner: Owner,
+    nonce: [u8; 12],
+}
+
+impl Random {
+    fn new() -> Self {
+        let (mut owner, mut nonce) = ([0; 16], [0; 12]);
+        for bytes in [&mut owner[..], &mut nonce[..]] {
+            aws_lc_rs::rand::fill(bytes).expect("the system has a source of randomness");
+        }
+        Self {
+            owner: Owner(u128::from_be_bytes(owner)),
+            nonce,
+        }
+    }
+}
+
+fn outbound(
+    policy: &Policy,
+    head: request::Parts,
+    host: Option<&http::HeaderValue>,
+    peer: Peer,
+    whole: Whole,
+) -> Box<Outbound> {
+    let mut lines = head.headers;
+    headers::to_upstream(
+        &mut lines,
+        &headers::Origin {
+            peer: peer.addr.ip(),
+            host,
+            version: head.version,
+        },
+    );
+    headers::to_protected_upstream(&mut lines, &policy.key, policy.forward_key);
+    Box::new(Outbound {
+        method: head.method,
+        target: pass::target(&head.uri),
+        headers: lines,
+        body: whole.bytes,
+        held: whole.held,
+    })
+}
+
+/// One request that is identified, and how long it may wait for another attempt.
+struct Call {
+    shared: Arc<Shared>,
+    subject: Arc<Subject>,
+    give_up: Instant,
+}
+
+impl Call {
+    async fn answered(
+        self,
+        owner: Owner,
+        outbound: Box<Outbound>,
+        mut tally: Tally,
+    ) -> Response<Body> {
+        let ticket = match self.enter() {
+            Met::Nobody(ticket) => Some(ticket),
+            Met::Acquired(waiting) => {
+                tally.waits();
+                return self.joined(waiting, tally).await;
+            }
+            Met::Full { acquired: true } => return self.full(tally),
+            Met::Claiming(waiting) => {
+                waiting.verdict().await;
+                None
+            }
+            // The store tells; asking it is not waiting.
+            Met::Full { acquired: false } | Met::Stranger => None,
+        };
+        match self.exchanged(owner, outbound, ticket, tally).await {
+            Some(Reply::Answer(response)) => response,
+            Some(Reply::InFlight(mut tally)) => {
+                tally.waits();
+                self.in_flight(tally).await
+            }
+            Some(Reply::NoClaim(problem, outbound, tally)) => {
+                self.no_claim(problem, *outbound, tally).await
+            }
+            // The attempt's task ended without a word, which is a defect; what it did is not known.
+            None => self.shared.refused(&self.subject, Problem::OutcomeUnknown),
+        }
+    }
+
+    fn enter(&self) -> Met {
+        let fingerprint = self.subject.origin.fingerprint;
+        self.shared.waiters.enter(self.subject.id, fingerprint)
+    }
+
+    /// Runs the exchange in a task of its own.
+    async fn exchanged(
+        &self,
+        owner: Owner,
+        outbound: Box<Outbound>,
+        ticket: Option<Ticket>,
+        tally: Tally,
+    ) -> Option<Reply> {
+        let (reply, answer) = oneshot::channel();
+        let exchange = Exchange {
+            shared: Arc::clone(&self.shared),
+            subject: Arc::clone(&self.subject),
+            owner,
+            outbound,
+            ticket,
+            tally,
+            reply,
+        };
+        self.shared.tasks.spawn(exchange.run());
+        answer.await.ok()
+    }
+
+    /// Another attempt is under way, here or elsewhere.
+    async fn in_flight(self, tally: Tally) -> Response<Body> {
+        while !self.is_over() {
+            match self.enter() {
+                Met::Acquired(waiting) => return self.joined(waiting, tally).await,
+                Met::Full { .. } => return self.full(tally),
+                Met::Claiming(waiting) => {
+                    let _ = timeout_at(self.give_up, waiting.verdict()).await;
+                }
+                // Not in this process.
+                Met::Nobody(_) | Met::Stranger => return self.polled(tally).await,
+            }
+        }
+        self.refused(tally, Decision::InProgress, Problem::RequestInProgress)
+    }
+
+    /// Waits for an attempt of this process.
+    async fn joined(self, waiting: Waiting, tally: Tally) -> Response<Body> {
+        if self.is_over() {
+            return self.refused(tally, Decision::InProgress, Problem::RequestInProgress);
+        }
+        match timeout_at(self.give_up, waiting.ended()).await {
+            Ok(Ended::Recorded(response)) => {
+                tally.decide(Decision::Joined);
+                replay::replayed(&response)
+            }
+            Ok(Ended::AskStore) => self.looked(tally).await,
+            Err(_) => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),
+        }
+    }
+
+    /// Waits for an attempt of which only the store knows.
+    async fn polled(self, tally: Tally) -> Response<Body> {
+        let Some(_place) = self.shared.waiters.place() else {
+            return self.full(tally);
+        };
+        while !self.is_over() {
+            sleep_until(self.give_up.min(Instant::now() + POLL_EVERY)).await;
+            let fingerprint = self.subject.origin.fingerprint;
+            let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
+            if !matches!(record, Ok(Some(Verdict::InFlight { .. })) | Err(_)) {
+                break;
+            }
+        }
+        self.looked(tally).await
+    }
+
+    /// Answers what the record says now. Where there is none any more, the first attempt was released: those that
+    /// waited for it are told to come again, and do not all dispatch at once.
+    async fn looked(self, tally: Tally) -> Response<Body> {
+        let fingerprint = self.subject.origin.fingerprint;
+        match self.shared.ledger.look(self.subject.id, fingerprint).await {
+            Ok(Some(verdict)) => {
+                let (decision, response) = self.shared.told(&self.subject, verdict);
+                tally.decide(match decision {
+                    Decision::Replayed => Decision::Joined,
+                    decision => decision,
+                });
+                response
+            }
+            Ok(None) => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),
+            Err(_) => self.refused(tally, Decision::StoreUnavailable, Problem::StoreUnavailable),
+        }
+    }
+
+    /// The store gave no claim. Nothing was sent under it, and nothing will be.
+    async fn no_claim(self, problem: Problem, outbound: Outbound, tally: Tally) -> Response<Body> {
+        match (self.subject.policy().on_store_down, problem) {
+            (OnStoreDown::Forward, Problem::StoreUnavailable) => {
+                tracing::warn!(key_ref = %self.subject.key_ref, route = self.subject.route(), "forwarded unprotected");
+                pass::unprotected(&self.shared, &self.subject.lane, tally, outbound).await
+            }
+            (_, Problem::Overloaded) => {
+                self.refused(tally, Decision::Overloaded, Problem::Overloaded)
+            }
+            _ => self.refused(tally, Decision::StoreUnavailable, Problem::StoreUnavailable),
+        }
+    }
+
+    /// As many wait as may. Who would not have waited anyway is told what it met.
+    fn full(self, tally: Tally) -> Response<Body> {
+        if self.is_over() {
+            self.refused(tally, Decision::InProgress, Problem::RequestInProgress)
+        } else {
+            self.refused(tally, Decision::Overloaded, Problem::Overloaded)
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.give_up
+    }
+
+    fn refused(&self, tally: Tally, decision: Decision, problem: Problem) -> Response<Body> {
+        tally.decide(decision);
+        self.shared.refused(&self.subject, problem)
+    }
+}

@@ -1,0 +1,280 @@
+//! Duplicates within this process: they wait for the attempt that is under way instead of asking the store.
+//!
+//! An attempt enters before it claims. Until its verdict is known, those that come later wait for the verdict and
+//! then ask the store themselves; once it has acquired the claim, they join it. What they are told is read from
+//! the record, or is the recorded response itself: they never learn of anything before it is recorded.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::protocol::{Fingerprint, RecordId, Response};
+
+/// Attempts under way in this process, by record id, and how many wait for them.
+#[derive(Debug)]
+pub struct Waiters {
+    attempts: Mutex<HashMap<RecordId, Attempt>>,
+    waiting: AtomicUsize,
+    max_waiting: usize,
+    max_waiting_per_key: usize,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    fingerprint: Fingerprint,
+    stage: watch::Sender<Stage>,
+}
+
+/// How far an attempt is.
+#[derive(Clone, Debug)]
+enum Stage {
+    /// It has asked for the claim.
+    Claiming,
+    /// It has the claim, and dispatches.
+    Acquired,
+    /// It is over.
+    Over(Ended),
+}
+
+/// How an attempt ended for those that waited.
+#[derive(Clone, Debug)]
+pub enum Ended {
+    /// It was recorded.
+    Recorded(Arc<Response>),
+    /// The record says what became of it.
+    AskStore,
+}
+
+/// What a newcomer meets.
+#[derive(Debug)]
+pub enum Met {
+    /// Nobody: the ticket makes it the attempt that others wait for.
+    Nobody(Ticket),
+    /// An attempt whose verdict is not known yet.
+    Claiming(Waiting),
+    /// An attempt at the same request that has the claim.
+    Acquired(Waiting),
+    /// An attempt at another request under the same key, which has the claim: only the store can tell.
+    Stranger,
+    /// As many wait as may.
+    Full {
+        /// Whether that for which they wait has the claim.
+        acquired: bool,
+    },
+}
+
+/// The right to be waited for. When it is dropped, waiters are sent to the store.
+#[derive(Debug)]
+pub struct Ticket {
+    waiters: Arc<Waiters>,
+    id: RecordId,
+    ended: Ended,
+}
+
+/// A duplicate that waits for an attempt of this process.
+#[derive(Debug)]
+pub struct Waiting {
+    stage: watch::Receiver<Stage>,
+    _place: Place,
+}
+
+/// A place among those that wait.
+#[derive(Debug)]
+pub struct Place(Arc<Waiters>);
+
+impl Waiters {
+    /// Nobody yet, and the bounds of how many may wait.
+    #[must_use]
+    pub fn new(max_waiting: usize, max_waiting_per_key: usize) -> Arc<Self> {
+        Arc::new(Self {
+            attempts: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            max_waiting,
+            max_waiting_per_key,
+        })
+    }
+
+    /// How many wait now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Looks who is there, and takes a place: the first one's, or one among those that wait.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint) -> Met {
+        let mut attempts = self.attempts();
+        let attempt = match attempts.entry(id) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Attempt {
+                    fingerprint,
+                    stage: watch::Sender::new(Stage::Claiming),
+                });
+                return Met::Nobody(Ticket {
+                    waiters: Arc::clone(self),
+                    id,
+                    ended: Ended::AskStore,
+                });
+            }
+            Entry::Occupied(occupied) => occupied.into_mut(),
+        };
+        let acquired = matches!(*attempt.stage.borrow(), Stage::Acquired);
+        if acquired && attempt.fingerprint != fingerprint {
+            return Met::Stranger;
+        }
+        if attempt.stage.receiver_count() >= self.max_waiting_per_key {
+            return Met::Full { acquired };
+        }
+        let Some(place) = self.place() else {
+            return Met::Full { acquired };
+        };
+        let waiting = Waiting {
+            stage: attempt.stage.subscribe(),
+            _place: place,
+        };
+        if acquired {
+            Met::Acquired(waiting)
+        } else {
+            Met::Claiming(waiting)
+        }
+    }
+
+    /// Becomes the attempt that others wait for, unless there is one.
+    #[must_use]
+    pub fn first(self: &Arc<Self>, id: RecordId, fingerprint: Fingerprint) -> Option<Ticket> {
+        match self.enter(id, fingerprint) {
+            Met::Nobody(ticket) => Some(ticket),
+            _ => None,
+        }
+    }
+
+    /// A place among those that wait, for an attempt that is not in this process.
+    #[must_use]
+    pub fn place(self: &Arc<Self>) -> Option<Place> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Place(Arc::clone(self)))
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, HashMap<RecordId, Attempt>> {
+        // Nothing panics while it holds the lock; if it did, the map would still be whole.
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket {
+    /// The claim is acquired: duplicates may join from now on.
+    pub fn acquired(&self) {
+        if let Some(attempt) = self.waiters.attempts().get(&self.id) {
+            attempt.stage.send_replace(Stage::Acquired);
+        }
+    }
+
+    /// The outcome is recorded: those that wait get it.
+    pub fn recorded(mut self, response: Arc<Response>) {
+        self.ended = Ended::Recorded(response);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let attempt = self.waiters.attempts().remove(&self.id);
+        if let Some(attempt) = attempt {
+            let ended = std::mem::replace(&mut self.ended, Ended::AskStore);
+            attempt.stage.send_replace(Stage::Over(ended));
+        }
+    }
+}
+
+impl Waiting {
+    /// Waits until the attempt's verdict is known, whichever it is.
+    pub async fn verdict(mut self) {
+        let known = |stage: &Stage| !matches!(stage, Stage::Claiming);
+        // An error means that the attempt is gone, which is a verdict, too.
+        let _ = self.stage.wait_for(known).await;
+    }
+
+    /// Waits until the attempt is over.
+    pub async fn ended(mut self) -> Ended {
+        let over = |stage: &Stage| matches!(stage, Stage::Over(_));
+        match self.stage.wait_for(over).await.as_deref() {
+            Ok(Stage::Over(ended)) => ended.clone(),
+            _ => Ended::AskStore,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: RecordId = RecordId([1; 32]);
+    const PRINT: Fingerprint = Fingerprint([2; 32]);
+
+    fn first(waiters: &Arc<Waiters>) -> Ticket {
+        match waiters.enter(ID, PRINT) {
+            Met::Nobody(ticket) => ticket,
+            met => panic!("the first one met {met:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn those_that_come_before_the_verdict_wait_for_it() {
+        let waiters = Waiters::new(9, 9);
+        let ticket = first(&waiters);
+        let Met::Claiming(waiting) = waiters.enter(ID, PRINT) else {
+            panic!("the attempt has no verdict yet");
+        };
+        let ((), ()) = tokio::join!(waiting.verdict(), async { ticket.acquired() });
+        assert!(matches!(waiters.enter(ID, PRINT), Met::Acquired(_)));
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_is_dropped_sends_its_waiters_to_the_store() {
+        let waiters = Waiters::new(9, 9);
+        let ticket = first(&waiters);
+        ticket.acquired();
+        let Met::Acquired(waiting) = waiters.enter(ID, PRINT) else {
+            panic!("the attempt has the claim");
+        };
+        drop(ticket);
+        assert!(matches!(waiting.ended().await, Ended::AskStore));
+        assert_eq!(waiters.waiting(), 0);
+        drop(first(&waiters));
+    }
+
+    #[test]
+    fn another_request_under_the_same_key_does_not_join() {
+        let waiters = Waiters::new(9, 9);
+        let ticket = first(&waiters);
+        ticket.acquired();
+        let other = waiters.enter(ID, Fingerprint([3; 32]));
+        assert!(matches!(other, Met::Stranger));
+    }
+
+    #[test]
+    fn no_more_wait_than_may() {
+        for waiters in [Waiters::new(1, 9), Waiters::new(9, 1)] {
+            let ticket = first(&waiters);
+            let _place = waiters.enter(ID, PRINT);
+            assert_eq!(waiters.waiting(), 1);
+            let met = waiters.enter(ID, PRINT);
+            assert!(matches!(met, Met::Full { acquired: false }), "{met:?}");
+            ticket.acquired();
+            let met = waiters.enter(ID, PRINT);
+            assert!(matches!(met, Met::Full { acquired: true }), "{met:?}");
+            assert_eq!(waiters.waiting(), 1);
+        }
+    }
+}

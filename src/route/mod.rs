@@ -1,0 +1,13 @@
+//! Which route takes a request, and what that route asks of it.
+//!
+//! Pure: it is given methods, hosts and paths, and knows no socket, no clock and no configuration file. Reading
+//! order: [`Table`], then [`PathPattern`], then [`Route`] and [`Policy`].
+
+mod forms;
+mod pattern;
+mod policy;
+mod table;
+
+pub use pattern::{BadPathPattern, Matcher, PathPattern};
+pub use policy::{Mode, OnStoreDown, Policy, RetentionPolicy, Route};
+pub use table::{Found, Table};

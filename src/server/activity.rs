@@ -1,0 +1,165 @@
+//! What a connection is doing, and for how long.
+//!
+//! Noted by whoever sees it (the socket, the handler's service, bodies) as a few atomic numbers, and judged from
+//! time to time by the connection's one timer, so that a request costs no timers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Limits;
+
+/// The timer does not go off more often than this, whatever the limits.
+const SOONEST: Duration = Duration::from_millis(1);
+
+pub(super) struct Activity {
+    epoch: Instant,
+    /// HTTP/2 frames come at any time; only requests tell that a client is still at work.
+    is_http2: bool,
+    /// Halves of exchanges that have not ended: requests with a body still to come, and responses.
+    halves: AtomicUsize,
+    /// Since when there is no half.
+    idle_since: Mark,
+    /// Since when a request's head is coming in.
+    head_since: Mark,
+    /// Since when the client takes nothing of what we have for it.
+    stuck_since: Mark,
+    /// Whether the last request's body was given up before its end.
+    left_unread: AtomicBool,
+}
+
+/// A half of an exchange; it ends when this is dropped.
+pub(super) struct Half(Arc<Activity>);
+
+/// What is to be done about a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Judgement {
+    /// Nothing, but look again after this long.
+    Fine(Duration),
+    /// It was idle for as long as it may: close it in an orderly way.
+    Idle,
+    /// The client keeps us waiting in the middle of something: drop it.
+    Stalled,
+}
+
+impl Activity {
+    /// Of a connection whose first bytes have just been read.
+    pub(super) fn new(is_http2: bool) -> Arc<Self> {
+        let activity = Self {
+            epoch: Instant::now(),
+            is_http2,
+            halves: AtomicUsize::new(0),
+            idle_since: Mark::default(),
+            head_since: Mark::default(),
+            stuck_since: Mark::default(),
+            left_unread: AtomicBool::new(false),
+        };
+        activity.idle_since.set(activity.now());
+        activity.bytes_came();
+        Arc::new(activity)
+    }
+
+    /// The socket has given bytes: where no exchange is under way, they begin a request's head.
+    pub(super) fn bytes_came(&self) {
+        if !self.is_http2
+            && self.halves.load(Ordering::Relaxed) == 0
+            && self.head_since.get().is_none()
+        {
+            self.head_since.set(self.now());
+        }
+    }
+
+    /// The socket takes nothing.
+    pub(super) fn stuck(&self) {
+        if self.stuck_since.get().is_none() {
+            self.stuck_since.set(self.now());
+        }
+    }
+
+    /// The socket has taken something.
+    pub(super) fn unstuck(&self) {
+        if self.stuck_since.get().is_some() {
+            self.stuck_since.clear();
+        }
+    }
+
+    /// A request's head is complete: an exchange begins, with the request's half where there is a body.
+    pub(super) fn begin(self: &Arc<Self>, has_body: bool) -> (Option<Half>, Half) {
+        self.head_since.clear();
+        self.left_unread.store(false, Ordering::Relaxed);
+        let half = || {
+            self.halves.fetch_add(1, Ordering::Relaxed);
+            Half(Arc::clone(self))
+        };
+        (has_body.then(half), half())
+    }
+
+    /// Nobody will read the rest of the request's body.
+    pub(super) fn leave_unread(&self) {
+        self.left_unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client may still be sending something that nobody will read. Closing then resets the
+    /// connection, and the client may lose our answer.
+    pub(super) fn has_unread(&self) -> bool {
+        let mid_request =
+            self.left_unread.load(Ordering::Relaxed) || self.head_since.get().is_some();
+        mid_request && !self.is_http2
+    }
+
+    pub(super) fn judge(&self, limits: &Limits) -> Judgement {
+        let now = self.now();
+        // A phase that begins right after this is seen again before it is over.
+        let mut next = limits.headers.min(limits.body_idle);
+        let mut over = |since: Option<u64>, limit: Duration| {
+            let Some(since) = since else {
+                return false;
+            };
+            let left = limit.saturating_sub(Duration::from_millis(now.saturating_sub(since)));
+            next = next.min(left);
+            left.is_zero()
+        };
+        let is_idle = self.halves.load(Ordering::Acquire) == 0;
+        if over(self.stuck_since.get(), limits.body_idle)
+            || over(self.head_since.get(), limits.headers)
+        {
+            Judgement::Stalled
+        } else if is_idle && over(self.idle_since.get(), limits.keep_alive) {
+            Judgement::Idle
+        } else {
+            Judgement::Fine(next.max(SOONEST))
+        }
+    }
+
+    /// In milliseconds since the connection's first bytes.
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+}
+
+impl Drop for Half {
+    fn drop(&mut self) {
+        self.0.idle_since.set(self.0.now());
+        self.0.halves.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// A moment or none, as one more than its milliseconds or 0.
+#[derive(Default)]
+struct Mark(AtomicU64);
+
+impl Mark {
+    fn set(&self, ms: u64) {
+        self.0.store(ms + 1, Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<u64> {
+        self.0.load(Ordering::Relaxed).checked_sub(1)
+    }
+}

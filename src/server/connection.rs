@@ -1,0 +1,203 @@
+//! One connection of a client, from its first byte to its end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::activity::{Activity, Judgement};
+use super::body::RequestBody;
+use super::socket::Socket;
+use super::{Drain, Handler, Peer, begins};
+use crate::config::Limits;
+
+/// What an HTTP/2 client sends first (RFC 9113, section 3.4).
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The largest head of a request, in bytes, in both protocols; a larger one is answered with 431. hyper takes at
+/// most 100 header lines besides.
+const MAX_HEAD: u32 = 64 * 1024;
+
+/// Requests under way on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 128;
+
+/// Bytes that an HTTP/2 client may send ahead of their being read: for one body, and for all of a connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// Bytes of one HTTP/2 response that are held until the client takes them.
+const MAX_SEND_BUFFER: usize = 256 * 1024;
+
+/// How often an HTTP/2 client is asked whether it is still there, and how long it may take to answer.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What is read at first to tell the protocol by; most requests fit, so that it is no extra read.
+const FIRST_READ: usize = 4096;
+
+/// Serves a connection until it ends, one of the limits is over, or a drain has let it finish.
+pub(super) async fn serve<H: Handler>(
+    mut stream: TcpStream,
+    peer: Peer,
+    limits: Limits,
+    handler: H,
+    mut drain: Drain,
+) {
+    // Without it a small response may wait for the acknowledgement of the one before.
+    stream.set_nodelay(true).ok();
+    let detected = tokio::select! {
+        biased;
+        () = begins(&mut drain) => return,
+        detected = timeout(limits.first_byte, detect(&mut stream)) => detected,
+    };
+    let Ok(Ok(Some((is_http2, first)))) = detected else {
+        return;
+    };
+    let activity = Activity::new(is_http2);
+    let io = TokioIo::new(Socket::new(first, stream, Arc::clone(&activity)));
+    let service = service_fn({
+        let (activity, body_idle) = (Arc::clone(&activity), limits.body_idle);
+        move |request| {
+            answer(
+                handler.clone(),
+                request,
+                peer,
+                body_idle,
+                Arc::clone(&activity),
+            )
+        }
+    });
+    let rules = Rules {
+        activity: &activity,
+        limits: &limits,
+        drain: &mut drain,
+    };
+    if is_http2 {
+        let connection = http2_builder().serve_connection(io, service);
+        rules
+            .enforce(connection, |http2| http2.graceful_shutdown())
+            .await;
+    } else {
+        let connection = http1_builder().serve_connection(io, service);
+        rules
+            .enforce(connection, |http1| http1.graceful_shutdown())
+            .await;
+    }
+}
+
+/// Reads until it is clear whether the client speaks HTTP/2; `None` where it left before that.
+async fn detect(stream: &mut TcpStream) -> io::Result<Option<(bool, Bytes)>> {
+    let mut first = BytesMut::with_capacity(FIRST_READ);
+    loop {
+        if stream.read_buf(&mut first).await? == 0 {
+            return Ok(None);
+        }
+        if first.starts_with(PREFACE) {
+            return Ok(Some((true, first.freeze())));
+        }
+        if !PREFACE.starts_with(&first) {
+            return Ok(Some((false, first.freeze())));
+        }
+    }
+}
+
+/// What hyper calls for each request.
+async fn answer<H: Handler>(
+    handler: H,
+    request: Request<Incoming>,
+    peer: Peer,
+    body_idle: Duration,
+    activity: Arc<Activity>,
+) -> Result<Response<impl Body<Data = Bytes, Error = <H::Body as Body>::Error>>, Infallible> {
+    let (request_half, response_half) = activity.begin(!request.body().is_end_stream());
+    let request =
+        request.map(|incoming| RequestBody::new(incoming, body_idle, activity, request_half));
+    let response = handler.handle(request, peer).await;
+    Ok(response.map(|body| {
+        body.map_err(move |error| {
+            // The half lives as long as the body.
+            let _ = &response_half;
+            error
+        })
+    }))
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .max_buf_size(MAX_HEAD as usize)
+        // hyper's own timeout would also end connections that are idle between requests.
+        .header_read_timeout(None);
+    builder
+}
+
+fn http2_builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEAD)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+/// What a connection must keep to.
+struct Rules<'a> {
+    activity: &'a Activity,
+    limits: &'a Limits,
+    drain: &'a mut Drain,
+}
+
+impl Rules<'_> {
+    /// Polls `connection` until it ends or has to be dropped; `say_goodbye` makes it end when it next can.
+    async fn enforce<C: Future>(self, connection: C, say_goodbye: impl Fn(Pin<&mut C>)) {
+        let mut connection = pin!(connection);
+        let mut look = pin!(sleep(Duration::ZERO));
+        let mut ends_by = None;
+        let mut is_draining = false;
+        loop {
+            tokio::select! {
+                biased;
+                // What it ended with concerns nobody: the client has gone, or was answered by hyper.
+                _ = connection.as_mut() => return,
+                () = begins(self.drain), if !is_draining => {
+                    is_draining = true;
+                    say_goodbye(connection.as_mut());
+                }
+                () = look.as_mut() => match self.activity.judge(self.limits) {
+                    Judgement::Fine(next) => look.as_mut().reset(Instant::now() + next),
+                    Judgement::Stalled => return,
+                    Judgement::Idle => {
+                        let now = Instant::now();
+                        let ends_by = *ends_by.get_or_insert_with(|| {
+                            say_goodbye(connection.as_mut());
+                            now + self.limits.headers
+                        });
+                        if ends_by <= now {
+                            return;
+                        }
+                        look.as_mut().reset(ends_by);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What a client is told when the server is full.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::connection::PREFACE;
+
+/// How long a refusal may take, from accepting the connection to closing it.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
+
+/// The largest part of a request that is read and forgotten so that the client does not lose the answer.
+const MAX_FORGOTTEN: u64 = 64 * 1024;
+
+/// The body of the 503, unless the server is given another one.
+pub(super) const PROBLEM: &str = r#"{"type":"urn:oncegate:problem:overloaded","title":"The gateway has too many connections","status":503,"operation_state":"undetermined","retry_same_key":true,"safe_new_key":false}"#;
+
+/// An empty SETTINGS frame, then GOAWAY with no stream processed and `ENHANCE_YOUR_CALM` (RFC 9113, sections 6.5
+/// and 6.8): the client knows that it may send its requests again.
+const GOAWAY: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0b";
+
+/// A whole 503 with this body.
+pub(super) fn message(problem: &[u8]) -> Bytes {
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\n\
+         Content-Type: application/problem+json\r\n\
+         Content-Length: {}\r\n\
+         Cache-Control: no-store\r\n\
+         Retry-After: 1\r\n\
+         Connection: close\r\n\r\n",
+        problem.len()
+    );
+    [head.as_bytes(), problem].concat().into()
+}
+
+/// Waits for the first bytes (an answer to nothing confuses clients), answers and closes.
+pub(super) async fn refuse(mut socket: TcpStream, message: &[u8]) {
+    let refusal = async {
+        let mut first = [0; PREFACE.len()];
+        let count = socket.read(&mut first).await?;
+        let speaks_http2 = count > 3 && PREFACE.starts_with(&first[..count]);
+        let answer = if speaks_http2 { GOAWAY } else { message };
+        socket.write_all(answer).await?;
+        socket.shutdown().await?;
+        let mut rest = socket.take(MAX_FORGOTTEN);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    // A client that has gone, or is slow, is closed all the same.
+    drop(timeout(REFUSAL_TIME, refusal).await);
+}

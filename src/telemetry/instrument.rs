@@ -1,0 +1,258 @@
+//! What metrics are made of: counters, gauges that something holds, and timings. A series is looked up by its
+//! labels once, when it is made; from then on counting is an atomic addition.
+
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+
+use super::label::Label;
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+pub struct Counter(IntCounter);
+
+impl Counter {
+    /// It happened once.
+    pub fn inc(&self) {
+        self.0.inc();
+    }
+}
+
+/// A counter that another module counts; it is copied here before a scrape.
+#[derive(Debug)]
+pub struct MirroredCounter {
+    counter: IntCounter,
+    /// The highest total seen. Two scrapes at a time each add their own part of the difference, or nothing.
+    total: AtomicU64,
+}
+
+impl MirroredCounter {
+    /// Takes over the other module's total; a total below an earlier one changes nothing.
+    pub fn mirror(&self, total: u64) {
+        let before = self.total.fetch_max(total, Ordering::Relaxed);
+        self.counter.inc_by(total.saturating_sub(before));
+    }
+}
+
+/// How much there is of something now.
+#[derive(Clone, Debug)]
+pub struct Gauge(IntGauge);
+
+impl Gauge {
+    /// One more, until the guard is dropped.
+    #[must_use = "the gauge falls again when the guard is dropped"]
+    pub fn hold(&self) -> Hold {
+        self.hold_many(1)
+    }
+
+    /// So many more (bytes, for example), until the guard is dropped.
+    #[must_use = "the gauge falls again when the guard is dropped"]
+    pub fn hold_many(&self, amount: u64) -> Hold {
+        let mut hold = Hold {
+            gauge: self.0.clone(),
+            amount: 0,
+        };
+        hold.grow(amount);
+        hold
+    }
+
+    /// There is so much. For limits, and for gauges that mirror another module; not for those that are held.
+    pub fn set(&self, amount: u64) {
+        self.0.set(clamped(amount));
+    }
+
+    /// How much there is.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        u64::try_from(self.0.get()).unwrap_or(0)
+    }
+}
+
+/// A part of a [`Gauge`]; dropping it takes the part away again.
+#[derive(Debug)]
+pub struct Hold {
+    gauge: IntGauge,
+    amount: i64,
+}
+
+impl Hold {
+    /// So many more.
+    pub fn grow(&mut self, amount: u64) {
+        let amount = clamped(amount);
+        self.gauge.add(amount);
+        self.amount = self.amount.saturating_add(amount);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.gauge.sub(self.amount);
+    }
+}
+
+/// How long something takes.
+#[derive(Clone, Debug)]
+pub struct Timing(Histogram);
+
+impl Timing {
+    /// It took so long.
+    pub fn observe(&self, span: Duration) {
+        self.0.observe(span.as_secs_f64());
+    }
+}
+
+/// One instrument for each value of a label.
+#[derive(Debug)]
+pub struct PerLabel<L, I> {
+    instruments: Box<[I]>,
+    label: PhantomData<fn(L)>,
+}
+
+impl<L: Label, I> PerLabel<L, I> {
+    pub(super) fn new(instrument: impl FnMut(L) -> I) -> Self {
+        Self {
+            instruments: L::ALL.iter().copied().map(instrument).collect(),
+            label: PhantomData,
+        }
+    }
+
+    /// The instrument of this value.
+    #[must_use]
+    pub fn of(&self, value: L) -> &I {
+        &self.instruments[value.index()]
+    }
+}
+
+impl<L: Label> PerLabel<L, Counter> {
+    /// It happened once, this way.
+    pub fn inc(&self, value: L) {
+        self.of(value).inc();
+    }
+}
+
+/// Makes instruments and registers each under its name, help and labels: the one place where they are defined.
+pub(super) struct Registrar<'a>(pub &'a Registry);
+
+impl Registrar<'_> {
+    pub(super) fn counter(&self, name: &str, help: &str) -> Counter {
+        Counter(self.registered(IntCounter::new(name, help)))
+    }
+
+    pub(super) fn mirrored_counter(&self, name: &str, help: &str) -> MirroredCounter {
+        MirroredCounter {
+            counter: self.registered(IntCounter::new(name, help)),
+            total: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn gauge(&self, name: &str, help: &str) -> Gauge {
+        Gauge(self.registered(IntGauge::new(name, help)))
+    }
+
+    /// Counters by one label.
+    pub(super) fn counters<L: Label>(
+        &self,
+        name: &str,
+        label: &str,
+        help: &str,
+    ) -> PerLabel<L, Counter> {
+        let counters = self.counter_family(name, &[label], help);
+        PerLabel::new(|value: L| counters.with(&[value.name()]))
+    }
+
+    pub(super) fn counter_family(&self, name: &str, labels: &[&str], help: &str) -> CounterFamily {
+        CounterFamily(self.registered(IntCounterVec::new(Opts::new(name, help), labels)))
+    }
+
+    pub(super) fn gauge_family(&self, name: &str, labels: &[&str], help: &str) -> GaugeFamily {
+        GaugeFamily(self.registered(IntGaugeVec::new(Opts::new(name, help), labels)))
+    }
+
+    pub(super) fn timing_family(
+        &self,
+        name: &str,
+        labels: &[&str],
+        buckets_seconds: &[f64],
+        help: &str,
+    ) -> TimingFamily {
+        let options = HistogramOpts::new(name, help).buckets(buckets_seconds.to_vec());
+        TimingFamily(self.registered(HistogramVec::new(options, labels)))
+    }
+
+    fn registered<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let made = made.expect("names and labels are constants that Prometheus accepts");
+        self.0
+            .register(Box::new(made.clone()))
+            .expect("every name is registered once");
+        made
+    }
+}
+
+/// Counters of one name whose labels are not yet bound.
+pub(super) struct CounterFamily(IntCounterVec);
+
+impl CounterFamily {
+    /// The series of these values, which exists from now on.
+    pub(super) fn with(&self, values: &[&str]) -> Counter {
+        Counter(self.0.with_label_values(values))
+    }
+}
+
+/// Gauges of one name whose labels are not yet bound.
+pub(super) struct GaugeFamily(IntGaugeVec);
+
+impl GaugeFamily {
+    /// The series of these values, which exists from now on.
+    pub(super) fn with(&self, values: &[&str]) -> Gauge {
+        Gauge(self.0.with_label_values(values))
+    }
+}
+
+/// Timings of one name whose labels are not yet bound.
+pub(super) struct TimingFamily(HistogramVec);
+
+impl TimingFamily {
+    /// The series of these values, which exists from now on.
+    pub(super) fn with(&self, values: &[&str]) -> Timing {
+        Timing(self.0.with_label_values(values))
+    }
+}
+
+fn clamped(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gauge_falls_by_what_its_guard_held() {
+        let registry = Registry::new();
+        let gauge = Registrar(&registry).gauge("held", "Held.");
+        let one = gauge.hold();
+        let mut many = gauge.hold_many(10);
+        many.grow(5);
+        assert_eq!(gauge.value(), 16);
+        drop(many);
+        assert_eq!(gauge.value(), 1);
+        drop(one);
+        assert_eq!(gauge.value(), 0);
+    }
+
+    #[test]
+    fn a_mirrored_counter_follows_the_total_and_never_falls() {
+        let registry = Registry::new();
+        let counter = Registrar(&registry).mirrored_counter("mirrored", "Mirrored.");
+        for total in [3, 3, 2, 7] {
+            counter.mirror(total);
+        }
+        assert_eq!(counter.counter.get(), 7);
+    }
+}

@@ -1,0 +1,321 @@
+//! The values that labels can have. Each is a closed set, so that every series exists from the start and no
+//! client can make a new one.
+
+use crate::protocol::{Cause, NotStored, Op};
+
+/// A label with a closed set of values.
+pub trait Label: Copy + 'static {
+    /// Every value, each at its own [`Label::index`].
+    const ALL: &'static [Self];
+
+    /// The value in metrics.
+    fn name(self) -> &'static str;
+
+    /// The place in [`Label::ALL`].
+    fn index(self) -> usize;
+}
+
+/// Defines an enum whose variants are the values of one label, with what each of them means.
+macro_rules! label {
+    (
+        $(#[doc = $about:literal])+
+        pub enum $label:ident {
+            $( $(#[doc = $help:literal])+ $value:ident = $name:literal, )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $label {
+            $( $(#[doc = $help])+ $value, )+
+        }
+
+        impl $label {
+            /// What the value means, for the reference.
+            #[must_use]
+            pub fn help(self) -> &'static str {
+                match self {
+                    $( Self::$value => concat!($($help),+).trim_ascii(), )+
+                }
+            }
+        }
+
+        impl Label for $label {
+            const ALL: &'static [Self] = &[$( Self::$value, )+];
+
+            fn name(self) -> &'static str {
+                match self {
+                    $( Self::$value => $name, )+
+                }
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+label! {
+    /// What became of a request on a route. Every request counts exactly once.
+    pub enum Decision {
+        /// A `pass` route, or a method that its route does not protect: it went through untouched.
+        Passthrough = "passthrough",
+        /// It was sent to the upstream, and the answer is recorded.
+        Executed = "executed",
+        /// It was answered from the record.
+        Replayed = "replayed",
+        /// It waited for the first request with its key and got the same answer.
+        Joined = "joined",
+        /// It was sent; the upstream's answer says that nothing was done, and the key is free again.
+        Released = "released",
+        /// It was sent and answered, but the answer could not be recorded in time.
+        Unrecorded = "unrecorded",
+        /// Refused (409): the first request with this key is still running.
+        InProgress = "in_progress",
+        /// Refused (422): the key was used for another request.
+        Mismatch = "mismatch",
+        /// Refused (400): the route requires a key.
+        KeyMissing = "key_missing",
+        /// Refused (400): the key is too long, malformed, or there are several.
+        KeyInvalid = "key_invalid",
+        /// Refused (401): the request does not say who is asking.
+        ScopeMissing = "scope_missing",
+        /// Sent without a known outcome, or refused because an earlier attempt was.
+        Unknown = "unknown",
+        /// Refused (409): the operation is completed, but its response could not be kept.
+        NotStored = "not_stored",
+        /// Refused (409): the retention is over and the key is remembered.
+        Expired = "expired",
+        /// Refused (502): no upstream could be reached; nothing was sent.
+        UpstreamUnreachable = "upstream_unreachable",
+        /// Refused (413): the body is beyond the route's limit.
+        BodyTooLarge = "body_too_large",
+        /// Refused (503): the store could not be asked; nothing was sent.
+        StoreUnavailable = "store_unavailable",
+        /// Refused (503): a bound was reached; nothing was sent.
+        Overloaded = "overloaded",
+        /// It was forwarded without protection because it bears no key or no scope.
+        Unkeyed = "unkeyed",
+        /// It was forwarded without protection because the store was down.
+        Unprotected = "unprotected",
+        /// Observe mode: it went through, and its key was new.
+        Observed = "observed",
+        /// Observe mode: it went through, and enforce mode would have met a duplicate.
+        ObservedDuplicate = "observed_duplicate",
+    }
+}
+
+label! {
+    /// Why a request has no decision.
+    pub enum Unrouted {
+        /// No route matches (404).
+        NoRoute = "no_route",
+        /// The message breaks the HTTP policy (400).
+        BadRequest = "bad_request",
+        /// The client left before its request was whole.
+        Abandoned = "abandoned",
+    }
+}
+
+label! {
+    /// What a store is asked: the protocol's ops, and the questions that change nothing.
+    pub enum StoreOp {
+        /// [`Op::Claim`]
+        Claim = "claim",
+        /// [`Op::Renew`]
+        Renew = "renew",
+        /// [`Op::Complete`]
+        Complete = "complete",
+        /// [`Op::MarkUnknown`]
+        MarkUnknown = "mark_unknown",
+        /// [`Op::Release`]
+        Release = "release",
+        /// [`Op::TakeOver`]
+        TakeOver = "take_over",
+        /// [`Op::Resolve`]
+        Resolve = "resolve",
+        /// What a client would be told.
+        Look = "look",
+        /// The record as it is stored.
+        Read = "read",
+        /// Whether the store can be asked.
+        Ping = "ping",
+    }
+}
+
+impl From<&Op> for StoreOp {
+    fn from(op: &Op) -> Self {
+        match op {
+            Op::Claim { .. } => Self::Claim,
+            Op::Renew { .. } => Self::Renew,
+            Op::Complete { .. } => Self::Complete,
+            Op::MarkUnknown { .. } => Self::MarkUnknown,
+            Op::Release { .. } => Self::Release,
+            Op::TakeOver { .. } => Self::TakeOver,
+            Op::Resolve { .. } => Self::Resolve,
+        }
+    }
+}
+
+label! {
+    /// How a store call ended.
+    pub enum StoreResult {
+        /// With a verdict, whatever it says.
+        Done = "done",
+        /// It was certainly not applied.
+        NotDone = "not_done",
+        /// It may have been applied, or may yet be.
+        InDoubt = "in_doubt",
+    }
+}
+
+label! {
+    /// What a beat met.
+    pub enum Beat {
+        /// The claim is still the owner's.
+        Held = "held",
+        /// The claim is not the owner's any more.
+        Lost = "lost",
+        /// The store gave no verdict; the next beat tries again.
+        NoVerdict = "no_verdict",
+    }
+}
+
+label! {
+    /// When an owner learned that its claim is lost.
+    pub enum LeaseLost {
+        /// Before the first byte of the request: it was not sent.
+        BeforeWrite = "before_write",
+        /// The request was under way already, and was not stopped.
+        AfterWrite = "after_write",
+    }
+}
+
+label! {
+    /// How a dispatch ended that was kept open past its `response_timeout`.
+    pub enum LateAnswer {
+        /// An answer came and settled the record.
+        Completed = "completed",
+        /// An answer came, and its status says nothing about the outcome.
+        Unsettled = "unsettled",
+        /// An answer came, and the record was settled otherwise by then.
+        Lost = "lost",
+        /// An answer came and could not be recorded.
+        Unrecorded = "unrecorded",
+        /// No complete answer came within `late_response`, or before the end of a drain.
+        None = "none",
+    }
+}
+
+label! {
+    /// What went wrong at an upstream.
+    pub enum UpstreamError {
+        /// No connection: name not found, refused, timed out, or a failed TLS handshake. Nothing was sent.
+        Connect = "connect",
+        /// The upstream refused the stream before it did anything (REFUSED_STREAM). Nothing was sent.
+        Refused = "refused",
+        /// `max_in_flight` was reached. Nothing was sent.
+        Saturated = "saturated",
+        /// No complete answer within `response_timeout`.
+        Timeout = "timeout",
+        /// The connection broke before the head of an answer.
+        ConnectionLost = "connection_lost",
+        /// The answer broke off, or was not HTTP.
+        Truncated = "truncated",
+    }
+}
+
+impl Label for Cause {
+    const ALL: &'static [Self] = &[
+        Self::LeaseLapsed,
+        Self::Timeout,
+        Self::ConnectionLost,
+        Self::Truncated,
+        Self::Status(0),
+        Self::Drained,
+    ];
+
+    fn name(self) -> &'static str {
+        Cause::name(self)
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Self::LeaseLapsed => 0,
+            Self::Timeout => 1,
+            Self::ConnectionLost => 2,
+            Self::Truncated => 3,
+            Self::Status(_) => 4,
+            Self::Drained => 5,
+        }
+    }
+}
+
+impl Label for NotStored {
+    const ALL: &'static [Self] = &[Self::TooLarge, Self::Streaming, Self::NoRoom];
+
+    fn name(self) -> &'static str {
+        NotStored::name(self)
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Self::TooLarge => 0,
+            Self::Streaming => 1,
+            Self::NoRoom => 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::protocol::Owner;
+
+    fn assert_well_formed<L: Label>() {
+        for (place, value) in L::ALL.iter().enumerate() {
+            assert_eq!(value.index(), place, "{}", value.name());
+            assert!(
+                value
+                    .name()
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            );
+        }
+        let names: BTreeSet<_> = L::ALL.iter().map(|value| value.name()).collect();
+        assert_eq!(names.len(), L::ALL.len());
+    }
+
+    #[test]
+    fn every_label_value_has_a_place_and_a_name_of_its_own() {
+        assert_well_formed::<Decision>();
+        assert_well_formed::<Unrouted>();
+        assert_well_formed::<StoreOp>();
+        assert_well_formed::<StoreResult>();
+        assert_well_formed::<Beat>();
+        assert_well_formed::<LeaseLost>();
+        assert_well_formed::<LateAnswer>();
+        assert_well_formed::<UpstreamError>();
+        assert_well_formed::<Cause>();
+        assert_well_formed::<NotStored>();
+    }
+
+    #[test]
+    fn an_op_has_the_same_name_in_metrics_as_in_the_protocol() {
+        let op = Op::Release { owner: Owner(1) };
+        assert_eq!(StoreOp::from(&op).name(), op.name());
+        let protocol = [
+            "claim",
+            "renew",
+            "complete",
+            "mark_unknown",
+            "release",
+            "take_over",
+            "resolve",
+        ];
+        let metrics: Vec<_> = StoreOp::ALL.iter().map(|op| op.name()).collect();
+        assert_eq!(metrics[..protocol.len()], protocol);
+    }
+}

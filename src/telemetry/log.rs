@@ -1,0 +1,165 @@
+//! Log lines, on standard error: for people on a terminal, one JSON object a line everywhere else.
+//!
+//! Whoever writes a line names what happened by record id, route and status. Keys, credentials, bodies and
+//! queries are never among its fields.
+
+use std::env::{self, VarError};
+use std::io::{self, IsTerminal};
+
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{ParseError, filter_fn};
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+/// The environment variable that says how much is logged: `warn`, or `info,oncegate::gateway=debug`.
+pub const FILTER_VARIABLE: &str = "ONCEGATE_LOG";
+
+const DEFAULT_FILTER: &str = "info";
+
+/// Why logging could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter is not one.
+    #[error("{FILTER_VARIABLE} is not a filter such as `info,oncegate::gateway=debug`")]
+    BadFilter(#[source] ParseError),
+    /// The filter is not text.
+    #[error("{FILTER_VARIABLE} is not UTF-8")]
+    NotText,
+    /// Logging was started before.
+    #[error("logging was started twice")]
+    Twice(#[from] TryInitError),
+}
+
+/// Starts logging for the whole process, as far as [`FILTER_VARIABLE`] says; without it, from `info` on.
+///
+/// # Errors
+/// Where the variable cannot be read, or logging was started before.
+pub fn start() -> Result<(), LogError> {
+    let filter = match env::var(FILTER_VARIABLE) {
+        Ok(filter) if !filter.trim().is_empty() => filter,
+        Ok(_) | Err(VarError::NotPresent) => DEFAULT_FILTER.to_owned(),
+        Err(VarError::NotUnicode(_)) => return Err(LogError::NotText),
+    };
+    let format = if io::stderr().is_terminal() {
+        Format::Human
+    } else {
+        Format::Json
+    };
+    subscriber(format, &filter, io::stderr)?.try_init()?;
+    Ok(())
+}
+
+/// For whom lines are written.
+#[derive(Clone, Copy, Debug)]
+enum Format {
+    Human,
+    Json,
+}
+
+/// What takes events and writes them as lines.
+fn subscriber<W>(
+    format: Format,
+    filter: &str,
+    writer: W,
+) -> Result<Box<dyn Subscriber + Send + Sync>, LogError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(LogError::BadFilter)?;
+    let filtered = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(may_be_logged));
+    // A closed standard error must not end the process: a line that cannot be written is lost in silence.
+    let lines = fmt::layer().with_writer(writer).log_internal_errors(false);
+    Ok(match format {
+        Format::Human => Box::new(filtered.with(lines)),
+        Format::Json => {
+            Box::new(filtered.with(lines.json().flatten_event(true).with_span_list(false)))
+        }
+    })
+}
+
+/// The HTTP crates write header values into their debug lines, credentials among them; from other crates only
+/// lines for operators are taken, whatever the filter says.
+fn may_be_logged(metadata: &Metadata<'_>) -> bool {
+    let ours = metadata
+        .target()
+        .strip_prefix(env!("CARGO_PKG_NAME"))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+    ours || *metadata.level() <= Level::INFO
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::subscriber::with_default;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        fn of(format: Format, filter: &str, log: impl FnOnce()) -> String {
+            let lines = Self::default();
+            let sink = lines.clone();
+            let subscriber = subscriber(format, filter, move || sink.clone()).unwrap();
+            with_default(subscriber, log);
+            let bytes = lines.0.lock().unwrap().clone();
+            String::from_utf8(bytes).unwrap()
+        }
+    }
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_json_line_bears_time_level_message_and_fields_at_its_top() {
+        let text = Lines::of(Format::Json, "info", || {
+            tracing::info!(route = "create-payment", status = 201, "executed\nnow");
+        });
+        assert_eq!(text.lines().count(), 1);
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["level"], "INFO");
+        assert_eq!(line["message"], "executed\nnow");
+        assert_eq!(line["route"], "create-payment");
+        assert_eq!(line["status"], 201);
+        assert!(line["timestamp"].is_string());
+    }
+
+    #[test]
+    fn no_filter_brings_out_the_debug_lines_of_other_crates() {
+        let text = Lines::of(Format::Human, "trace,h2=trace,oncegatex=trace", || {
+            tracing::debug!(target: "h2::codec", authorization = "Bearer secret", "received frame");
+            tracing::debug!(target: "oncegatex", authorization = "Bearer secret", "not ours");
+            tracing::trace!(target: "oncegate::gateway", "our own");
+            tracing::warn!(target: "hyper", "for operators");
+        });
+        assert!(!text.contains("secret"), "{text}");
+        assert!(
+            text.contains("our own") && text.contains("for operators"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_reported() {
+        assert!(matches!(
+            subscriber(Format::Json, "oncegate=loud", io::sink),
+            Err(LogError::BadFilter(_))
+        ));
+    }
+}

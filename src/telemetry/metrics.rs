@@ -1,0 +1,511 @@
+//! Every metric there is. Making a [`Metrics`] registers them; the reference in the README is read from what
+//! was registered.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::{Registry, TextEncoder};
+
+use super::instrument::{Counter, Gauge, MirroredCounter, PerLabel, Registrar, Timing};
+use super::label::{
+    Beat, Decision, Label, LateAnswer, LeaseLost, StoreOp, StoreResult, Unrouted, UpstreamError,
+};
+use crate::protocol::{Cause, NotStored};
+
+/// Bounds of the buckets of what crosses a network: from a loopback answer to `response_timeout` and beyond.
+const REQUEST_SECONDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
+];
+
+/// Bounds of the buckets of store calls: from a map in memory to four times the default `timeout`.
+const STORE_SECONDS: [f64; 13] = [
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
+];
+
+/// All metrics of a process.
+///
+/// Every series exists with value 0 from the start, and the values of labels come from the configuration or from
+/// the closed sets of [`Label`]. Routes and upstreams are addressed by their place in the configuration. Gauges
+/// are either *held* (by [`Gauge::hold`]), *limits* (set once), or *mirrors* (set before each scrape).
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    routes: Box<[RouteMetrics]>,
+    upstreams: Box<[UpstreamMetrics]>,
+    /// Requests that met no route.
+    pub unrouted: PerLabel<Unrouted, Counter>,
+    /// Calls of the store, and how full it is.
+    pub store: StoreMetrics,
+    /// Held: from `Acquired` until the record is settled or the claim given back.
+    pub claims_held: Gauge,
+    /// Held: claims of which it is not known whether the store took them, until they are settled.
+    pub claims_in_doubt: Gauge,
+    /// Beats by what they met.
+    pub beats: PerLabel<Beat, Counter>,
+    /// Claims found lost by their owner.
+    pub leases_lost: PerLabel<LeaseLost, Counter>,
+    /// Held: dispatches open past their `response_timeout`.
+    pub late_dispatches: Gauge,
+    /// Limit: `max_late`.
+    pub late_dispatches_limit: Gauge,
+    /// Held: outcomes known to this process and not yet in the store.
+    pub recordings_pending: Gauge,
+    /// Held: duplicates that wait for the first request.
+    pub waiters: Gauge,
+    /// Limit: `max_waiters`.
+    pub waiters_limit: Gauge,
+    /// Held: bytes of bodies in memory.
+    pub buffered: Gauge,
+    /// Limit: `max_buffered`, in bytes.
+    pub buffered_limit: Gauge,
+    /// Replays that needed no store.
+    pub replay_cache: CacheMetrics,
+    /// Mirror: client connections open now.
+    pub connections: Gauge,
+    /// Limit: `max_connections`.
+    pub connections_limit: Gauge,
+    /// Mirror: client connections accepted since the start.
+    pub connections_total: MirroredCounter,
+    /// 1 while draining.
+    pub draining: Gauge,
+}
+
+/// The metrics of one route.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    decisions: PerLabel<Decision, Counter>,
+    duration: Timing,
+    unknown_outcomes: PerLabel<Cause, Counter>,
+    late_answers: PerLabel<LateAnswer, Counter>,
+    not_stored: PerLabel<NotStored, Counter>,
+}
+
+/// The metrics of one upstream.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    duration: Timing,
+    errors: PerLabel<UpstreamError, Counter>,
+    /// Mirror: connections open now, idle ones among them.
+    pub connections: Gauge,
+    /// Mirror: connections that wait for a request.
+    pub connections_idle: Gauge,
+    /// Held or mirror, as the upstream prefers: requests under way now.
+    pub in_flight: Gauge,
+    /// Limit: `max_in_flight`.
+    pub in_flight_limit: Gauge,
+}
+
+/// The metrics of the store.
+#[derive(Debug)]
+pub struct StoreMetrics {
+    calls: PerLabel<StoreOp, PerLabel<StoreResult, Counter>>,
+    durations: PerLabel<StoreOp, Timing>,
+    /// 1 while the store answers.
+    pub up: Gauge,
+    /// Mirror: records held.
+    pub records: Gauge,
+    /// Mirror: bytes held.
+    pub bytes: Gauge,
+    /// Limit: `max_size`, in bytes.
+    pub limit_bytes: Gauge,
+}
+
+/// The metrics of the replay cache.
+#[derive(Debug)]
+pub struct CacheMetrics {
+    /// Answers found in the cache.
+    pub hits: Counter,
+    /// Questions that went to the store.
+    pub misses: Counter,
+    /// Mirror: bytes held.
+    pub bytes: Gauge,
+    /// Limit: `replay_cache`, in bytes.
+    pub limit_bytes: Gauge,
+}
+
+impl Metrics {
+    /// Registers every series for these routes and upstreams, given by name in the order of the configuration.
+    #[must_use]
+    pub fn new(routes: &[&str], upstreams: &[&str]) -> Self {
+        Self::of_version(routes, upstreams, env!("CARGO_PKG_VERSION"))
+    }
+
+    /// The same, under another version: the reference leaves the version out.
+    pub(super) fn of_version(routes: &[&str], upstreams: &[&str], version: &str) -> Self {
+        let registry = Registry::new();
+        let registrar = Registrar(&registry);
+        describe_process(&registrar, version);
+        Self {
+            routes: register_routes(&registrar, routes),
+            upstreams: register_upstreams(&registrar, upstreams),
+            unrouted: registrar.counters(
+                "oncegate_unrouted_total",
+                "reason",
+                "Requests that met no route, or were refused before one was chosen.",
+            ),
+            store: StoreMetrics::register(&registrar),
+            claims_held: registrar.gauge(
+                "oncegate_claims_held",
+                "Claims that this process holds now.",
+            ),
+            claims_in_doubt: registrar.gauge(
+                "oncegate_claims_in_doubt",
+                "Claims of which the store has not yet said whether it took them. They are never dispatched.",
+            ),
+            beats: registrar.counters(
+                "oncegate_beats_total",
+                "result",
+                "Renewals of claims under way.",
+            ),
+            leases_lost: registrar.counters(
+                "oncegate_leases_lost_total",
+                "phase",
+                "Claims that their owner found lost.",
+            ),
+            late_dispatches: registrar.gauge(
+                "oncegate_late_dispatches",
+                "Dispatches open now past their response_timeout.",
+            ),
+            late_dispatches_limit: registrar.gauge(
+                "oncegate_late_dispatches_limit",
+                "The setting max_late.",
+            ),
+            recordings_pending: registrar.gauge(
+                "oncegate_recordings_pending",
+                "Outcomes known now and not yet in the store.",
+            ),
+            waiters: registrar.gauge(
+                "oncegate_waiters",
+                "Duplicates that wait now for the first request.",
+            ),
+            waiters_limit: registrar.gauge("oncegate_waiters_limit", "The setting max_waiters."),
+            buffered: registrar.gauge(
+                "oncegate_buffered_bytes",
+                "Bodies held in memory now.",
+            ),
+            buffered_limit: registrar.gauge(
+                "oncegate_buffered_limit_bytes",
+                "The setting max_buffered.",
+            ),
+            replay_cache: CacheMetrics::register(&registrar),
+            connections: registrar.gauge(
+                "oncegate_connections",
+                "Client connections open now.",
+            ),
+            connections_limit: registrar.gauge(
+                "oncegate_connections_limit",
+                "The setting max_connections.",
+            ),
+            connections_total: registrar.mirrored_counter(
+                "oncegate_connections_total",
+                "Client connections accepted.",
+            ),
+            draining: registrar.gauge(
+                "oncegate_draining",
+                "1 from the beginning of a drain, else 0.",
+            ),
+            registry,
+        }
+    }
+
+    /// The metrics of a route, by its place in the configuration.
+    ///
+    /// # Panics
+    /// Where there is no such route: the place comes from the table that was made of the same configuration.
+    #[must_use]
+    pub fn route(&self, index: usize) -> &RouteMetrics {
+        &self.routes[index]
+    }
+
+    /// The metrics of an upstream, by its place in the configuration.
+    ///
+    /// # Panics
+    /// Where there is no such upstream.
+    #[must_use]
+    pub fn upstream(&self, index: usize) -> &UpstreamMetrics {
+        &self.upstreams[index]
+    }
+
+    /// Everything in Prometheus' text format 0.0.4.
+    #[must_use]
+    pub fn render(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.gather())
+            .expect("registered families are never empty, and a string takes every write")
+    }
+
+    pub(super) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
+    }
+}
+
+impl RouteMetrics {
+    /// Counts a request; once for each.
+    pub fn decision(&self, decision: Decision) {
+        self.decisions.inc(decision);
+    }
+
+    /// From the request's head to the end of the answer's body.
+    pub fn observe(&self, span: Duration) {
+        self.duration.observe(span);
+    }
+
+    /// An attempt of this process ended without a known outcome.
+    pub fn unknown_outcome(&self, cause: Cause) {
+        self.unknown_outcomes.inc(cause);
+    }
+
+    /// A dispatch that was kept open past its `response_timeout` has ended.
+    pub fn late_answer(&self, result: LateAnswer) {
+        self.late_answers.inc(result);
+    }
+
+    /// A response was passed on without being kept.
+    pub fn not_stored(&self, reason: NotStored) {
+        self.not_stored.inc(reason);
+    }
+}
+
+impl UpstreamMetrics {
+    /// From the dispatch to the end of the answer's head.
+    pub fn observe(&self, span: Duration) {
+        self.duration.observe(span);
+    }
+
+    /// One attempt at one address failed.
+    pub fn error(&self, kind: UpstreamError) {
+        self.errors.inc(kind);
+    }
+}
+
+impl StoreMetrics {
+    /// A call ended so, after so long.
+    pub fn call(&self, op: StoreOp, result: StoreResult, span: Duration) {
+        self.calls.of(op).inc(result);
+        self.durations.of(op).observe(span);
+    }
+
+    fn register(registrar: &Registrar<'_>) -> Self {
+        let calls = registrar.counter_family(
+            "oncegate_store_operations_total",
+            &["op", "result"],
+            "Calls of the store by how they ended; done is any verdict.",
+        );
+        let durations = registrar.timing_family(
+            "oncegate_store_operation_duration_seconds",
+            &["op"],
+            &STORE_SECONDS,
+            "How long calls of the store took, failed ones included.",
+        );
+        Self {
+            calls: PerLabel::new(|op: StoreOp| {
+                PerLabel::new(|result: StoreResult| calls.with(&[op.name(), result.name()]))
+            }),
+            durations: PerLabel::new(|op: StoreOp| durations.with(&[op.name()])),
+            up: registrar.gauge("oncegate_store_up", "1 while the store answers, else 0."),
+            records: registrar.gauge(
+                "oncegate_store_records",
+                "Records held, those past their retention included until they are swept.",
+            ),
+            bytes: registrar.gauge("oncegate_store_bytes", "Bytes that the store holds."),
+            limit_bytes: registrar.gauge(
+                "oncegate_store_limit_bytes",
+                "The setting max_size: beyond it new claims are refused.",
+            ),
+        }
+    }
+}
+
+impl CacheMetrics {
+    fn register(registrar: &Registrar<'_>) -> Self {
+        Self {
+            hits: registrar.counter(
+                "oncegate_replay_cache_hits_total",
+                "Answers found in the replay cache.",
+            ),
+            misses: registrar.counter(
+                "oncegate_replay_cache_misses_total",
+                "Questions that the replay cache could not answer.",
+            ),
+            bytes: registrar.gauge(
+                "oncegate_replay_cache_bytes",
+                "Bytes that the replay cache holds.",
+            ),
+            limit_bytes: registrar.gauge(
+                "oncegate_replay_cache_limit_bytes",
+                "The setting replay_cache; 0: switched off.",
+            ),
+        }
+    }
+}
+
+fn describe_process(registrar: &Registrar<'_>, version: &str) {
+    registrar
+        .gauge_family(
+            "oncegate_build_info",
+            &["version"],
+            "Always 1; the label says which build this is.",
+        )
+        .with(&[version])
+        .set(1);
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    registrar
+        .gauge(
+            "oncegate_start_time_seconds",
+            "When the process started, in seconds since the Unix epoch.",
+        )
+        .set(since_epoch.as_secs());
+}
+
+fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box<[RouteMetrics]> {
+    let decisions = registrar.counter_family(
+        "oncegate_decisions_total",
+        &["route", "decision"],
+        "What became of requests; every request on a route counts exactly once.",
+    );
+    let duration = registrar.timing_family(
+        "oncegate_request_duration_seconds",
+        &["route"],
+        &REQUEST_SECONDS,
+        "From a request's head to the end of its answer.",
+    );
+    let unknown_outcomes = registrar.counter_family(
+        "oncegate_unknown_outcomes_total",
+        &["route", "cause"],
+        "Attempts of this process that were sent, or perhaps sent, and whose outcome is not known.",
+    );
+    let late_answers = registrar.counter_family(
+        "oncegate_late_answers_total",
+        &["route", "result"],
+        "How dispatches ended that were kept open past their response_timeout.",
+    );
+    let not_stored = registrar.counter_family(
+        "oncegate_responses_not_stored_total",
+        &["route", "reason"],
+        "Responses that were passed on and could not be kept for replay.",
+    );
+    let metrics_of = |route: &&str| RouteMetrics {
+        decisions: PerLabel::new(|value: Decision| decisions.with(&[route, value.name()])),
+        duration: duration.with(&[route]),
+        unknown_outcomes: PerLabel::new(|cause| {
+            unknown_outcomes.with(&[route, Label::name(cause)])
+        }),
+        late_answers: PerLabel::new(|value: LateAnswer| late_answers.with(&[route, value.name()])),
+        not_stored: PerLabel::new(|reason| not_stored.with(&[route, Label::name(reason)])),
+    };
+    routes.iter().map(metrics_of).collect()
+}
+
+fn register_upstreams(registrar: &Registrar<'_>, upstreams: &[&str]) -> Box<[UpstreamMetrics]> {
+    let duration = registrar.timing_family(
+        "oncegate_upstream_duration_seconds",
+        &["upstream"],
+        &REQUEST_SECONDS,
+        "From a dispatch to the head of its answer.",
+    );
+    let errors = registrar.counter_family(
+        "oncegate_upstream_errors_total",
+        &["upstream", "kind"],
+        "Attempts that an upstream did not answer.",
+    );
+    let gauges = |name, help| registrar.gauge_family(name, &["upstream"], help);
+    let connections = gauges(
+        "oncegate_upstream_connections",
+        "Connections open now, idle ones among them.",
+    );
+    let connections_idle = gauges(
+        "oncegate_upstream_connections_idle",
+        "Connections that wait now for a request.",
+    );
+    let in_flight = gauges("oncegate_upstream_in_flight", "Requests under way now.");
+    let in_flight_limit = gauges(
+        "oncegate_upstream_in_flight_limit",
+        "The setting max_in_flight.",
+    );
+    let metrics_of = |upstream: &&str| UpstreamMetrics {
+        duration: duration.with(&[upstream]),
+        errors: PerLabel::new(|kind: UpstreamError| errors.with(&[upstream, kind.name()])),
+        connections: connections.with(&[upstream]),
+        connections_idle: connections_idle.with(&[upstream]),
+        in_flight: in_flight.with(&[upstream]),
+        in_flight_limit: in_flight_limit.with(&[upstream]),
+    };
+    upstreams.iter().map(metrics_of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics() -> Metrics {
+        Metrics::new(&["create-payment", "rest"], &["payments"])
+    }
+
+    fn line<'a>(text: &'a str, series: &str) -> &'a str {
+        text.lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
+            .unwrap_or_else(|| panic!("no series {series} in\n{text}"))
+    }
+
+    #[test]
+    fn every_decision_of_every_route_is_there_from_the_start() {
+        let text = metrics().render();
+        for route in ["create-payment", "rest"] {
+            for decision in Decision::ALL {
+                let name = decision.name();
+                let series =
+                    format!("oncegate_decisions_total{{decision=\"{name}\",route=\"{route}\"}}");
+                assert_eq!(line(&text, &series), "0");
+            }
+        }
+        assert_eq!(
+            text.matches("\noncegate_decisions_total{").count(),
+            2 * Decision::ALL.len()
+        );
+    }
+
+    #[test]
+    fn counting_makes_no_new_series() {
+        let metrics = metrics();
+        let before = metrics.render().lines().count();
+        metrics.route(0).decision(Decision::Executed);
+        metrics.route(1).unknown_outcome(Cause::Status(503));
+        metrics.route(1).not_stored(NotStored::NoRoom);
+        metrics.route(1).late_answer(LateAnswer::Completed);
+        metrics.upstream(0).error(UpstreamError::Connect);
+        metrics.unrouted.inc(Unrouted::NoRoute);
+        let took = Duration::from_millis(2);
+        metrics
+            .store
+            .call(StoreOp::Claim, StoreResult::InDoubt, took);
+        let text = metrics.render();
+        assert_eq!(text.lines().count(), before);
+        for series in [
+            r#"oncegate_decisions_total{decision="executed",route="create-payment"}"#,
+            r#"oncegate_unknown_outcomes_total{cause="status",route="rest"}"#,
+            r#"oncegate_responses_not_stored_total{reason="no_room",route="rest"}"#,
+            r#"oncegate_late_answers_total{result="completed",route="rest"}"#,
+            r#"oncegate_upstream_errors_total{kind="connect",upstream="payments"}"#,
+            r#"oncegate_unrouted_total{reason="no_route"}"#,
+            r#"oncegate_store_operations_total{op="claim",result="in_doubt"}"#,
+            r#"oncegate_store_operation_duration_seconds_bucket{op="claim",le="0.0025"}"#,
+        ] {
+            assert_eq!(line(&text, series), "1");
+        }
+    }
+
+    #[test]
+    fn a_route_name_with_quotes_cannot_break_out_of_its_label() {
+        let text = Metrics::new(&["a\"b\\c\nd"], &[]).render();
+        assert!(text.contains(r#"route="a\"b\\c\nd""#));
+    }
+
+    #[test]
+    fn every_name_starts_with_the_name_of_the_program() {
+        for family in metrics().gather() {
+            assert!(family.name().starts_with("oncegate_"), "{}", family.name());
+            assert!(family.help().ends_with('.'), "{}", family.name());
+        }
+    }
+}

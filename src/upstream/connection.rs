@@ -1,0 +1,162 @@
+//! One HTTP/1.1 connection to an upstream.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use super::SendErrorKind;
+use super::body::{OutBody, RequestBodyFailed};
+use super::gate::Gate;
+use super::stats::{Counters, OpenConnection};
+use super::wire::{Fate, Wire};
+
+/// The largest head of a response, in bytes, and the most that is read from or gathered for a socket at once.
+const MAX_RESPONSE_HEAD: usize = 128 * 1024;
+
+/// A connection; dropping it closes it at once, whatever is under way on it.
+pub(super) struct Connection {
+    sender: SendRequest<OutBody>,
+    wire: Arc<Wire>,
+    task: AbortHandle,
+    is_fresh: bool,
+    _open: OpenConnection,
+}
+
+/// Whether an idle connection may take a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Condition {
+    /// It may.
+    Ready,
+    /// The exchange before this one has not quite ended.
+    Busy,
+    /// The upstream closed it, or spoke out of turn.
+    Dead,
+}
+
+/// A request that got no response on a connection, which is gone.
+pub(super) struct Failed {
+    pub(super) kind: SendErrorKind,
+    /// Whether a byte of the request was given to the socket.
+    pub(super) sent: bool,
+    /// The request, where nothing of it was given to the socket and it can be tried elsewhere.
+    pub(super) request: Option<Request<OutBody>>,
+}
+
+impl Connection {
+    /// Connects to `address` within `limit`.
+    pub(super) async fn open(
+        address: SocketAddr,
+        limit: Duration,
+        counters: &Arc<Counters>,
+    ) -> Result<Self, SendErrorKind> {
+        let connecting = timeout(limit, TcpStream::connect(address));
+        let socket = match connecting.await {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(_)) => return Err(SendErrorKind::Connect),
+            Err(_) => return Err(SendErrorKind::ConnectTimeout),
+        };
+        // Without it a small request may wait for the acknowledgement of the one before.
+        socket.set_nodelay(true).ok();
+        let (wire, io) = Wire::new(socket);
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_RESPONSE_HEAD)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|_| SendErrorKind::Connect)?;
+        // What the connection ends with reaches the request under way, if there is one.
+        let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
+        Ok(Self {
+            sender,
+            wire,
+            task,
+            is_fresh: true,
+            _open: counters.opened(),
+        })
+    }
+
+    /// Looks, without blocking, whether the connection may take a request.
+    pub(super) fn condition(&self) -> Condition {
+        if self.sender.is_closed() {
+            Condition::Dead
+        } else if !self.sender.is_ready() {
+            Condition::Busy
+        } else if self.wire.is_quiet() {
+            Condition::Ready
+        } else {
+            Condition::Dead
+        }
+    }
+
+    /// Sends a request and waits for the head of its response.
+    pub(super) async fn exchange(
+        mut self,
+        request: Request<OutBody>,
+        gate: &Arc<Gate>,
+    ) -> Result<(Response<Incoming>, Self), Failed> {
+        let copy = if self.is_fresh { copy(&request) } else { None };
+        self.is_fresh = false;
+        self.wire.begin(gate);
+        let mut error = match self.sender.try_send_request(request).await {
+            Ok(response) => return Ok((response, self)),
+            Err(error) => error,
+        };
+        let (kind, request) = (kind(error.error()), error.take_message());
+        Err(match self.wire.give_up() {
+            Fate::Unsent => Failed {
+                kind,
+                sent: false,
+                request: request.or(copy),
+            },
+            Fate::Refused => Failed {
+                kind: SendErrorKind::GateClosed,
+                sent: false,
+                request: None,
+            },
+            Fate::Sent => Failed {
+                kind,
+                sent: true,
+                request: None,
+            },
+        })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.wire.give_up();
+        self.task.abort();
+    }
+}
+
+/// A second copy of a request whose body is in memory, for fresh connections: hyper keeps a request that it has
+/// begun with, also where the socket then takes nothing of it, and some balancers accept only to reset. An idle
+/// connection was looked at a moment ago; a copy of every request would be too much for what may happen since.
+fn copy(request: &Request<OutBody>) -> Option<Request<OutBody>> {
+    let mut copy = Request::new(request.body().copy()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+fn kind(error: &hyper::Error) -> SendErrorKind {
+    let body_failed = error
+        .source()
+        .is_some_and(|source| source.is::<RequestBodyFailed>());
+    if body_failed || error.is_body_write_aborted() {
+        SendErrorKind::RequestBody
+    } else if error.is_parse() || error.is_parse_too_large() {
+        SendErrorKind::BadResponse
+    } else {
+        SendErrorKind::ConnectionLost
+    }
+}

@@ -1,0 +1,335 @@
+//! HTTP/1.1 clients of the upstreams: connections, their pool, balancing.
+//!
+//! The one thing that this module must get right is the line between *not sent* (no byte of the request was given
+//! to a socket) and *sent*: what was not sent is tried elsewhere or released, what was sent is never sent
+//! again. The line is drawn where bytes reach the kernel (`wire`), behind a [`Gate`] that the owner of a claim
+//! can close. Nothing in here knows of keys, claims or records.
+//!
+//! Reading order: [`Upstream::send`], `connection`, `wire` with [`Gate`], `endpoint` (pool), `lease` and
+//! [`InBody`] (how a connection comes back).
+
+mod body;
+mod connection;
+mod endpoint;
+mod framing;
+mod gate;
+mod lease;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use http::header::UPGRADE;
+use http::{Request, Response, StatusCode};
+
+use crate::config::UpstreamConfig;
+use connection::{Connection, Failed};
+use endpoint::Endpoint;
+use lease::{Lease, Place};
+use stats::Counters;
+
+pub use body::{InBody, OutBody, RequestBodyFailed};
+pub use gate::Gate;
+pub use stats::Stats;
+
+/// How often idle connections are looked through: bounds of a half of `idle_timeout`.
+const REAP_EVERY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
+
+/// An upstream: some endpoints that can take the same requests.
+pub struct Upstream {
+    endpoints: Vec<Endpoint>,
+    connect_timeout: Duration,
+    idle_timeout: Duration,
+    max_in_flight: usize,
+    in_flight: AtomicUsize,
+    /// Where the next choice among equals begins.
+    turn: AtomicUsize,
+    has_reaper: AtomicBool,
+    counters: Arc<Counters>,
+}
+
+/// A request got no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}")]
+pub struct SendError {
+    /// What went wrong, last.
+    pub kind: SendErrorKind,
+    /// Whether at least one byte of the request was given to a socket. If not, none will be.
+    pub sent: bool,
+}
+
+/// What went wrong on the way to a response's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum SendErrorKind {
+    /// The endpoint's name has no address, or the resolver failed or took longer than `connect_timeout`.
+    #[error("the upstream's name could not be resolved")]
+    Resolve,
+    /// The connection was refused or failed.
+    #[error("the upstream could not be connected to")]
+    Connect,
+    /// No connection within `connect_timeout`.
+    #[error("connecting to the upstream took too long")]
+    ConnectTimeout,
+    /// The [`Gate`] was closed, or its deadline over, before the first byte.
+    #[error("the request was withdrawn before its first byte")]
+    GateClosed,
+    /// `max_in_flight` requests are under way.
+    #[error("too many requests are under way to the upstream")]
+    Overloaded,
+    /// The connection ended before a response's head was read.
+    #[error("the connection to the upstream was lost before its response")]
+    ConnectionLost,
+    /// What came is no HTTP/1.1 response, has too large a head, or switches protocols unasked.
+    #[error("the upstream's response is not valid")]
+    BadResponse,
+    /// The request's body failed, or stalled, or did not have the length that was announced.
+    #[error("the request's body failed")]
+    RequestBody,
+}
+
+impl SendErrorKind {
+    /// Every kind, in the order of their declaration.
+    pub const ALL: [Self; 8] = [
+        Self::Resolve,
+        Self::Connect,
+        Self::ConnectTimeout,
+        Self::GateClosed,
+        Self::Overloaded,
+        Self::ConnectionLost,
+        Self::BadResponse,
+        Self::RequestBody,
+    ];
+
+    /// The kind as a metrics label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::GateClosed => "gate_closed",
+            Self::Overloaded => "overloaded",
+            Self::ConnectionLost => "connection_lost",
+            Self::BadResponse => "bad_response",
+            Self::RequestBody => "request_body",
+        }
+    }
+}
+
+impl Upstream {
+    /// An upstream without connections; they are made as requests need them.
+    #[must_use]
+    pub fn new(config: &UpstreamConfig) -> Arc<Self> {
+        Arc::new(Self {
+            endpoints: config.endpoints.iter().map(Endpoint::new).collect(),
+            connect_timeout: config.connect_timeout,
+            idle_timeout: config.idle_timeout,
+            max_in_flight: config.max_in_flight,
+            in_flight: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
+            has_reaper: AtomicBool::new(false),
+            counters: Arc::default(),
+        })
+    }
+
+    /// Sends a request once and returns the head of its response with the body to come.
+    ///
+    /// The URI is origin-form and `Host` is set; version, `Content-Length` and `Transfer-Encoding` are set anew
+    /// from the body. The first byte asks `gate`. As long as no byte was given to a socket, other connections,
+    /// addresses and endpoints are tried, each endpoint once (a streaming body only while untouched); afterwards
+    /// nothing is. Nothing limits the wait for the response but the caller, who drops the future: that closes
+    /// the connection, and `gate` says whether the request was sent.
+    /// Interim responses (1xx) are dropped.
+    ///
+    /// # Errors
+    /// See [`SendErrorKind`].
+    pub async fn send(
+        self: &Arc<Self>,
+        mut request: Request<OutBody>,
+        gate: &Arc<Gate>,
+    ) -> Result<Response<InBody>, SendError> {
+        framing::frame(&mut request);
+        let result = match Place::take(self) {
+            Some(place) => self.try_endpoints(place, request, gate).await,
+            None => Err(SendError::unsent(SendErrorKind::Overloaded)),
+        };
+        if let Err(error) = &result {
+            self.counters.failed(error.kind);
+        }
+        result
+    }
+
+    /// A snapshot of the counters.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            idle: self.endpoints.iter().map(Endpoint::idle_count).sum(),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            ..self.counters.snapshot()
+        }
+    }
+
+    async fn try_endpoints(
+        &self,
+        mut place: Place,
+        request: Request<OutBody>,
+        gate: &Arc<Gate>,
+    ) -> Result<Response<InBody>, SendError> {
+        let mut attempt = Attempt {
+            asks_upgrade: request.headers().contains_key(UPGRADE),
+            request: Some(request),
+            last: SendErrorKind::Connect,
+            gate,
+        };
+        let mut tried = Vec::new();
+        while let Some(index) = self.choose(&tried) {
+            place.move_to(index);
+            if let Some((response, connection)) = self.try_endpoint(index, &mut attempt).await? {
+                let lease = Lease::new(place, connection, &response);
+                return Ok(response.map(|incoming| InBody::new(incoming, lease)));
+            }
+            tried.push(index);
+        }
+        Err(SendError::unsent(attempt.last))
+    }
+
+    /// The endpoint to try next: one that is well before one that is avoided, then the one with the fewest
+    /// requests in flight, and of those the one whose turn it is.
+    fn choose(&self, tried: &[usize]) -> Option<usize> {
+        let count = self.endpoints.len();
+        let first = match count {
+            0 | 1 => 0,
+            _ => self.turn.fetch_add(1, Ordering::Relaxed) % count,
+        };
+        (first..count)
+            .chain(0..first)
+            .filter(|index| !tried.contains(index))
+            .min_by_key(|index| {
+                let endpoint = &self.endpoints[*index];
+                let in_flight = endpoint.in_flight.load(Ordering::Relaxed);
+                (endpoint.standing(), in_flight)
+            })
+    }
+
+    /// `None`: nothing was sent, and another endpoint may be tried.
+    async fn try_endpoint(
+        &self,
+        index: usize,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Option<Exchanged>, SendError> {
+        let endpoint = &self.endpoints[index];
+        if let Some(connection) = endpoint.check_out()
+            && let Some(exchanged) = attempt.on(connection).await?
+        {
+            return Ok(Some(exchanged));
+        }
+        endpoint.try_out();
+        let Ok(addresses) = endpoint.addresses(self.connect_timeout).await else {
+            endpoint.failed();
+            attempt.last = SendErrorKind::Resolve;
+            return Ok(None);
+        };
+        for address in addresses {
+            attempt.check_gate()?;
+            match Connection::open(address, self.connect_timeout, &self.counters).await {
+                Ok(connection) => {
+                    endpoint.succeeded();
+                    if let Some(exchanged) = attempt.on(connection).await? {
+                        return Ok(Some(exchanged));
+                    }
+                }
+                Err(kind) => {
+                    endpoint.failed();
+                    attempt.last = kind;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sees to it that idle connections are closed in time. It runs only while there are any.
+    fn start_reaper(self: &Arc<Self>) {
+        if self.has_reaper.load(Ordering::SeqCst) || self.has_reaper.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let every = (self.idle_timeout / 2).clamp(REAP_EVERY.0, REAP_EVERY.1);
+        tokio::spawn(reap(Arc::downgrade(self), every));
+    }
+}
+
+async fn reap(upstream: Weak<Upstream>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(upstream) = upstream.upgrade() else {
+            return;
+        };
+        let left: usize = upstream.endpoints.iter().map(Endpoint::reap).sum();
+        if left > 0 {
+            continue;
+        }
+        upstream.has_reaper.store(false, Ordering::SeqCst);
+        // A connection that came back before the line above saw a reaper and started none.
+        let is_needed = upstream.endpoints.iter().any(|one| one.idle_count() > 0);
+        if !is_needed || upstream.has_reaper.swap(true, Ordering::SeqCst) {
+            return;
+        }
+    }
+}
+
+type Exchanged = (Response<hyper::body::Incoming>, Connection);
+
+/// One request on its way through connections that take nothing of it.
+struct Attempt<'a> {
+    /// Gone where nothing of it was sent and yet it cannot be tried again.
+    request: Option<Request<OutBody>>,
+    asks_upgrade: bool,
+    last: SendErrorKind,
+    gate: &'a Arc<Gate>,
+}
+
+impl Attempt<'_> {
+    fn check_gate(&self) -> Result<(), SendError> {
+        if self.gate.refuses() {
+            return Err(SendError::unsent(SendErrorKind::GateClosed));
+        }
+        Ok(())
+    }
+
+    /// `None`: nothing was sent, and another connection may be tried.
+    async fn on(&mut self, connection: Connection) -> Result<Option<Exchanged>, SendError> {
+        let Some(request) = self.request.take() else {
+            return Err(SendError::unsent(self.last));
+        };
+        match connection.exchange(request, self.gate).await {
+            Ok((response, _)) if self.switches_unasked(&response) => Err(SendError {
+                kind: SendErrorKind::BadResponse,
+                sent: true,
+            }),
+            Ok(exchanged) => Ok(Some(exchanged)),
+            Err(Failed {
+                kind,
+                sent: false,
+                request: Some(request),
+            }) if kind != SendErrorKind::RequestBody => {
+                self.last = kind;
+                self.request = Some(request);
+                Ok(None)
+            }
+            Err(Failed { kind, sent, .. }) => Err(SendError { kind, sent }),
+        }
+    }
+
+    fn switches_unasked<B>(&self, response: &Response<B>) -> bool {
+        response.status() == StatusCode::SWITCHING_PROTOCOLS && !self.asks_upgrade
+    }
+}
+
+impl SendError {
+    fn unsent(kind: SendErrorKind) -> Self {
+        Self { kind, sent: false }
+    }
+}

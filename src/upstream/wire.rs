@@ -1,0 +1,186 @@
+//! The socket under a connection: it asks the gate before a request's first byte and knows, exactly, whether
+//! the kernel has taken one.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::gate::Gate;
+
+/// One socket, seen from both sides: hyper's connection reads and writes it ([`WireIo`]), the pool looks at it
+/// and closes it.
+pub(super) struct Wire(Mutex<State>);
+
+struct State {
+    /// Gone once either side has closed the connection; the file descriptor goes with it.
+    socket: Option<TcpStream>,
+    request: Progress,
+    /// Whether bytes were written since hyper last said that it has none left.
+    unflushed: bool,
+}
+
+/// How far the current request has come.
+#[derive(Debug)]
+enum Progress {
+    /// There is none: nothing may be written.
+    None,
+    /// Its first byte waits for this gate.
+    Waiting(Arc<Gate>),
+    /// The gate refused it.
+    Refused,
+    /// The kernel has taken at least one byte.
+    Sent,
+}
+
+/// What became of the request on a connection that was given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fate {
+    /// No byte was given to the socket, and none will be.
+    Unsent,
+    /// The same, because the gate said so.
+    Refused,
+    /// At least one byte was given to the socket.
+    Sent,
+}
+
+impl Wire {
+    pub(super) fn new(socket: TcpStream) -> (Arc<Self>, WireIo) {
+        let wire = Arc::new(Self(Mutex::new(State {
+            socket: Some(socket),
+            request: Progress::None,
+            unflushed: false,
+        })));
+        (Arc::clone(&wire), WireIo(wire))
+    }
+
+    /// Makes ready for a request: its first byte will ask `gate`.
+    pub(super) fn begin(&self, gate: &Arc<Gate>) {
+        self.state().request = Progress::Waiting(Arc::clone(gate));
+    }
+
+    /// Closes the socket for good and says what became of the request.
+    pub(super) fn give_up(&self) -> Fate {
+        let mut state = self.state();
+        state.socket = None;
+        match state.request {
+            Progress::None | Progress::Waiting(_) => Fate::Unsent,
+            Progress::Refused => Fate::Refused,
+            Progress::Sent => Fate::Sent,
+        }
+    }
+
+    /// Whether the upstream has neither closed the idle connection nor sent anything that nobody asked for.
+    /// One system call, which does not block.
+    pub(super) fn is_quiet(&self) -> bool {
+        let state = self.state();
+        let Some(socket) = &state.socket else {
+            return false;
+        };
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = SockRef::from(socket).peek(&mut byte);
+        !state.unflushed
+            && matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn socket(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        let socket = self.socket.as_mut().map(Pin::new);
+        socket.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn poll_write(
+        &mut self,
+        write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let socket = match &mut self.socket {
+            Some(socket) => Pin::new(socket),
+            None => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        };
+        let result = match &self.request {
+            Progress::Sent => write(socket),
+            Progress::Waiting(gate) => {
+                let Some(result) = gate.pass(|| write(socket)) else {
+                    self.request = Progress::Refused;
+                    return Poll::Ready(Err(refusal()));
+                };
+                if matches!(result, Poll::Ready(Ok(1..))) {
+                    self.request = Progress::Sent;
+                }
+                result
+            }
+            Progress::None | Progress::Refused => return Poll::Ready(Err(refusal())),
+        };
+        self.unflushed = true;
+        result
+    }
+}
+
+fn refusal() -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, "the gate is closed")
+}
+
+/// The side of the wire that hyper's connection owns. Dropping it closes the socket.
+pub(super) struct WireIo(Arc<Wire>);
+
+impl AsyncRead for WireIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.state().socket()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for WireIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0
+            .state()
+            .poll_write(|socket| socket.poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0
+            .state()
+            .poll_write(|socket| socket.poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// hyper flushes when it has no bytes left to write.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.state().unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.state().socket()?.poll_shutdown(cx)
+    }
+}
+
+impl Drop for WireIo {
+    fn drop(&mut self) {
+        self.0.state().socket = None;
+    }
+}

@@ -1,0 +1,211 @@
+//! The commands as a user calls them: what they print, and with which code they end.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::thread::JoinHandle;
+
+fn oncegate(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_oncegate"))
+        .args(arguments)
+        .env_remove("ONCEGATE_LOG")
+        .output()
+        .expect("the binary")
+}
+
+/// Writes a configuration with these endpoints and settings and gives its path.
+fn configuration(directory: &Path, upstream: SocketAddr, more: &str) -> String {
+    let path = directory.join("oncegate.toml");
+    let text = format!(
+        "{more}\n[upstreams.api]\nendpoints = [\"http://{upstream}\"]\n[[routes]]\nname = \"all\"\npath = \"/*\"\n\
+         upstream = \"api\"\nscope = [\"none\"]\n"
+    );
+    std::fs::write(&path, text).expect("a configuration");
+    path.to_str().expect("a path of letters").to_owned()
+}
+
+fn said(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+/// Answers one request with this status line; its thread gives the request's first line.
+fn answering(status: &'static str) -> (SocketAddr, JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut request = Vec::new();
+        let mut piece = [0; 1024];
+        while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+            let read = stream.read(&mut piece).expect("a request");
+            assert_ne!(read, 0, "the request ended early");
+            request.extend_from_slice(&piece[..read]);
+        }
+        write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").expect("an answer");
+        said(&request).lines().next().unwrap_or_default().to_owned()
+    });
+    (address, thread)
+}
+
+/// An address where nobody listens.
+fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address")
+}
+
+#[test]
+fn a_good_configuration_is_ok_in_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = configuration(directory.path(), nobody(), "");
+    let check = oncegate(&["check", "--config", &path]);
+    assert_eq!(check.status.code(), Some(0));
+    assert_eq!(said(&check.stdout), format!("{path}: ok\n"));
+    assert_eq!(said(&check.stderr), "");
+}
+
+#[test]
+fn a_bad_or_missing_configuration_ends_with_78_and_every_fault() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = configuration(directory.path(), nobody(), "profile = \"x\"\nlimit = 1");
+    for command in ["check", "serve", "healthcheck"] {
+        let output = oncegate(&[command, "--config", &path]);
+        assert_eq!(output.status.code(), Some(78), "{command}");
+        assert_eq!(
+            said(&output.stderr),
+            format!(
+                "{path}:1:11: profile: is \"x\"; write \"sidecar\"\n\
+                 {path}:2:1: limit: is not a setting; did you mean `limits`?\n"
+            ),
+        );
+        let output = oncegate(&[command, "--config", "no/such/file"]);
+        assert_eq!(output.status.code(), Some(78), "{command}");
+        assert!(said(&output.stderr).starts_with("no/such/file: cannot be read: "));
+    }
+    let output = oncegate(&["serve", "--upstream", "https://127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(
+        said(&output.stderr),
+        "command line: --upstream: `https:` is not in this version; write `http://HOST:PORT`\n"
+    );
+}
+
+#[test]
+fn a_warning_is_printed_and_is_no_fault() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = configuration(directory.path(), nobody(), "");
+    let text = std::fs::read_to_string(&path)
+        .unwrap()
+        .replace("none", "header:Authorization");
+    std::fs::write(&path, text).unwrap();
+    let check = oncegate(&["check", "--config", &path]);
+    assert_eq!(check.status.code(), Some(0));
+    let warning = said(&check.stderr);
+    assert!(
+        warning.starts_with(&format!("{path}:8:9: routes.all.scope: ")),
+        "{warning}"
+    );
+    assert!(warning.ends_with(" (warning)\n"), "{warning}");
+}
+
+#[test]
+fn check_connects_where_it_is_asked_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = |path: &str| {
+        let path = directory.path().join(path);
+        format!("store.url = 'embedded:{}'", path.display())
+    };
+    let path = configuration(
+        directory.path(),
+        listener.local_addr().unwrap(),
+        &store("new.db"),
+    );
+    let check = oncegate(&["check", "--connect", "--config", &path]);
+    assert_eq!(check.status.code(), Some(0), "{}", said(&check.stderr));
+    assert!(
+        !directory.path().join("new.db").exists(),
+        "check has made a store"
+    );
+
+    let path = configuration(directory.path(), nobody(), &store("none/new.db"));
+    let check = oncegate(&["check", "--connect", "--config", &path]);
+    assert_eq!(check.status.code(), Some(1));
+    let silent = said(&check.stderr);
+    let lines: Vec<&str> = silent.lines().collect();
+    assert!(
+        lines[0].starts_with("oncegate: the store ") && lines[0].contains("none/new.db: "),
+        "{silent}"
+    );
+    assert!(
+        lines[1].starts_with("oncegate: the upstream api at 127.0.0.1 port "),
+        "{silent}"
+    );
+    assert_eq!(said(&check.stdout), "");
+}
+
+#[test]
+fn a_healthcheck_asks_the_admin_listener_for_readyz() {
+    let directory = tempfile::tempdir().unwrap();
+    for (status, code) in [("200 OK", 0), ("503 Service Unavailable", 1)] {
+        let (address, request) = answering(status);
+        let admin = format!("admin.address = \"{address}\"");
+        let path = configuration(directory.path(), nobody(), &admin);
+        let check = oncegate(&["healthcheck", "--config", &path]);
+        assert_eq!(check.status.code(), Some(code), "{}", said(&check.stderr));
+        assert_eq!(request.join().unwrap(), "GET /readyz HTTP/1.1");
+    }
+    let admin = format!("admin.address = \"{}\"", nobody());
+    let path = configuration(directory.path(), nobody(), &admin);
+    let check = oncegate(&["healthcheck", "--config", &path]);
+    assert_eq!(check.status.code(), Some(1));
+    assert!(said(&check.stderr).starts_with("oncegate: not ready: 127.0.0.1:"));
+}
+
+#[test]
+fn a_listener_on_all_addresses_is_asked_by_the_loopback() {
+    let directory = tempfile::tempdir().unwrap();
+    let (address, request) = answering("200 OK");
+    let admin = format!("admin.address = \"0.0.0.0:{}\"", address.port());
+    let path = configuration(directory.path(), nobody(), &admin);
+    let check = oncegate(&["healthcheck", "--config", &path]);
+    assert_eq!(check.status.code(), Some(0), "{}", said(&check.stderr));
+    request.join().unwrap();
+}
+
+#[test]
+fn the_schema_is_json_and_knows_the_settings() {
+    let schema = oncegate(&["schema"]);
+    assert_eq!(schema.status.code(), Some(0));
+    let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).expect("JSON");
+    let lease = &schema["properties"]["routes"]["items"]["properties"]["lease"];
+    assert_eq!(lease["default"], "15s");
+    assert_eq!(schema["additionalProperties"], false);
+    let defaults = schema["properties"]["defaults"]["properties"]
+        .as_object()
+        .expect("settings");
+    assert!(defaults.contains_key("lease") && !defaults.contains_key("name"));
+}
+
+#[test]
+fn usage_that_is_wrong_ends_with_2_and_help_with_0() {
+    for arguments in [
+        &[][..],
+        &["serve"],
+        &["serve", "--config", "a", "--upstream", "http://127.0.0.1:1"],
+        &["serve", "--config", "a", "--listen", "127.0.0.1:1"],
+        &["serve", "--listen", "127.0.0.1:1"],
+        &["check"],
+        &["records", "list"],
+    ] {
+        assert_eq!(oncegate(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    for arguments in [&["--help"][..], &["serve", "--help"], &["--version"]] {
+        let output = oncegate(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(
+            !output.stdout.is_empty() && output.stderr.is_empty(),
+            "{arguments:?}"
+        );
+    }
+}

@@ -1,0 +1,15 @@
+//! The contract with clients, from outside: the real binary, real sockets, a scripted upstream.
+//!
+//! Each test is a sentence of the contract. What they share is in `tests/support`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod answers;
+mod crashes;
+mod duplicates;
+mod forwarding;
+mod identity;
+mod messages;
+mod outcomes;
+mod problems;

@@ -1,0 +1,181 @@
+//! The real binary, run as its users run it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use tempfile::TempDir;
+
+use super::client::{Answer, Connection, Request};
+use super::log::Log;
+use super::metrics::Metrics;
+use super::until;
+
+/// Any free port of the loopback interface.
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// A gateway with a directory of its own. Dropping it kills it, and prints its log where the test failed.
+pub struct Gateway {
+    process: Process,
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// Where health and metrics are served.
+    pub admin: SocketAddr,
+    toml: String,
+    directory: TempDir,
+}
+
+impl Gateway {
+    /// Starts the binary with this configuration, which names neither listeners nor admin, and waits until it
+    /// is ready.
+    pub async fn start(toml: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let process = Process::start(directory.path(), toml, ANY_PORT);
+        let (address, admin) = process.addresses().await;
+        let gateway = Self {
+            process,
+            address,
+            admin,
+            toml: toml.to_owned(),
+            directory,
+        };
+        gateway.ready().await;
+        gateway
+    }
+
+    /// What it has logged since it was last started.
+    pub fn log(&self) -> &Log {
+        &self.process.log
+    }
+
+    /// The directory that it works in: configuration and store.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Sends a request on a connection of its own.
+    pub async fn send(&self, request: &Request) -> Answer {
+        self.connect().await.send(request).await
+    }
+
+    /// Sends a request on a connection of its own, from a task of its own.
+    pub fn spawn(&self, request: &Request) -> tokio::task::JoinHandle<Answer> {
+        let (address, request) = (self.address, request.clone());
+        tokio::spawn(async move { Connection::open(address).await.send(&request).await })
+    }
+
+    /// A new client connection.
+    pub async fn connect(&self) -> Connection {
+        Connection::open(self.address).await
+    }
+
+    /// Asks the admin port; `None` where it no longer answers.
+    pub async fn admin(&self, path: &str) -> Option<Answer> {
+        let mut connection = Connection::try_open(self.admin).await.ok()?;
+        connection.try_send(&Request::get(path)).await
+    }
+
+    /// Reads `/metrics`.
+    pub async fn metrics(&self) -> Metrics {
+        let answer = self.admin("/metrics").await.expect("metrics");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        Metrics::parse(&answer.text())
+    }
+
+    /// Ends it without any warning, as a power cut would.
+    pub async fn kill9(&mut self) {
+        self.process
+            .child
+            .kill()
+            .expect("a process that we started");
+        self.ended().await;
+    }
+
+    /// Asks it to drain and end.
+    pub fn sigterm(&self) {
+        // The standard library can only kill.
+        let kill = format!("kill -TERM {}", self.process.child.id());
+        let status = Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .expect("a shell");
+        assert!(status.success(), "{kill}");
+    }
+
+    /// Waits for its end and says how it went.
+    pub async fn ended(&mut self) -> ExitStatus {
+        self.process.log.ended().await;
+        self.process
+            .child
+            .wait()
+            .expect("a process that we started")
+    }
+
+    /// Starts it again, after it ended, on the same port and the same store.
+    pub async fn restart(&mut self) {
+        let listen = self.address.to_string();
+        self.process = Process::start(self.directory.path(), &self.toml, &listen);
+        (self.address, self.admin) = self.process.addresses().await;
+        self.ready().await;
+    }
+
+    async fn ready(&self) {
+        until("the gateway to be ready", || async {
+            self.admin("/readyz")
+                .await
+                .filter(|answer| answer.status == 200)
+        })
+        .await;
+    }
+}
+
+/// One run of the binary.
+struct Process {
+    child: Child,
+    log: Log,
+}
+
+impl Process {
+    fn start(directory: &Path, toml: &str, listen: &str) -> Self {
+        let config = directory.join("oncegate.toml");
+        let file = format!(
+            "{toml}\n[admin]\naddress = \"{ANY_PORT}\"\n[[listeners]]\naddress = \"{listen}\"\n"
+        );
+        std::fs::write(&config, file).expect("a configuration");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_oncegate"))
+            .args(["serve", "--config"])
+            .arg(&config)
+            .current_dir(directory)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary");
+        let log = Log::capture(child.stderr.take().expect("a pipe"));
+        Self { child, log }
+    }
+
+    /// Where it listens, by its own word.
+    async fn addresses(&self) -> (SocketAddr, SocketAddr) {
+        let address = |line: serde_json::Value| {
+            let address = line["address"]
+                .as_str()
+                .and_then(|address| address.parse().ok());
+            address.unwrap_or_else(|| panic!("no address: {line}"))
+        };
+        let clients = address(self.log.message("listening").await);
+        (clients, address(self.log.message("admin listening").await))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the gateway's log\n{}\n---", self.log.text());
+        }
+    }
+}

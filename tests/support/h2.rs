@@ -1,0 +1,72 @@
+//! An HTTP/2 client with prior knowledge.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use super::client::{Answer, Request};
+use super::wire::Headers;
+use super::within;
+
+/// One HTTP/2 connection; clones share it.
+#[derive(Clone)]
+pub struct Http2 {
+    sender: http2::SendRequest<Full<Bytes>>,
+    authority: String,
+}
+
+impl Http2 {
+    pub async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("a connection");
+        let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (sender, connection) = within("HTTP/2", handshake).await.expect("HTTP/2");
+        // It ends when the last clone of the sender is dropped.
+        tokio::spawn(connection);
+        Self {
+            sender,
+            authority: address.to_string(),
+        }
+    }
+
+    /// Sends a request on a stream of its own and reads its answer.
+    pub async fn send(&self, request: &Request) -> Answer {
+        let answer = self.sender.clone().send_request(self.message(request));
+        let answer = within("an answer", answer).await.expect("an answer");
+        let (head, body) = answer.into_parts();
+        let headers = head.headers.iter().map(|(name, value)| {
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        });
+        let headers = Headers(headers.collect());
+        let body = within("a body", body.collect()).await;
+        let (body, complete) = match body {
+            Ok(body) => (body.to_bytes().to_vec(), true),
+            Err(_) => (Vec::new(), false),
+        };
+        Answer {
+            status: head.status.as_u16(),
+            headers,
+            body,
+            complete,
+        }
+    }
+
+    fn message(&self, request: &Request) -> http::Request<Full<Bytes>> {
+        let uri = format!("http://{}{}", self.authority, request.target);
+        let mut message = http::Request::builder()
+            .method(request.method.as_str())
+            .uri(uri);
+        for (name, value) in &request.headers.0 {
+            message = message.header(name, value);
+        }
+        message
+            .body(Full::from(request.body.clone()))
+            .expect("a request that HTTP can say")
+    }
+}
