@@ -36,6 +36,11 @@ async fn a_full_memory_refuses_new_claims_only() {
 }
 
 #[tokio::test]
+async fn memory_forgets_what_has_ended() {
+    conformance::forgets_what_has_ended(&mut InMemory::new(ROOMY)).await;
+}
+
+#[tokio::test]
 async fn a_closed_memory_says_so() {
     conformance::closed_says_so(&InMemory::new(ROOMY)).await;
 }
@@ -55,6 +60,11 @@ async fn embedded_gives_a_claim_to_one_of_many() {
 #[tokio::test]
 async fn a_full_embedded_store_refuses_new_claims_only() {
     conformance::full_refuses_new_claims_only(&InFile::new(TIGHT)).await;
+}
+
+#[tokio::test]
+async fn embedded_forgets_what_has_ended() {
+    conformance::forgets_what_has_ended(&mut InFile::new(ROOMY)).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,30 @@
-//! Records in a file of one process.
+//! Records in a file of one process, durable: what was acknowledged is on disk.
+//!
+//! - `open`: making, locking and verifying the file;
+//! - `head`: its first page; `file`: what lies between it and the disk;
+//! - `engine`: the database in it, its tables, one change to it;
+//! - `writer`: the one thread that writes, groups of ops at a time, and what it does when the disk fails.
+//!
+//! # The engine
+//!
+//! redb, because it can notice damage. Tried against fjall 3.1 with 64 tasks, each claiming (a record of 250
+//! bytes) and then completing (600 bytes) under random ids, 500,000 records there before, groups of waiting ops
+//! in one synced commit, on two cores and ext4:
+//!
+//! | | ops/s | CPU an op | one of 150 bits flipped where something is written |
+//! | --- | --- | --- | --- |
+//! | redb 4.5, records in one table | 17,700 | 36 µs | with its verification at opening: 2 of 150 silent after a kill |
+//! | redb 4.5, claims in a table of their own | 26,200 | 22 µs | the same |
+//! | fjall 3.1, `SyncData` | 112,300 | 10 µs | 1 to 4 silent: records missing, by flips in the journal |
+//!
+//! Either is enough for 10,000 ops a second, which cost a quarter of a core here. What redb lets pass is the last
+//! commit of a killed process: where a bit of its pages or of redb's header flips (1,016 of the header's 2,560
+//! bits), redb goes back to the commit before. Its two-phase commits leave one such bit, at the price of a second
+//! sync. So the number of the last acknowledged change is kept beside the database, in the file's head (it is
+//! written without a sync of its own), and an opening that finds less refuses.
+//!
+//! This store with all of its checks: 27,000 ops/s at 31 µs into an empty file; duplicates of a completed
+//! record, which do not reach the writer, 3 µs each; opening and verifying a file of 514 MiB, 1 to 1.6 s.
 
 mod engine;
 mod file;
@@ -81,7 +107,8 @@ impl Embedded {
     /// The verdict of a claim that changes nothing because there is a record, from the last state on disk.
     ///
     /// As exact as the writer's: everything acknowledged is in that state, a claim of a record that exists leaves
-    /// it as it is, and the mark of an owner is set before the change that goes with it can be seen.
+    /// it as it is, and the mark of an owner is set before the change that goes with it can be seen. It is read on
+    /// the caller's thread: from memory, as a rule, or at the cost of a read from disk.
     fn known_verdict(&self, id: RecordId, op: &Op) -> Result<Option<Verdict>, NotDone> {
         let (Op::Claim { .. }, Some(owner)) = (op, op.owner()) else {
             return Ok(None);

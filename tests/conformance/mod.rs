@@ -170,6 +170,75 @@ pub async fn full_refuses_new_claims_only(harness: &dyn Harness) {
     );
 }
 
+/// What has ended is forgotten while the store is used: answers, unknown outcomes, claims that nobody settled.
+pub async fn forgets_what_has_ended(harness: &mut dyn Harness) {
+    let (store, mut random) = (harness.store(), Random::new(1));
+    let ids: Vec<RecordId> = (0..200).map(|_| RecordId(random.bytes())).collect();
+    let (owner, fingerprint) = (Owner(1), Fingerprint([1; 32]));
+    let origin = Origin {
+        fingerprint,
+        reference: Bytes::new(),
+    };
+    let day = Duration::from_secs(86_400);
+    for (n, id) in ids.iter().enumerate() {
+        assert!(matches!(
+            store.apply(*id, claim(owner, fingerprint)).await,
+            Ok(Verdict::Acquired { .. })
+        ));
+        let (origin, answer) = (origin.clone(), random.answer());
+        let settled = match n % 3 {
+            0 => continue,
+            1 => Op::MarkUnknown {
+                owner,
+                origin,
+                fence: 1,
+                cause: random.cause(),
+                keep: day,
+            },
+            _ => Op::Complete {
+                owner,
+                origin,
+                answer,
+                retention: random.retention(),
+            },
+        };
+        assert_eq!(store.apply(*id, settled).await, Ok(Verdict::Done));
+    }
+    let lasting = RecordId(random.bytes());
+    let retention = protocol::Retention {
+        keep: day * 30,
+        tombstone: Duration::ZERO,
+    };
+    let complete = Op::Complete {
+        owner,
+        origin,
+        answer: random.answer(),
+        retention,
+    };
+    assert_eq!(store.apply(lasting, complete).await, Ok(Verdict::Done));
+    assert_eq!(store.usage().records, 201);
+
+    harness.advance(day * 2).await;
+    let start = std::time::Instant::now();
+    while store.usage().records > 1 {
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "{:?} are left",
+            store.usage()
+        );
+        // Nothing but use: ops on records that are not there.
+        let op = Op::Resolve {
+            seen: random.seen(),
+            verdict: Resolution::Gone,
+        };
+        assert_eq!(
+            store.apply(RecordId(random.bytes()), op).await,
+            Ok(Verdict::Changed)
+        );
+    }
+    assert!(matches!(store.read(lasting).await, Ok(Some(_))));
+}
+
 /// A closed store says so, and does nothing.
 pub async fn closed_says_so(harness: &dyn Harness) {
     let store = harness.store();

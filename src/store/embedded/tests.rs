@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::join_all;
 
 use super::file::Disk;
-use super::{Embedded, Settings};
+use super::{CACHE_BYTES, Embedded, QUEUE, Settings};
 use crate::protocol::{
     Fingerprint, MARK_KEEP, Op, Origin, Owner, Record, RecordId, Timestamp, Verdict,
 };
@@ -25,7 +27,7 @@ const RECOVERY: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_full_disk_is_said_and_survived_without_a_restart() {
-    let (store, faults, _directory) = store_with_records().await;
+    let (store, faults, _directory) = store_with_records(CACHE_BYTES).await;
     faults.writes_fail.store(true, Ordering::SeqCst);
     let claimed = store.apply(id(200), claim(200)).await;
     let Err(StoreError::NotDone(NotDone::OutOfOrder(reason)) | StoreError::InDoubt(reason)) =
@@ -50,7 +52,7 @@ async fn a_full_disk_is_said_and_survived_without_a_restart() {
 /// Every place where a change can break, and what is said of it compared with what is found later.
 #[tokio::test]
 async fn what_is_said_of_a_change_that_failed_is_true() {
-    let (store, faults, _directory) = store_with_records().await;
+    let (store, faults, _directory) = store_with_records(CACHE_BYTES).await;
     let mut said = BTreeMap::new();
     for n in 0..40 {
         let id = RecordId([n; 32]);
@@ -89,7 +91,7 @@ async fn what_is_said_of_a_change_that_failed_is_true() {
 
 #[tokio::test]
 async fn a_mark_of_a_release_that_failed_is_taken_back() {
-    let (store, faults, _directory) = store_with_records().await;
+    let (store, faults, _directory) = store_with_records(CACHE_BYTES).await;
     faults.writes_fail.store(true, Ordering::SeqCst);
     let released = store.apply(id(0), Op::Release { owner: Owner(0) }).await;
     assert!(released.is_err());
@@ -103,16 +105,67 @@ async fn a_mark_of_a_release_that_failed_is_taken_back() {
     }
 }
 
+#[tokio::test]
+async fn a_disk_that_stands_still_fills_the_queue_and_no_more() {
+    let (store, faults, _directory) = store_with_records(CACHE_BYTES).await;
+    let still = faults.syncing.lock().unwrap();
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let n = u16::try_from(waiting.len()).unwrap();
+        let mut id = [0xff; 32];
+        id[..2].copy_from_slice(&n.to_be_bytes());
+        let mut call = store.apply(RecordId(id), claim(1));
+        match (&mut call).now_or_never() {
+            None => waiting.push(call),
+            Some(refused) => break refused,
+        }
+    };
+    assert_eq!(refused, Err(StoreError::NotDone(NotDone::Overloaded)));
+    assert!(
+        waiting.len() >= QUEUE && waiting.len() < QUEUE + 1000,
+        "{}",
+        waiting.len()
+    );
+    drop(still);
+    for verdict in join_all(waiting).await {
+        assert!(
+            matches!(verdict, Ok(Verdict::Acquired { .. })),
+            "{verdict:?}"
+        );
+    }
+}
+
+/// Nobody would dispatch for it, and somebody would have to release it.
+#[tokio::test]
+async fn a_claim_whose_caller_went_away_while_it_waited_is_passed_over() {
+    let (store, faults, _directory) = store_with_records(CACHE_BYTES).await;
+    let still = faults.syncing.lock().unwrap();
+    let mut first = store.apply(id(200), claim(200));
+    assert!((&mut first).now_or_never().is_none());
+    while !faults.waits.load(Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
+    // The writer is under way with the first one.
+    assert!(store.apply(id(201), claim(201)).now_or_never().is_none());
+    let mut last = store.apply(id(202), claim(202));
+    assert!((&mut last).now_or_never().is_none());
+    drop(still);
+    assert!(matches!(first.await, Ok(Verdict::Acquired { .. })));
+    assert!(matches!(last.await, Ok(Verdict::Acquired { .. })));
+    assert_eq!(store.read(id(201)).await, Ok(None));
+}
+
 /// A flipped bit in a key, or in an inner page of the tree, would make a record look absent.
 #[tokio::test]
 async fn a_key_that_changes_on_disk_while_the_store_runs_does_not_hide_its_record() {
-    let (store, _, directory) = store_with_records().await;
+    let (store, _, directory) = store_with_records(CACHE_BYTES).await;
     store.close().await;
     let path = directory.path().join("store.db");
     let whole = std::fs::read(&path).unwrap();
     for n in (0..RECORDS).step_by(11) {
         std::fs::write(&path, &whole).unwrap();
-        let (store, _) = open(&path, Arc::new(Faults::new()));
+        // Without a cache every read goes to the disk.
+        let (store, _) = open(&path, Arc::new(Faults::new()), 0);
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
         let mut changed = 0;
@@ -127,7 +180,10 @@ async fn a_key_that_changes_on_disk_while_the_store_runs_does_not_hide_its_recor
         }
         assert!(changed > 0);
         let read = store.read(id(n)).await;
-        let Err(StoreError::NotDone(NotDone::Unreadable(reason))) = &read else {
+        // The writer may have met it first, and taken the store out of order.
+        let Err(StoreError::NotDone(NotDone::Unreadable(reason) | NotDone::OutOfOrder(reason))) =
+            &read
+        else {
             panic!("record {n}: {read:?}");
         };
         assert!(reason.contains("store.db"), "{reason}");
@@ -147,6 +203,10 @@ struct Faults {
     writes_fail: AtomicBool,
     /// Writing calls until one fails; below zero: it has.
     calls: AtomicI64,
+    /// Held by a test for as long as no sync may end.
+    syncing: Mutex<()>,
+    /// A sync has begun since the store was filled.
+    waits: AtomicBool,
 }
 
 impl Faults {
@@ -154,6 +214,8 @@ impl Faults {
         Self {
             writes_fail: AtomicBool::new(false),
             calls: AtomicI64::new(i64::MAX),
+            syncing: Mutex::new(()),
+            waits: AtomicBool::new(false),
         }
     }
 
@@ -195,6 +257,8 @@ impl Disk for Faulty {
 
     fn sync(&self) -> io::Result<()> {
         self.1.check()?;
+        self.1.waits.store(true, Ordering::SeqCst);
+        drop(self.1.syncing.lock());
         Disk::sync(&self.0)
     }
 
@@ -203,25 +267,25 @@ impl Disk for Faulty {
     }
 }
 
-async fn store_with_records() -> (Embedded, Arc<Faults>, tempfile::TempDir) {
+async fn store_with_records(cache_bytes: usize) -> (Embedded, Arc<Faults>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store.db");
     let (store, _) = Embedded::open(&path, None, 1 << 30, Arc::new(|| NOW)).unwrap();
     store.close().await;
     let faults = Arc::new(Faults::new());
-    let (store, _) = open(&path, Arc::clone(&faults));
+    let (store, _) = open(&path, Arc::clone(&faults), cache_bytes);
     let claims = (0..RECORDS).map(|n| store.apply(id(n), claim(n)));
-    for acquired in futures_util::future::join_all(claims).await {
+    for acquired in join_all(claims).await {
         assert!(
             matches!(acquired, Ok(Verdict::Acquired { .. })),
             "{acquired:?}"
         );
     }
+    faults.waits.store(false, Ordering::SeqCst);
     (store, faults, directory)
 }
 
-/// Without a cache, so that every read goes to the disk.
-fn open(path: &PathBuf, faults: Arc<Faults>) -> (Embedded, [u8; 32]) {
+fn open(path: &Path, faults: Arc<Faults>, cache_bytes: usize) -> (Embedded, [u8; 32]) {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -229,11 +293,11 @@ fn open(path: &PathBuf, faults: Arc<Faults>) -> (Embedded, [u8; 32]) {
         .unwrap();
     let settings = Settings {
         max_size: 1 << 30,
-        cache_bytes: 0,
+        cache_bytes,
         clock: Arc::new(|| NOW),
     };
     let disk = Box::new(Faulty(file, faults));
-    Embedded::open_disk(disk, Path::new(path), None, settings).unwrap()
+    Embedded::open_disk(disk, path, None, settings).unwrap()
 }
 
 async fn recovered(store: &Embedded) {
@@ -257,7 +321,8 @@ async fn expect_records(store: &Embedded) {
 }
 
 fn id(n: u8) -> RecordId {
-    let mut id = [n.wrapping_mul(37); 32];
+    // Never all zeros: a test looks for ids in the file.
+    let mut id = [n.wrapping_mul(37) | 1; 32];
     id[31] = n;
     RecordId(id)
 }

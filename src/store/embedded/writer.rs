@@ -225,6 +225,11 @@ fn apply(
     now: Timestamp,
 ) -> Result<Result<Verdict, NotDone>, Failure> {
     let (id, op) = (call.id, call.op.clone());
+    let claims = matches!(op, Op::Claim { .. });
+    if claims && call.reply.is_closed() {
+        // Its caller has given up. Nobody would dispatch for this claim, and somebody would have to release it.
+        return Ok(Err(NotDone::Overloaded));
+    }
     let before = match change.read(&id) {
         Ok(before) => before,
         Err(Failure::Record(_, error)) => return Ok(Err(NotDone::Unreadable(error.to_string()))),
@@ -234,7 +239,6 @@ fn apply(
         return Ok(Err(NotDone::Overloaded));
     }
     let marked = op.owner().is_some_and(|owner| marks.contains(id, owner));
-    let claims = matches!(op, Op::Claim { .. });
     let current = before.clone().and_then(|record| record.at(now));
     let (after, mark, verdict) = protocol::apply(current.clone(), marked, op, now);
     if claims && current.is_none() && after.is_some() && change.bytes() >= max_size {
