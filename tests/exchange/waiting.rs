@@ -101,13 +101,15 @@ async fn duplicates_of_another_processs_attempt_go_on_waiting_while_the_store_is
 #[tokio::test]
 async fn duplicates_of_another_processs_attempt_are_told_to_retry_when_it_is_released() {
     let upstream = ToyUpstream::start();
-    let rig = Rig::start(&impatient(&upstream).route("wait = \"20s\""));
+    // Longer than this test waits for anything: nothing in it happens because a wait is over.
+    let rig = Rig::start(&impatient(&upstream).route("wait = \"10m\""));
     rig.store.next(StoreOp::Claim, Fate::AfterAStrangers);
     let first = rig.paying("k");
     rig.counts("waiters", &[], 1).await;
     rig.store.asked(StoreOp::Look, 1).await;
     let second = rig.paying("k");
     rig.counts("waiters", &[], 2).await;
+    // The second one asks the store itself: the first one has no claim that it could wait for.
     rig.store.asked(StoreOp::Claim, 2).await;
     assert_eq!(rig.store.stranger_releases(), Verdict::Done);
     for waiting in [first, second] {
