@@ -40,6 +40,7 @@ async fn a_lost_claim_is_counted_and_does_not_stop_the_dispatch() {
     // Whoever owns the record by now: the answer to this very request is its outcome.
     assert_eq!(ends(dispatch).await.is(201, "executed").text(), "paid");
     assert_eq!(rig.pay("k").await.is(201, "replayed").text(), "paid");
+    // Once, whatever is found later.
     assert_eq!(rig.value("leases_lost_total", &after_write), 1);
     assert_eq!(upstream.charges(), 1);
 }
@@ -55,6 +56,9 @@ async fn where_an_operator_has_said_what_the_answer_is_the_first_hears_that_and_
     let duplicate = rig.pay("k").await;
     assert_eq!(duplicate.is(200, "replayed").text(), "as the operator says");
     assert_eq!(upstream.charges(), 1);
+    // No beat came meanwhile: the recording found it out.
+    let after_write = [("phase", "after_write")];
+    assert_eq!(rig.value("leases_lost_total", &after_write), 1);
 }
 
 #[tokio::test]
