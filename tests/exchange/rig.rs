@@ -116,6 +116,11 @@ impl Rig {
     }
 
     /// The value of a series.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "these series count"
+    )]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         self.gateway.mirror();
         let metrics = Metrics::parse(&self.metrics.render());

@@ -215,7 +215,7 @@ impl FaultyStore {
 
     /// Another gateway claims the first claim's key, for the same request.
     pub fn stranger_claims(&self) -> Verdict {
-        self.stranger(|origin| strangers_claim(origin))
+        self.stranger(strangers_claim)
     }
 
     /// Another gateway claims the first claim's key, for another request.
