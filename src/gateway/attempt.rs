@@ -19,6 +19,7 @@ use super::problem::Problem;
 use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
 use crate::protocol::{Answer, Cause, Op, Outcome, Owner, Response, Retention, Unknown, Verdict};
+use crate::store::NotDone;
 use crate::telemetry::{Decision, Hold, LateAnswer};
 use crate::upstream::{Gate, SendErrorKind};
 
@@ -173,10 +174,14 @@ impl Attempt {
 
     /// Nothing was sent and nothing will be: the key is free again, or the attempt before this one is what counts.
     async fn give_back(mut self, problem: Problem) {
-        let decision = match problem {
-            Problem::UpstreamUnreachable => Decision::UpstreamUnreachable,
-            Problem::Overloaded => Decision::Overloaded,
-            _ => Decision::StoreUnavailable,
+        let (decision, problem) = match problem {
+            // Whatever the store says or does not say to it: nobody knows what the attempt before this one did.
+            Problem::UpstreamUnreachable if self.prior.is_some() => {
+                (Decision::Unknown, Problem::UpstreamUnreachableAfterPrior)
+            }
+            Problem::UpstreamUnreachable => (Decision::UpstreamUnreachable, problem),
+            Problem::Overloaded => (Decision::Overloaded, problem),
+            _ => (Decision::StoreUnavailable, problem),
         };
         // Without the store's word a copy of the claim may be anywhere by now, and a twin of this request may have
         // been sent: that nothing happened can only be said once the claim is known to be given back.
@@ -216,30 +221,33 @@ impl Attempt {
         let refusal = shared.refused(&subject, problem);
         let marking = self.settle(op, Told::always(Decision::Unknown), |_| refusal);
         let listening = async {
-            let (work, _place) = late?;
+            let (work, place) = late?;
             tokio::select! {
                 biased;
-                done = work => Some(done),
+                done = work => Some((done, place)),
                 () = sleep(subject.policy().late_response) => None,
                 () = shared.stop.cancelled() => None,
             }
         };
-        let ((), answer) = tokio::join!(marking, listening);
+        let ((), late) = tokio::join!(marking, listening);
         if stays_open {
+            // The place is kept until the answer is recorded: those that wait for the store are bounded, too.
+            let (answer, _place) = late.unzip();
             self.late(answer).await;
         }
     }
 
     /// Late truth: an answer after `response_timeout` completes the record, unless somebody settled it otherwise.
     async fn late(self, answer: Option<Dispatched>) {
-        let (status, answer) = match answer {
+        let (status, answer, _held) = match answer {
             Some(Dispatched::Answered(answered)) => {
-                (answered.status.as_u16(), Answer::Stored(answered.recorded))
+                let answer = Answer::Stored(answered.recorded);
+                (answered.status.as_u16(), answer, Some(answered.held))
             }
-            Some(Dispatched::Streaming(streaming)) => (
-                streaming.status.as_u16(),
-                Answer::NotStored(streaming.reason),
-            ),
+            Some(Dispatched::Streaming(streaming)) => {
+                let answer = Answer::NotStored(streaming.reason);
+                (streaming.status.as_u16(), answer, None)
+            }
             Some(Dispatched::NotSent(_) | Dispatched::Unanswered(_)) | None => {
                 return self.subject.metrics().late_answer(LateAnswer::None);
             }
@@ -251,6 +259,7 @@ impl Attempt {
             Outcome::Release | Outcome::Unknown => LateAnswer::Unsettled,
             Outcome::Record => {
                 let completion = self.completion(status, answer);
+                let _pending = self.shared.metrics.recordings_pending.hold();
                 match self.shared.ledger.insist(self.subject.id, completion).await {
                     Ok(Verdict::Done) => LateAnswer::Completed,
                     Ok(_) => LateAnswer::Lost,
@@ -275,15 +284,17 @@ impl Attempt {
     ) {
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
         let insist = shared.ledger.insist(subject.id, op);
-        let mut insist = Box::pin(self.keeper.during(insist));
+        let mut insist = Box::pin(self.keeper.settling(insist));
         let Ok(verdict) = timeout(subject.policy().record_timeout, &mut insist).await else {
             let _pending = shared.metrics.recordings_pending.hold();
             tracing::warn!(key_ref = %subject.key_ref, route = subject.route(), "not recorded in time");
             reply(&mut self.client, told.otherwise, answer(told.otherwise));
-            let done = insist.await == Ok(Verdict::Done);
-            return self.settled(done);
+            let verdict = insist.await;
+            self.count_lost(&verdict);
+            return self.settled(verdict == Ok(Verdict::Done));
         };
         drop(insist);
+        self.count_lost(&verdict);
         // Before the client is answered: the request that it sends next meets the record, not this attempt.
         self.settled(verdict == Ok(Verdict::Done));
         let (decision, response) = match verdict {
@@ -307,6 +318,13 @@ impl Attempt {
             }
         };
         reply(&mut self.client, decision, response);
+    }
+
+    /// Somebody else has settled the record or has it now, whatever the beats have noticed.
+    fn count_lost(&mut self, verdict: &Result<Verdict, NotDone>) {
+        if !matches!(verdict, Ok(Verdict::Done | Verdict::Restored) | Err(_)) {
+            self.keeper.lose();
+        }
     }
 
     /// The claim is this attempt's no more: those that wait for it are told.

@@ -134,6 +134,7 @@ impl Exchange {
             ledger: Arc::clone(&self.shared.ledger),
             metrics: Arc::clone(&self.shared.metrics),
             next: Keeper::first_beat(asked, policy.lease),
+            lost: false,
         };
         let attempt = Attempt {
             held: Some(self.shared.metrics.claims_held.hold()),

@@ -35,8 +35,10 @@ pub struct Keeper {
     pub ledger: Arc<Ledger>,
     /// What counts them.
     pub metrics: Arc<Metrics>,
-    /// When the next beat is due; `None` once the claim is lost.
+    /// When the next beat is due; `None` once the claim is known to be gone.
     pub next: Option<Instant>,
+    /// Whether the claim was counted as lost.
+    pub lost: bool,
 }
 
 impl Keeper {
@@ -52,11 +54,37 @@ impl Keeper {
         tokio::select! {
             biased;
             done = work => done,
-            never = self.beat() => match never {},
+            never = self.beat(Self::lose) => match never {},
         }
     }
 
-    async fn beat(&mut self) -> Infallible {
+    /// The same while the outcome is being stored. A beat that finds the claim gone then says nothing: an op of this
+    /// very owner may have been applied without a word. What that op is told when it is repeated decides.
+    pub async fn settling<W: Future>(&mut self, work: W) -> W::Output {
+        tokio::select! {
+            biased;
+            done = work => done,
+            never = self.beat(|_| {}) => match never {},
+        }
+    }
+
+    /// Counts the claim as lost, once. The dispatch is not stopped where it has begun: it may have been executed by
+    /// now, and its answer is the truth about it.
+    pub fn lose(&mut self) {
+        self.next = None;
+        if std::mem::replace(&mut self.lost, true) {
+            return;
+        }
+        let phase = if self.gate.close() {
+            LeaseLost::BeforeWrite
+        } else {
+            LeaseLost::AfterWrite
+        };
+        self.metrics.leases_lost.inc(phase);
+        tracing::warn!(record = ?self.id, fence = self.fence, ?phase, "claim lost");
+    }
+
+    async fn beat(&mut self, gone: impl Fn(&mut Self)) -> Infallible {
         while let Some(due) = self.next {
             sleep_until(due).await;
             let asked = Instant::now();
@@ -74,24 +102,14 @@ impl Keeper {
                     self.gate.extend(asked + self.lease);
                     self.metrics.beats.inc(Beat::Held);
                 }
-                Ok(_) => self.lose(),
+                Ok(_) => {
+                    self.next = None;
+                    self.metrics.beats.inc(Beat::Lost);
+                    gone(self);
+                }
                 Err(_) => self.metrics.beats.inc(Beat::NoVerdict),
             }
         }
         pending().await
-    }
-
-    /// The dispatch is not stopped where it has begun: it may have been executed by now, and its answer is the
-    /// truth about it.
-    fn lose(&mut self) {
-        self.next = None;
-        self.metrics.beats.inc(Beat::Lost);
-        let phase = if self.gate.close() {
-            LeaseLost::BeforeWrite
-        } else {
-            LeaseLost::AfterWrite
-        };
-        self.metrics.leases_lost.inc(phase);
-        tracing::warn!(record = ?self.id, fence = self.fence, ?phase, "claim lost");
     }
 }

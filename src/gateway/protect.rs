@@ -322,8 +322,13 @@ impl Call {
                 Met::Claiming(waiting) => {
                     let _ = timeout_at(self.give_up, waiting.verdict()).await;
                 }
-                // Not in this process.
-                Met::Nobody(_) | Met::Stranger => return self.polled(tally).await,
+                // Not in this process. The ticket is for those that claim: whoever met this one while it polls would
+                // wait for a verdict that it never has.
+                Met::Nobody(ticket) => {
+                    drop(ticket);
+                    return self.polled(tally).await;
+                }
+                Met::Stranger => return self.polled(tally).await,
             }
         }
         self.refused(tally, Decision::InProgress, Problem::RequestInProgress)
