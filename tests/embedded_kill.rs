@@ -128,20 +128,15 @@ async fn write_until_killed(path: &Path) {
             }
         })
     });
-    futures_util::future::join_all(writers).await;
+    futures_util::future::try_join_all(writers).await.unwrap();
 }
 
-/// One write for a line, past the capture of the test program.
+/// One write for a line, past the capture of the test program. Fails when nobody reads any more: the parent has
+/// failed, and this process must not go on for ever.
 fn say(line: &str) {
     let mut stdout = std::io::stdout().lock();
-    // Nobody reads any more: the parent has failed, and this process must not go on for ever.
-    if stdout
-        .write_all(line.as_bytes())
-        .and_then(|()| stdout.flush())
-        .is_err()
-    {
-        std::process::exit(1);
-    }
+    stdout.write_all(line.as_bytes()).unwrap();
+    stdout.flush().unwrap();
 }
 
 fn id(n: u64) -> RecordId {

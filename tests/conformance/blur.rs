@@ -12,12 +12,14 @@ pub fn record(mut record: Record, expected: Option<&Record>, tolerance: Duration
     time(&mut record.expires_at, expected.expires_at, tolerance);
     time(&mut record.forget_at, expected.forget_at, tolerance);
     match (&mut record.state, &expected.state) {
-        (State::Claimed(claim), State::Claimed(expected)) => claimed(claim, expected, tolerance),
+        (State::Claimed(claim), State::Claimed(expected)) => {
+            claimed(claim, expected, tolerance);
+        }
         (State::Unknown(unknown), State::Unknown(expected)) => {
             time(&mut unknown.since, expected.since, tolerance);
         }
         (State::Completed(found), State::Completed(expected)) => {
-            completed(found, expected, tolerance)
+            completed(found, expected, tolerance);
         }
         _ => {}
     }

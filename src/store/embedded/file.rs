@@ -18,6 +18,8 @@ use super::head::{self, HEAD_LEN, NOTE_AT, NOTE_LEN};
 
 /// The unit of checksums, redb's page size. One takes 8 bytes of memory, 20 MiB for a file of 10 GiB.
 const BLOCK: usize = 4096;
+/// Where redb's bytes begin.
+const DATABASE_AT: u64 = HEAD_LEN as u64;
 /// The checksum of a block that was neither read nor written yet.
 const UNSEEN: u64 = 0;
 
@@ -89,7 +91,7 @@ impl StoreFile {
 
     /// The head page as it is on disk.
     pub fn read_head(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; HEAD_LEN as usize];
+        let mut bytes = vec![0; HEAD_LEN];
         self.disk.read_at(0, &mut bytes)?;
         Ok(bytes)
     }
@@ -104,7 +106,7 @@ impl StoreFile {
     /// The number of the last acknowledged change; `None` where it is damaged.
     pub fn acknowledged(&self) -> io::Result<Option<u64>> {
         let mut bytes = [0; NOTE_LEN];
-        self.disk.read_at(NOTE_AT, &mut bytes)?;
+        self.disk.read_at(NOTE_AT as u64, &mut bytes)?;
         Ok(head::decode_note(&bytes))
     }
 
@@ -112,7 +114,8 @@ impl StoreFile {
     /// killed leaves it to the kernel, and what a power failure takes of it only makes the check at the next
     /// opening less strict by that one change.
     pub fn acknowledge(&self, sequence: u64) -> io::Result<()> {
-        self.disk.write_at(NOTE_AT, &head::encode_note(sequence))
+        self.disk
+            .write_at(NOTE_AT as u64, &head::encode_note(sequence))
     }
 
     /// Writes again what the disk has not confirmed. After a sync that failed, the kernel holds those pages for
@@ -145,7 +148,7 @@ impl StoreFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // Taken first, put back on failure: nobody else writes while redb syncs, but a lost entry would be silent.
+        // Taken first: what is written while the disk syncs is not confirmed by it.
         let pending = std::mem::take(&mut *lock(&self.unconfirmed));
         let result = self.disk.sync();
         if result.is_err() {
@@ -157,11 +160,12 @@ impl StoreFile {
     /// Remembers the blocks that were written, or of those only partly written, that they are unknown.
     fn remember(&self, offset: u64, data: &[u8]) {
         let (first, whole) = blocks(offset, data);
-        let touched = (offset % BLOCK as u64 + data.len() as u64).div_ceil(BLOCK as u64) as usize;
+        let end = offset.saturating_add(data.len() as u64);
+        let touched = index(end.div_ceil(BLOCK as u64)) - first;
         self.grow(first + touched);
         let sums = self.sums.read().unwrap_or_else(PoisonError::into_inner);
-        for (index, sum) in sums.iter().enumerate().skip(first).take(touched) {
-            let block = whole.map(|whole| &whole[(index - first) * BLOCK..][..BLOCK]);
+        for (number, sum) in sums.iter().enumerate().skip(first).take(touched) {
+            let block = whole.map(|whole| &whole[(number - first) * BLOCK..][..BLOCK]);
             sum.store(block.map_or(UNSEEN, checksum), Ordering::Release);
         }
     }
@@ -173,14 +177,14 @@ impl StoreFile {
         };
         self.grow(first + whole.len() / BLOCK);
         let sums = self.sums.read().unwrap_or_else(PoisonError::into_inner);
-        for (index, block) in whole.chunks_exact(BLOCK).enumerate() {
-            let Some(known) = sums.get(first + index) else {
+        for (number, block) in whole.chunks_exact(BLOCK).enumerate() {
+            let Some(known) = sums.get(first + number) else {
                 break;
             };
             let found = checksum(block);
             let seen = known.compare_exchange(UNSEEN, found, Ordering::AcqRel, Ordering::Acquire);
             if seen.is_err_and(|known| known != found) {
-                let at = HEAD_LEN + ((first + index) * BLOCK) as u64;
+                let at = HEAD_LEN + (first + number) * BLOCK;
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
                     format!("the block at byte {at} of the file has changed on disk"),
@@ -211,20 +215,20 @@ pub struct Backend(pub Arc<StoreFile>);
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.len()?.saturating_sub(HEAD_LEN))
+        Ok(self.0.len()?.saturating_sub(DATABASE_AT))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.disk.read_at(HEAD_LEN + offset, out)?;
+        self.0.disk.read_at(DATABASE_AT + offset, out)?;
         self.0.verify(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let blocks = usize::try_from(len.div_ceil(BLOCK as u64)).unwrap_or(usize::MAX);
+        let blocks = index(len.div_ceil(BLOCK as u64));
         let mut sums = self.0.sums.write().unwrap_or_else(PoisonError::into_inner);
         sums.truncate(blocks);
         drop(sums);
-        self.0.disk.set_len(HEAD_LEN + len)
+        self.0.disk.set_len(DATABASE_AT + len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -233,16 +237,21 @@ impl StorageBackend for Backend {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.remember(offset, data);
-        lock(&self.0.unconfirmed).push((HEAD_LEN + offset, data.len()));
-        self.0.disk.write_at(HEAD_LEN + offset, data)
+        lock(&self.0.unconfirmed).push((DATABASE_AT + offset, data.len()));
+        self.0.disk.write_at(DATABASE_AT + offset, data)
     }
 }
 
 /// The number of the first block, and the data if it is whole blocks.
 fn blocks(offset: u64, data: &[u8]) -> (usize, Option<&[u8]>) {
-    let first = usize::try_from(offset / BLOCK as u64).unwrap_or(usize::MAX);
+    let first = index(offset / BLOCK as u64);
     let whole = offset.is_multiple_of(BLOCK as u64) && data.len().is_multiple_of(BLOCK);
     (first, whole.then_some(data))
+}
+
+/// A number of blocks fits: a file of more could not be addressed by redb either.
+fn index(blocks: u64) -> usize {
+    usize::try_from(blocks).unwrap_or(usize::MAX)
 }
 
 fn checksum(block: &[u8]) -> u64 {

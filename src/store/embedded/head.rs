@@ -16,9 +16,9 @@ use aws_lc_rs::digest;
 use twox_hash::XxHash3_64;
 
 /// Bytes before the database.
-pub const HEAD_LEN: u64 = 4096;
+pub const HEAD_LEN: usize = 4096;
 /// Where the number of the last acknowledged change lies.
-pub const NOTE_AT: u64 = 512;
+pub const NOTE_AT: usize = 512;
 /// How long it is, checksum included.
 pub const NOTE_LEN: usize = 16;
 
@@ -68,7 +68,7 @@ impl KeyOrigin {
 impl Head {
     /// The head as bytes, [`HEAD_LEN`] of them, with no change acknowledged.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEAD_LEN as usize);
+        let mut bytes = Vec::with_capacity(HEAD_LEN);
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
         let (origin, key) = match self.id_key {
@@ -78,9 +78,9 @@ impl Head {
         bytes.push(origin);
         bytes.extend(key);
         bytes.extend(sum(&bytes));
-        bytes.resize(NOTE_AT as usize, 0);
+        bytes.resize(NOTE_AT, 0);
         bytes.extend(encode_note(0));
-        bytes.resize(HEAD_LEN as usize, 0);
+        bytes.resize(HEAD_LEN, 0);
         bytes
     }
 

@@ -247,7 +247,7 @@ fn read_id_key(
     match file.len().map_err(at)? {
         0 => return Err(damaged("it is empty")),
         // The engine would take a file that ends here for one that it is to begin.
-        len if len <= HEAD_LEN => return Err(damaged("it is cut off")),
+        len if len <= HEAD_LEN as u64 => return Err(damaged("it is cut off")),
         _ => {}
     }
     let head = Head::decode(&file.read_head().map_err(at)?).map_err(|bad| match bad {
