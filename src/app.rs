@@ -106,7 +106,7 @@ impl Running {
             address: first.unwrap_or(config.admin),
             error,
         };
-        let server = Server::bind(&config.listeners, config.limits).map_err(bind)?;
+        let server = Server::bind(&config.listeners, &config.limits).map_err(bind)?;
         let refresh = refresh(&gateway, &store, &upstreams, &server, &metrics);
         let admin = Admin::bind(
             config.admin,

@@ -69,7 +69,7 @@ impl Told {
 
 impl Attempt {
     /// Sends the request, once, and settles what comes of it.
-    pub async fn run(mut self, outbound: Outbound) {
+    pub async fn run(mut self: Box<Self>, outbound: Outbound) {
         let mut work = dispatch(
             Arc::clone(&self.shared),
             Arc::clone(&self.subject),
@@ -103,7 +103,7 @@ impl Attempt {
     }
 
     /// The upstream has answered: its status says what that means.
-    async fn answered(mut self, answered: Answered) {
+    async fn answered(mut self: Box<Self>, answered: Answered) {
         let Answered {
             status,
             headers,
@@ -126,7 +126,7 @@ impl Attempt {
     }
 
     /// A long or endless answer: the record says that it came before its first byte goes to the client.
-    async fn pass_on(mut self, streaming: Streaming) {
+    async fn pass_on(mut self: Box<Self>, streaming: Streaming) {
         let lane = Arc::clone(&self.subject.lane);
         lane.metrics().not_stored(streaming.reason);
         let answer = Answer::NotStored(streaming.reason);
@@ -173,7 +173,7 @@ impl Attempt {
     }
 
     /// Nothing was sent and nothing will be: the key is free again, or the attempt before this one is what counts.
-    async fn give_back(mut self, problem: Problem) {
+    async fn give_back(mut self: Box<Self>, problem: Problem) {
         let (decision, problem) = match problem {
             // Whatever the store says or does not say to it: nobody knows what the attempt before this one did.
             Problem::UpstreamUnreachable if self.prior.is_some() => {
@@ -238,7 +238,7 @@ impl Attempt {
     }
 
     /// Late truth: an answer after `response_timeout` completes the record, unless somebody settled it otherwise.
-    async fn late(self, answer: Option<Dispatched>) {
+    async fn late(&self, answer: Option<Dispatched>) {
         let (status, answer, _held) = match answer {
             Some(Dispatched::Answered(answered)) => {
                 let answer = Answer::Stored(answered.recorded);

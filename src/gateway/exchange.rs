@@ -23,6 +23,7 @@ use crate::telemetry::Decision;
 use crate::upstream::Gate;
 
 /// What an attempt has for the one who asked.
+#[expect(clippy::large_enum_variant, reason = "nearly every reply is an answer")]
 pub enum Reply {
     /// The answer; it is counted.
     Answer(http::Response<Body>),
@@ -110,7 +111,7 @@ impl Exchange {
         asked: Instant,
         fence: u64,
         prior: Option<Unknown>,
-    ) -> (Attempt, Outbound) {
+    ) -> (Box<Attempt>, Outbound) {
         let policy = self.subject.policy();
         // One that did not enter first can still be joined, unless somebody else is there.
         let ticket = self.ticket.take().or_else(|| {
@@ -149,7 +150,7 @@ impl Exchange {
             recorded: None,
             client: Some((self.reply, self.tally)),
         };
-        (attempt, *self.outbound)
+        (Box::new(attempt), *self.outbound)
     }
 }
 

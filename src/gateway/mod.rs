@@ -29,6 +29,7 @@ mod waiters;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::header::HOST;
 use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -208,7 +209,10 @@ impl Handler for Gateway {
                 ..
             } => pass::untouched(shared, &shared.lanes[index], request, peer).await,
             Found::Route { index, .. } => {
-                protect::protected(shared, &shared.lanes[index], request, peer).await
+                // Boxed, so that what passes needs no room for what is protected.
+                protect::protected(shared, &shared.lanes[index], request, peer)
+                    .boxed()
+                    .await
             }
         }
     }

@@ -207,13 +207,13 @@ struct Random {
 
 impl Random {
     fn new() -> Self {
-        let (mut owner, mut nonce) = ([0; 16], [0; 12]);
-        for bytes in [&mut owner[..], &mut nonce[..]] {
-            aws_lc_rs::rand::fill(bytes).expect("the system has a source of randomness");
-        }
+        // In one go, which costs as much as either.
+        let mut bytes = [0; 16 + 12];
+        aws_lc_rs::rand::fill(&mut bytes).expect("the system has a source of randomness");
+        let (owner, nonce) = bytes.split_at(16);
         Self {
-            owner: Owner(u128::from_be_bytes(owner)),
-            nonce,
+            owner: Owner(u128::from_be_bytes(owner.try_into().expect("16 bytes"))),
+            nonce: nonce.try_into().expect("12 bytes"),
         }
     }
 }

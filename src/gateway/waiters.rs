@@ -25,7 +25,9 @@ pub struct Waiters {
 #[derive(Debug)]
 struct Attempt {
     fingerprint: Fingerprint,
-    stage: watch::Sender<Stage>,
+    acquired: bool,
+    /// Made for the first one that waits: most attempts are nobody else's concern.
+    stage: Option<watch::Sender<Stage>>,
 }
 
 /// How far an attempt is.
@@ -111,7 +113,8 @@ impl Waiters {
             Entry::Vacant(vacant) => {
                 vacant.insert(Attempt {
                     fingerprint,
-                    stage: watch::Sender::new(Stage::Claiming),
+                    acquired: false,
+                    stage: None,
                 });
                 return Met::Nobody(Ticket {
                     waiters: Arc::clone(self),
@@ -121,18 +124,25 @@ impl Waiters {
             }
             Entry::Occupied(occupied) => occupied.into_mut(),
         };
-        let acquired = matches!(*attempt.stage.borrow(), Stage::Acquired);
+        let acquired = attempt.acquired;
         if acquired && attempt.fingerprint != fingerprint {
             return Met::Stranger;
         }
-        if attempt.stage.receiver_count() >= self.max_waiting_per_key {
+        let stage = attempt.stage.get_or_insert_with(|| {
+            watch::Sender::new(if acquired {
+                Stage::Acquired
+            } else {
+                Stage::Claiming
+            })
+        });
+        if stage.receiver_count() >= self.max_waiting_per_key {
             return Met::Full { acquired };
         }
         let Some(place) = self.place() else {
             return Met::Full { acquired };
         };
         let waiting = Waiting {
-            stage: attempt.stage.subscribe(),
+            stage: stage.subscribe(),
             _place: place,
         };
         if acquired {
@@ -170,8 +180,11 @@ impl Waiters {
 impl Ticket {
     /// The claim is acquired: duplicates may join from now on.
     pub fn acquired(&self) {
-        if let Some(attempt) = self.waiters.attempts().get(&self.id) {
-            attempt.stage.send_replace(Stage::Acquired);
+        if let Some(attempt) = self.waiters.attempts().get_mut(&self.id) {
+            attempt.acquired = true;
+            if let Some(stage) = &attempt.stage {
+                stage.send_replace(Stage::Acquired);
+            }
         }
     }
 
@@ -184,9 +197,9 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let attempt = self.waiters.attempts().remove(&self.id);
-        if let Some(attempt) = attempt {
+        if let Some(stage) = attempt.and_then(|attempt| attempt.stage) {
             let ended = std::mem::replace(&mut self.ended, Ended::AskStore);
-            attempt.stage.send_replace(Stage::Over(ended));
+            stage.send_replace(Stage::Over(ended));
         }
     }
 }

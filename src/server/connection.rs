@@ -89,12 +89,12 @@ pub(super) async fn serve<H: Handler>(
     if is_http2 {
         let connection = http2_builder().serve_connection(io, service);
         rules
-            .enforce(connection, |http2| http2.graceful_shutdown())
+            .enforce(connection, http2::Connection::graceful_shutdown)
             .await;
     } else {
         let connection = http1_builder().serve_connection(io, service);
         rules
-            .enforce(connection, |http1| http1.graceful_shutdown())
+            .enforce(connection, http1::Connection::graceful_shutdown)
             .await;
     }
 }

@@ -114,7 +114,7 @@ impl Server {
     ///
     /// # Errors
     /// Where an address cannot be listened on.
-    pub fn bind(addresses: &[SocketAddr], limits: Limits) -> io::Result<Self> {
+    pub fn bind(addresses: &[SocketAddr], limits: &Limits) -> io::Result<Self> {
         let max = limits.max_connections.min(Semaphore::MAX_PERMITS);
         Ok(Self {
             listeners: addresses
@@ -129,7 +129,7 @@ impl Server {
                 refused: AtomicU64::new(0),
                 limits: Limits {
                     max_connections: max,
-                    ..limits
+                    ..limits.clone()
                 },
             }),
         })
@@ -270,7 +270,7 @@ impl<H: Handler> Door<H> {
 /// Waits until the drain begins; for ever where nobody can begin it any more.
 async fn begins(drain: &mut Drain) {
     if drain.wait_for(Option::is_some).await.is_err() {
-        pending().await
+        pending::<()>().await;
     }
 }
 

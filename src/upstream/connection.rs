@@ -151,7 +151,7 @@ fn copy(request: &Request<OutBody>) -> Option<Request<OutBody>> {
 fn kind(error: &hyper::Error) -> SendErrorKind {
     let body_failed = error
         .source()
-        .is_some_and(|source| source.is::<RequestBodyFailed>());
+        .is_some_and(<dyn Error>::is::<RequestBodyFailed>);
     if body_failed || error.is_body_write_aborted() {
         SendErrorKind::RequestBody
     } else if error.is_parse() || error.is_parse_too_large() {

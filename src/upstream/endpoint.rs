@@ -19,7 +19,7 @@ pub(super) const MAX_IDLE: usize = 256;
 const MAX_ADDRESSES: usize = 16;
 
 /// How long an endpoint that could not be connected to is tried only after the others.
-const AVOID: Duration = Duration::from_secs(2);
+const AVOID_MS: u64 = 2_000;
 
 pub(super) struct Endpoint {
     host: String,
@@ -81,7 +81,7 @@ impl Endpoint {
     }
 
     pub(super) fn failed(&self) {
-        let until = self.now_ms() + AVOID.as_millis() as u64;
+        let until = self.now_ms() + AVOID_MS;
         self.avoid_until.store(until, Ordering::Relaxed);
     }
 

@@ -66,7 +66,7 @@ impl Rig {
             metrics: Arc::clone(&metrics),
         });
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Server::bind(&[any_port], config.limits).expect("a free port");
+        let server = Server::bind(&[any_port], &config.limits).expect("a free port");
         let (drain, draining) = watch::channel(None);
         Self {
             store,

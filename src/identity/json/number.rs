@@ -36,7 +36,9 @@ fn write_digits(out: &mut Vec<u8>, whole: &str, fraction: &str) -> i64 {
     while out.len() > begin && out.ends_with(b"0") {
         out.pop();
     }
-    whole.len() as i64 - zeros as i64
+    // A body's length fits many times over.
+    let signed = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    signed(whole.len()) - signed(zeros)
 }
 
 /// Brings the digits that begin at `begin`, with the decimal point after the first `point` of them, into the form
@@ -51,8 +53,8 @@ fn place_point(out: &mut Vec<u8>, begin: usize, point: i64) -> Result<(), NotIJs
         }
         Ok(point_at) if 0 < point && point <= WHOLE_MAX => out.insert(begin + point_at, b'.'),
         _ if -ZEROS_MAX < point && point <= 0 => {
-            let zeros = &b"0.00000"[..2 + point.unsigned_abs() as usize];
-            out.splice(begin..begin, zeros.iter().copied());
+            let zeros = (point..0).map(|_| b'0');
+            out.splice(begin..begin, b"0.".iter().copied().chain(zeros));
         }
         _ => {
             if digits > 1 {

@@ -97,7 +97,7 @@ struct Running {
 }
 
 fn start(limits: Limits) -> Running {
-    let server = Server::bind(&["127.0.0.1:0".parse().unwrap()], limits).unwrap();
+    let server = Server::bind(&["127.0.0.1:0".parse().unwrap()], &limits).unwrap();
     let (drain, drained) = watch::channel(None);
     let (address, counters) = (server.local_addrs()[0], server.counters());
     let paths = Paths::default();
@@ -379,5 +379,5 @@ async fn a_drain_drops_what_has_not_ended_at_its_deadline_which_may_be_moved() {
 #[tokio::test]
 async fn an_address_in_use_is_an_error() {
     let running = start(limits());
-    assert!(Server::bind(&[running.address], limits()).is_err());
+    assert!(Server::bind(&[running.address], &limits()).is_err());
 }
