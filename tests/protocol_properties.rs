@@ -177,7 +177,7 @@ fn a_release_always_leaves_a_mark_and_a_marked_owner_never_acquires() {
     for_any_sequence(|step| {
         match &step.op {
             Op::Release { owner } => {
-                prop_assert_eq!(step.mark.map(|mark| mark.owner), Some(*owner))
+                prop_assert_eq!(step.mark.map(|mark| mark.owner), Some(*owner));
             }
             Op::Resolve {
                 seen,

@@ -13,7 +13,7 @@ async fn a_bare_and_a_quoted_key_are_one_key_and_are_forwarded_as_received() {
     let keys: Vec<_> = upstream
         .requests()
         .iter()
-        .map(|request| request.key())
+        .map(crate::support::Received::key)
         .collect();
     assert_eq!(keys, ["abc", "\"def\""]);
 }

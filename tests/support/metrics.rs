@@ -48,8 +48,10 @@ impl Metrics {
     /// How often a route decided so; 0 where there is no such series.
     pub fn decisions(&self, route: &str, decision: &str) -> u64 {
         let labels = [("route", route), ("decision", decision)];
-        self.value("oncegate_decisions_total", &labels)
-            .unwrap_or(0.0) as u64
+        count(
+            self.value("oncegate_decisions_total", &labels)
+                .unwrap_or(0.0),
+        )
     }
 
     /// How many requests a route has counted, all decisions together.
@@ -61,8 +63,15 @@ impl Metrics {
                     .get("route")
                     .is_some_and(|found| found == route)
         });
-        of_route.map(|sample| sample.value as u64).sum()
+        of_route.map(|sample| count(sample.value)).sum()
     }
+}
+
+fn count(value: f64) -> u64 {
+    value
+        .to_string()
+        .parse()
+        .expect("counters are whole numbers")
 }
 
 /// One line: `name value` or `name{label="value",…} value`. No test needs a quote or comma inside a value.

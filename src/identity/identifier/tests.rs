@@ -13,7 +13,8 @@ fn identifier() -> Identifier {
 
 /// The bytes 0 to 31.
 fn id_key() -> IdKeyBytes {
-    IdKeyBytes(std::array::from_fn(|at| at as u8))
+    let mut bytes = 0..;
+    IdKeyBytes(std::array::from_fn(|_| bytes.next().unwrap()))
 }
 
 fn key_of(text: &str) -> Key {

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_connection_that_does_not_say_its_protocol_is_closed_after_first_byte() {
-    let running = start(Limits {
+    let running = start(&Limits {
         first_byte: SHORT,
         ..limits()
     });
@@ -17,7 +17,7 @@ async fn a_connection_that_does_not_say_its_protocol_is_closed_after_first_byte(
 
 #[tokio::test]
 async fn a_head_that_stalls_is_closed_after_headers_on_the_first_request_and_on_later_ones() {
-    let running = start(Limits {
+    let running = start(&Limits {
         headers: SHORT,
         ..limits()
     });
@@ -34,7 +34,7 @@ async fn a_head_that_stalls_is_closed_after_headers_on_the_first_request_and_on_
 
 #[tokio::test]
 async fn a_head_that_drips_is_closed_after_headers() {
-    let running = start(Limits {
+    let running = start(&Limits {
         headers: SHORT,
         ..limits()
     });
@@ -49,7 +49,7 @@ async fn a_head_that_drips_is_closed_after_headers() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_after_keep_alive_and_not_after_headers() {
-    let running = start(Limits {
+    let running = start(&Limits {
         headers: SHORT,
         keep_alive: LONGER,
         ..limits()
@@ -62,7 +62,7 @@ async fn an_idle_connection_is_closed_after_keep_alive_and_not_after_headers() {
 
 #[tokio::test]
 async fn an_idle_http2_connection_is_told_to_go_after_keep_alive() {
-    let running = start(Limits {
+    let running = start(&Limits {
         keep_alive: SHORT,
         ..limits()
     });
@@ -74,7 +74,7 @@ async fn an_idle_http2_connection_is_told_to_go_after_keep_alive() {
 
 #[tokio::test]
 async fn an_http2_connection_that_ignores_being_told_to_go_is_dropped() {
-    let running = start(Limits {
+    let running = start(&Limits {
         keep_alive: SHORT,
         headers: SHORT,
         ..limits()
@@ -87,7 +87,7 @@ async fn an_http2_connection_that_ignores_being_told_to_go_is_dropped() {
 
 #[tokio::test]
 async fn a_running_exchange_is_not_idle() {
-    let running = start(Limits {
+    let running = start(&Limits {
         headers: SHORT / 4,
         body_idle: SHORT / 4,
         keep_alive: SHORT / 2,
@@ -103,7 +103,7 @@ async fn a_running_exchange_is_not_idle() {
 
 #[tokio::test]
 async fn a_body_that_stalls_fails_after_body_idle_in_both_protocols() {
-    let running = start(Limits {
+    let running = start(&Limits {
         body_idle: SHORT,
         ..limits()
     });
@@ -133,7 +133,7 @@ async fn a_body_that_stalls_fails_after_body_idle_in_both_protocols() {
 
 #[tokio::test]
 async fn a_body_that_keeps_coming_may_take_longer_than_body_idle() {
-    let running = start(Limits {
+    let running = start(&Limits {
         body_idle: SHORT,
         headers: SHORT,
         ..limits()
@@ -153,7 +153,7 @@ async fn a_body_that_keeps_coming_may_take_longer_than_body_idle() {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_of_its_response_is_dropped_after_body_idle() {
-    let running = start(Limits {
+    let running = start(&Limits {
         body_idle: SHORT,
         ..limits()
     });

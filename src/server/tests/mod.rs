@@ -96,8 +96,8 @@ struct Running {
     server: JoinHandle<()>,
 }
 
-fn start(limits: Limits) -> Running {
-    let server = Server::bind(&["127.0.0.1:0".parse().unwrap()], &limits).unwrap();
+fn start(limits: &Limits) -> Running {
+    let server = Server::bind(&["127.0.0.1:0".parse().unwrap()], limits).unwrap();
     let (drain, drained) = watch::channel(None);
     let (address, counters) = (server.local_addrs()[0], server.counters());
     let paths = Paths::default();
@@ -193,7 +193,7 @@ async fn ask(http2: &mut Http2, path: &str) -> (StatusCode, Bytes) {
 
 #[tokio::test]
 async fn both_protocols_are_served_on_one_port() {
-    let running = start(limits());
+    let running = start(&limits());
     let mut socket = running.connect().await;
     say(&mut socket, get("/peer")).await;
     let peer = format!("{} {}", socket.local_addr().unwrap(), running.address);
@@ -213,7 +213,7 @@ async fn both_protocols_are_served_on_one_port() {
 
 #[tokio::test]
 async fn a_client_that_leaves_makes_room() {
-    let running = start(limits());
+    let running = start(&limits());
     let mut socket = running.connect().await;
     say(&mut socket, get("/hold")).await;
     let dropped = running.token();
@@ -228,7 +228,7 @@ async fn a_client_that_leaves_makes_room() {
 
 #[tokio::test]
 async fn pieces_of_the_first_bytes_are_put_together() {
-    let running = start(limits());
+    let running = start(&limits());
     let mut socket = running.connect().await;
     for piece in ["P", "RI * HTT", "X / HTTP/1.1\r\nhost: a\r\n\r\n"] {
         say(&mut socket, piece).await;
@@ -240,7 +240,7 @@ async fn pieces_of_the_first_bytes_are_put_together() {
 
 #[tokio::test]
 async fn malformed_and_too_large_heads_are_answered_by_the_protocol() {
-    let running = start(limits());
+    let running = start(&limits());
     for (request, status) in [
         ("GET / HTTP/1.1\r\nhost a\r\n\r\n".to_owned(), "400"),
         (
@@ -264,7 +264,7 @@ async fn malformed_and_too_large_heads_are_answered_by_the_protocol() {
 
 #[tokio::test]
 async fn an_early_answer_reaches_a_client_that_is_still_sending() {
-    let running = start(limits());
+    let running = start(&limits());
     let mut socket = running.connect().await;
     say(
         &mut socket,
@@ -284,7 +284,7 @@ async fn an_early_answer_reaches_a_client_that_is_still_sending() {
 
 #[tokio::test]
 async fn a_full_server_says_503_and_serves_again_when_one_has_left() {
-    let running = start(Limits {
+    let running = start(&Limits {
         max_connections: 1,
         ..limits()
     });
@@ -324,7 +324,7 @@ async fn a_full_server_says_503_and_serves_again_when_one_has_left() {
 
 #[tokio::test]
 async fn a_drain_finishes_what_runs_closes_what_is_idle_and_refuses_new_connections() {
-    let running = start(limits());
+    let running = start(&limits());
     let (mut silent, mut idle, mut busy) = (
         running.connect().await,
         running.connect().await,
@@ -351,7 +351,7 @@ async fn a_drain_finishes_what_runs_closes_what_is_idle_and_refuses_new_connecti
 
 #[tokio::test]
 async fn a_drain_finishes_http2_requests() {
-    let running = start(limits());
+    let running = start(&limits());
     let (mut http2, end) = http2(&running).await;
     let asking = tokio::spawn(async move { ask(&mut http2, "/hold").await });
     running.paths.begun.notified().await;
@@ -364,7 +364,7 @@ async fn a_drain_finishes_http2_requests() {
 
 #[tokio::test]
 async fn a_drain_drops_what_has_not_ended_at_its_deadline_which_may_be_moved() {
-    let running = start(limits());
+    let running = start(&limits());
     let dropped = running.token();
     let mut socket = running.connect().await;
     say(&mut socket, get("/hold")).await;
@@ -378,6 +378,6 @@ async fn a_drain_drops_what_has_not_ended_at_its_deadline_which_may_be_moved() {
 
 #[tokio::test]
 async fn an_address_in_use_is_an_error() {
-    let running = start(limits());
+    let running = start(&limits());
     assert!(Server::bind(&[running.address], &limits()).is_err());
 }

@@ -118,6 +118,7 @@ fn reset(socket: TcpStream) {
     socket2::SockRef::from(&socket)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
+    drop(socket);
 }
 
 fn unsent(kind: SendErrorKind) -> SendError {
