@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use http_body_util::channel::Sender;
 use tokio::time::{Instant, timeout};
@@ -66,7 +67,7 @@ pub async fn dispatch(
     gate: Arc<Gate>,
 ) -> Dispatched {
     let lane = &subject.lane;
-    let to_head = outbound.method == Method::HEAD;
+    let method = outbound.method.clone();
     let (request, _held) = outbound.into_request();
     let started = Instant::now();
     let response = match lane.upstream.send(request, &gate).await {
@@ -86,7 +87,8 @@ pub async fn dispatch(
     };
     lane.upstream_metrics().observe(started.elapsed());
     let (mut head, mut rest) = response.into_parts();
-    headers::remove_hop_by_hop(&mut head.headers);
+    let has_body = headers::has_body(&method, head.status);
+    headers::from_upstream(&mut head.headers, has_body, rest.size_hint().exact());
     headers::remove_own_responses(&mut head.headers);
     let limit = lane.policy().max_response_body;
     let streaming = |begun, rest, reason| {
@@ -116,7 +118,7 @@ pub async fn dispatch(
     };
     let recorded = Response {
         status: head.status.as_u16(),
-        headers: headers::recorded(&head.headers, to_head),
+        headers: headers::recorded(&head.headers, method == Method::HEAD),
         body: whole.bytes.clone(),
     };
     Dispatched::Answered(Answered {
