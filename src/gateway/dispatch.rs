@@ -6,13 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, StatusCode};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
-use http_body_util::channel::Sender;
 use tokio::time::{Instant, timeout};
 
 use super::Shared;
-use super::body::{self, BoxError, Held, Partial, Unread};
+use super::body::{self, Held, Partial, Passing, Unread};
 use super::headers;
 use super::outbound::Outbound;
 use super::subject::Subject;
@@ -130,26 +129,21 @@ pub async fn dispatch(
     })
 }
 
-/// Passes an answer on to the client, with at most `patience` from piece to piece, on either side. Where the client
-/// is gone, the upstream is read on for that long: to hang up on it might cancel what it is doing.
-pub async fn pass(
-    mut client: Sender<Bytes, BoxError>,
-    begun: Bytes,
-    mut rest: InBody,
-    patience: Duration,
-) {
-    let mut listening = begun.is_empty() || client.send_data(begun).await.is_ok();
-    while listening {
+/// Passes an answer on to the client, with at most `patience` from piece to piece, on either side; a client that keeps
+/// it waiting for longer sees the answer break off. Where the client is gone, the upstream is read on for that long: to
+/// hang up on it might cancel what it is doing.
+pub async fn pass(client: Passing, begun: Bytes, mut rest: InBody, patience: Duration) {
+    let mut is_listening = begun.is_empty() || client.send(Frame::data(begun)).await;
+    while is_listening {
         match timeout(patience, rest.frame()).await {
             Ok(Some(Ok(frame))) => {
-                let sent = timeout(patience, client.send(frame)).await;
-                listening = matches!(sent, Ok(Ok(())));
+                is_listening = timeout(patience, client.send(frame)).await == Ok(true);
             }
-            Ok(Some(Err(error))) => return client.abort(error.into()),
-            Ok(None) => return,
-            Err(stalled) => return client.abort(stalled.into()),
+            Ok(None) => return drop(timeout(patience, client.end()).await),
+            Ok(Some(Err(_))) | Err(_) => return,
         }
     }
+    drop(client);
     let drain = async { while let Some(Ok(_)) = rest.frame().await {} };
     let _ = timeout(patience, drain).await;
 }
