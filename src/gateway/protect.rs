@@ -318,8 +318,12 @@ impl Call {
                 Met::Claiming(waiting) => {
                     let _ = timeout_at(self.give_up, waiting.verdict()).await;
                 }
-                // Not in this process.
-                Met::Nobody(_) | Met::Stranger => return self.polled(tally).await,
+                // Not in this process. This is no attempt that others could wait for.
+                Met::Nobody(ticket) => {
+                    drop(ticket);
+                    return self.polled(tally).await;
+                }
+                Met::Stranger => return self.polled(tally).await,
             }
         }
         self.refused(tally, Decision::InProgress, Problem::RequestInProgress)
