@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http_body_util::channel::Channel;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
-use super::body::Body;
+use super::body::{self, Body};
 use super::dispatch::{Answered, Dispatched, Streaming, dispatch, pass};
 use super::exchange::Reply;
 use super::headers::IDEMPOTENCY_STATUS;
@@ -131,16 +130,16 @@ impl Attempt {
         lane.metrics().not_stored(streaming.reason);
         let answer = Answer::NotStored(streaming.reason);
         let (op, told) = self.judged(streaming.status.as_u16(), answer, Decision::Unrecorded);
-        let (sender, channel) = Channel::new(PASSED_PIECES);
+        let (passing, passage) = body::passage(PASSED_PIECES);
         let (status, headers) = (streaming.status, streaming.headers);
         let settling = self.settle(op, told, |decision| {
-            let mut response = http::Response::new(Body::passed(channel));
+            let mut response = http::Response::new(Body::passed(passage));
             *response.status_mut() = status;
             *response.headers_mut() = headers;
             marked(response, decision)
         });
         let patience = lane.route.response_timeout;
-        let passing = pass(sender, streaming.begun, streaming.rest, patience);
+        let passing = pass(passing, streaming.begun, streaming.rest, patience);
         tokio::join!(settling, passing);
     }
 

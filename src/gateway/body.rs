@@ -3,13 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
+use tokio::sync::mpsc;
 
 use crate::upstream::InBody;
 
@@ -25,7 +25,7 @@ enum Kind {
     /// An upstream's answer on its way through; dropping it closes the upstream's connection.
     Upstream(InBody),
     /// An upstream's answer that a detached dispatch passes on.
-    Passed(Channel<Bytes, BoxError>),
+    Passed(Passage),
 }
 
 impl Body {
@@ -43,8 +43,67 @@ impl Body {
 
     /// A body that another task passes on.
     #[must_use]
-    pub fn passed(channel: Channel<Bytes, BoxError>) -> Self {
-        Self(Kind::Passed(channel))
+    pub fn passed(passage: Passage) -> Self {
+        Self(Kind::Passed(passage))
+    }
+}
+
+/// Two ends of a body of which at most `pieces` wait for a slow client.
+#[must_use]
+pub fn passage(pieces: usize) -> (Passing, Passage) {
+    let (sender, receiver) = mpsc::channel(pieces);
+    let passage = Passage {
+        pieces: receiver,
+        ended: false,
+    };
+    (Passing(sender), passage)
+}
+
+/// Where the pieces of a body go in. Only [`Passing::end`] makes it whole: where this is dropped before, the client
+/// sees the body break off, and never takes a part for all of it.
+#[derive(Debug)]
+pub struct Passing(mpsc::Sender<Option<Frame<Bytes>>>);
+
+/// Where they come out.
+#[derive(Debug)]
+pub struct Passage {
+    /// The last one is `None`.
+    pieces: mpsc::Receiver<Option<Frame<Bytes>>>,
+    ended: bool,
+}
+
+/// An answer was not passed on to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer broke off on its way")]
+pub struct BrokenOff;
+
+impl Passing {
+    /// Waits for room; false where nobody takes the body any more.
+    pub async fn send(&self, frame: Frame<Bytes>) -> bool {
+        self.0.send(Some(frame)).await.is_ok()
+    }
+
+    /// The body is whole.
+    pub async fn end(self) {
+        // Nobody may take it any more.
+        let _ = self.0.send(None).await;
+    }
+}
+
+impl Passage {
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let piece = ready!(self.pieces.poll_recv(cx));
+        self.ended = !matches!(piece, Some(Some(_)));
+        Poll::Ready(match piece {
+            Some(piece) => piece.map(Ok),
+            None => Some(Err(BrokenOff)),
+        })
     }
 }
 
@@ -61,7 +120,7 @@ impl HttpBody for Body {
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
             Kind::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Kind::Passed(body) => Pin::new(body).poll_frame(cx),
+            Kind::Passed(body) => body.poll_piece(cx).map_err(Into::into),
         }
     }
 
@@ -69,7 +128,7 @@ impl HttpBody for Body {
         match &self.0 {
             Kind::Full(body) => body.is_end_stream(),
             Kind::Upstream(body) => body.is_end_stream(),
-            Kind::Passed(body) => body.is_end_stream(),
+            Kind::Passed(body) => body.ended,
         }
     }
 
@@ -77,7 +136,7 @@ impl HttpBody for Body {
         match &self.0 {
             Kind::Full(body) => body.size_hint(),
             Kind::Upstream(body) => body.size_hint(),
-            Kind::Passed(body) => body.size_hint(),
+            Kind::Passed(_) => SizeHint::default(),
         }
     }
 }
@@ -296,6 +355,28 @@ mod tests {
             (&b"abcdef"[..], Unread::NoRoom)
         );
         assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_passage_is_whole_only_where_its_end_was_said() {
+        for is_ended in [true, false] {
+            let (passing, passage) = passage(2);
+            let piece = Frame::data(Bytes::from_static(b"abc"));
+            assert!(passing.send(piece).await);
+            if is_ended {
+                passing.end().await;
+            } else {
+                drop(passing);
+            }
+            let mut body = Body::passed(passage);
+            let piece = body.frame().await.unwrap().unwrap();
+            assert_eq!(piece.into_data().unwrap(), "abc");
+            match body.frame().await {
+                None => assert!(is_ended),
+                Some(piece) => assert!(piece.is_err() && !is_ended),
+            }
+            assert!(body.frame().await.is_none());
+        }
     }
 
     #[tokio::test]

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, StatusCode};
+use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
-use http_body_util::channel::Sender;
 use tokio::time::{Instant, timeout};
 
 use super::Shared;
-use super::body::{self, BoxError, Held, Partial, Unread};
+use super::body::{self, Held, Partial, Passing, Unread};
 use super::headers;
 use super::outbound::Outbound;
 use super::subject::Subject;
@@ -66,7 +66,7 @@ pub async fn dispatch(
     gate: Arc<Gate>,
 ) -> Dispatched {
     let lane = &subject.lane;
-    let to_head = outbound.method == Method::HEAD;
+    let method = outbound.method.clone();
     let (request, _held) = outbound.into_request();
     let started = Instant::now();
     let response = match lane.upstream.send(request, &gate).await {
@@ -86,7 +86,8 @@ pub async fn dispatch(
     };
     lane.upstream_metrics().observe(started.elapsed());
     let (mut head, mut rest) = response.into_parts();
-    headers::remove_hop_by_hop(&mut head.headers);
+    let has_body = headers::has_body(&method, head.status);
+    headers::from_upstream(&mut head.headers, has_body, rest.size_hint().exact());
     headers::remove_own_responses(&mut head.headers);
     let limit = lane.policy().max_response_body;
     let streaming = |begun, rest, reason| {
@@ -114,41 +115,38 @@ pub async fn dispatch(
             };
         }
     };
+    // A copy: the bytes as they were read keep the whole buffer of the connection that they came from, and a store
+    // in memory would keep ten times what it counts.
+    let body = Bytes::copy_from_slice(&whole.bytes);
     let recorded = Response {
         status: head.status.as_u16(),
-        headers: headers::recorded(&head.headers, to_head),
-        // Copied: what came from the socket shares a buffer that is many times as large, and a record outlives it.
-        body: Bytes::copy_from_slice(&whole.bytes),
+        headers: headers::recorded(&head.headers, method == Method::HEAD),
+        body: body.clone(),
     };
     Dispatched::Answered(Answered {
         status: head.status,
         headers: head.headers,
-        body: whole.bytes,
+        body,
         recorded: Arc::new(recorded),
         held: whole.held,
     })
 }
 
-/// Passes an answer on to the client, with at most `patience` from piece to piece, on either side. Where the client
-/// is gone, the upstream is read on for that long: to hang up on it might cancel what it is doing.
-pub async fn pass(
-    mut client: Sender<Bytes, BoxError>,
-    begun: Bytes,
-    mut rest: InBody,
-    patience: Duration,
-) {
-    let mut listening = begun.is_empty() || client.send_data(begun).await.is_ok();
-    while listening {
+/// Passes an answer on to the client, with at most `patience` from piece to piece, on either side; a client that keeps
+/// it waiting for longer sees the answer break off. Where the client is gone, the upstream is read on for that long: to
+/// hang up on it might cancel what it is doing.
+pub async fn pass(client: Passing, begun: Bytes, mut rest: InBody, patience: Duration) {
+    let mut is_listening = begun.is_empty() || client.send(Frame::data(begun)).await;
+    while is_listening {
         match timeout(patience, rest.frame()).await {
             Ok(Some(Ok(frame))) => {
-                let sent = timeout(patience, client.send(frame)).await;
-                listening = matches!(sent, Ok(Ok(())));
+                is_listening = timeout(patience, client.send(frame)).await == Ok(true);
             }
-            Ok(Some(Err(error))) => return client.abort(error.into()),
-            Ok(None) => return,
-            Err(stalled) => return client.abort(stalled.into()),
+            Ok(None) => return drop(timeout(patience, client.end()).await),
+            Ok(Some(Err(_))) | Err(_) => return,
         }
     }
+    drop(client);
     let drain = async { while let Some(Ok(_)) = rest.frame().await {} };
     let _ = timeout(patience, drain).await;
 }

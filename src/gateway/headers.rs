@@ -7,7 +7,7 @@ use http::header::{
     ACCEPT_ENCODING, AGE, ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPECT, HOST,
     SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::identity::KeySource;
 
@@ -82,7 +82,7 @@ pub fn to_protected_upstream(headers: &mut HeaderMap, key: &[KeySource], forward
 
 /// Removes the lines that concern one connection only: `Connection` and all it names, and those that are
 /// hop-by-hop by themselves.
-pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -100,6 +100,36 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     remove_prefixed(headers, "proxy-");
+}
+
+/// Prepares the headers of an upstream's answer for a client: hop-by-hop lines out, and a `Content-Length` only where
+/// it is true (RFC 9112, section 6.3).
+///
+/// `length` is that of the body, where it is known before its end. A length beside a `Transfer-Encoding` was not
+/// counted by whoever read the body, and the client must not count by it either: where it is wrong, the next answer on
+/// the connection would be read as a part of this one. Answers without a body (to HEAD, 204, 304) keep theirs, which
+/// describes a body that is not there.
+pub fn from_upstream(headers: &mut HeaderMap, has_body: bool, length: Option<u64>) {
+    let is_chunked = headers.contains_key(TRANSFER_ENCODING);
+    remove_hop_by_hop(headers);
+    match length {
+        Some(length) if has_body => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        None if has_body => drop(headers.remove(CONTENT_LENGTH)),
+        _ => {
+            let is_plain = |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit);
+            if is_chunked || !headers.get(CONTENT_LENGTH).is_some_and(is_plain) {
+                headers.remove(CONTENT_LENGTH);
+            }
+        }
+    }
+}
+
+/// Whether an answer of this status to this method has a body (RFC 9110, section 6.4.1).
+#[must_use]
+pub fn has_body(method: &Method, status: StatusCode) -> bool {
+    *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Removes what only this gateway may say to a client.
@@ -199,6 +229,24 @@ mod tests {
         ]);
         remove_hop_by_hop(&mut lines);
         assert_eq!(lines, headers(&[("x-kept", "1")]));
+    }
+
+    #[test]
+    fn a_length_that_nobody_counted_by_does_not_cross() {
+        let both = [("transfer-encoding", "chunked"), ("content-length", "3")];
+        let settled = |lines: &[_], has_body, length| {
+            let mut lines = headers(lines);
+            from_upstream(&mut lines, has_body, length);
+            lines
+        };
+        assert_eq!(settled(&both, true, None), headers(&[]));
+        assert_eq!(settled(&both, false, Some(0)), headers(&[]));
+        let length = [("content-length", "3")];
+        assert_eq!(settled(&length, true, Some(3)), headers(&length));
+        assert_eq!(settled(&length, false, Some(0)), headers(&length));
+        let twice = [("content-length", "3, 3")];
+        assert_eq!(settled(&twice, true, Some(3)), headers(&length));
+        assert_eq!(settled(&twice, false, Some(0)), headers(&[]));
     }
 
     #[test]

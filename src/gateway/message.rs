@@ -4,7 +4,7 @@
 //! as one freshly framed message, so it must mean the same to everybody.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
-use http::{HeaderMap, Request, Version};
+use http::{HeaderMap, Method, Request, Version};
 
 /// What is wrong with a message, as a sentence for its sender; `None` where nothing is.
 #[must_use]
@@ -18,6 +18,9 @@ pub fn fault<B>(request: &Request<B>) -> Option<&'static str> {
     {
         return Some("Methods are written in upper case.");
     }
+    if request.method() == Method::CONNECT {
+        return Some("This is no tunnel.");
+    }
     host_fault(request).or_else(|| framing_fault(request.headers()))
 }
 
@@ -29,11 +32,17 @@ fn host_fault<B>(request: &Request<B>) -> Option<&'static str> {
         return Some("There is more than one Host.");
     }
     let authority = request.uri().authority();
+    // Deprecated in `http` (RFC 9110, section 4.2.4), and some servers look for the host behind it.
+    if authority.is_some_and(|authority| authority.as_str().contains('@')) {
+        return Some("The target is not a plain host.");
+    }
     match (line, authority) {
         (None, None) if request.version() != Version::HTTP_10 => Some("There is no Host."),
         (None, _) => None,
         (Some(line), authority) => {
-            let host = line.to_str().unwrap_or_default();
+            let Ok(host) = line.to_str() else {
+                return Some("Host is not a plain host.");
+            };
             let plain = host.is_empty() || host.parse::<http::uri::Authority>().is_ok();
             if !plain || host.contains('@') {
                 Some("Host is not a plain host.")

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, Uri};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
@@ -114,12 +115,14 @@ pub fn target(uri: &Uri) -> Uri {
 
 async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> Response<Body> {
     let head_timeout = lane.route.response_timeout;
+    let method = request.method().clone();
     let started = tokio::time::Instant::now();
     let problem = match timeout(head_timeout, lane.upstream.send(request, &Gate::open())).await {
         Ok(Ok(response)) => {
             lane.upstream_metrics().observe(started.elapsed());
             let (mut head, body) = response.into_parts();
-            headers::remove_hop_by_hop(&mut head.headers);
+            let has_body = headers::has_body(&method, head.status);
+            headers::from_upstream(&mut head.headers, has_body, body.size_hint().exact());
             return Response::from_parts(head, Body::upstream(body));
         }
         Ok(Err(error)) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::{
-    Act, Gate, Http2, Problem, RefusedPort, Request, Setup, ToyUpstream, payment,
+    Act, Gate, Http2, Problem, RefusedPort, Request, Setup, ToyUpstream, payment, until,
 };
 
 #[tokio::test]
@@ -432,4 +432,27 @@ async fn an_endpoint_that_refuses_is_passed_over_for_another() {
             .is(201, "executed");
     }
     assert_eq!(upstream.charges(), 4);
+}
+
+#[tokio::test]
+async fn a_long_answer_that_its_client_is_too_slow_for_is_seen_to_break_off() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream)
+        .route("response_timeout = \"500ms\"")
+        .start()
+        .await;
+    // More than all the sockets on its way hold.
+    let long = vec![b'x'; 32 << 20];
+    upstream.next(Act::stream(200, &[]).chunk(long).last_chunk());
+    let mut client = gateway.connect().await;
+    client.write_request(&payment("k")).await;
+    until("the gateway to lose its patience", || async {
+        let labels = [("upstream", "toy")];
+        let metrics = gateway.metrics().await;
+        let sent = metrics.value("oncegate_upstream_in_flight", &labels) == Some(0.0);
+        (sent && metrics.decisions("pay", "unrecorded") == 1).then_some(())
+    })
+    .await;
+    let answer = client.answer().await;
+    assert!(!answer.complete, "{answer:?}");
 }

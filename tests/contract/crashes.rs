@@ -75,6 +75,32 @@ async fn a_dispatch_cut_by_kill_9_is_in_progress_for_one_lease_and_then_unknown(
     assert_eq!(upstream.charges(), 1);
 }
 
+#[tokio::test]
+async fn one_that_waits_for_a_silent_attempt_keeps_nobody_else_from_asking() {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream)
+        .embedded()
+        .route("wait = \"20s\"")
+        .route("lease = \"20s\"");
+    let mut gateway = setup.start().await;
+    upstream.next(Act::hang());
+    let mut client = gateway.connect().await;
+    client.write_request(&payment("k")).await;
+    upstream.next_request().await;
+    gateway.kill9().await;
+    gateway.restart().await;
+    let waiting = gateway.spawn(&payment("k"));
+    until("the duplicate to wait", || async {
+        let waiters = gateway.metrics().await.value("oncegate_waiters", &[]);
+        (waiters == Some(1.0)).then_some(())
+    })
+    .await;
+    let other = gateway.send(&payment("k").body("other")).await;
+    other.refuses(Problem::KEY_REUSED);
+    assert!(!waiting.is_finished());
+    assert_eq!(upstream.charges(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_at_any_moment_under_load_never_leads_to_a_second_dispatch() {
     const ROUNDS: usize = 6;

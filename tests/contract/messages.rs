@@ -1,6 +1,6 @@
 //! What is refused before any route is asked: messages that two servers would read differently.
 
-use crate::support::{Problem, Request, Setup, ToyUpstream, payment};
+use crate::support::{Http2, Problem, Request, Setup, ToyUpstream, payment};
 
 #[tokio::test]
 async fn a_path_that_an_upstream_may_read_as_the_protected_one_is_refused() {
@@ -15,6 +15,9 @@ async fn a_path_that_an_upstream_may_read_as_the_protected_one_is_refused() {
         "/v1/payments/",
         "//v1/payments",
         "/v1/%2e/payments",
+        "/v1/payments%3Fa=b",
+        "/v1/payments%23",
+        "/v1/payments%00",
     ] {
         let request = Request {
             target: target.to_owned(),
@@ -87,6 +90,57 @@ async fn a_method_in_another_case_is_no_way_around_a_route() {
     };
     let answer = gateway.send(&request).await;
     assert_eq!(answer.status, 400, "{answer:?}");
+    assert_eq!(upstream.charges(), 0);
+}
+
+#[tokio::test]
+async fn a_host_that_is_no_plain_host_is_no_way_around_a_route() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream)
+        .route("host = \"api.example\"")
+        .rest_passes()
+        .start()
+        .await;
+    let common = "Authorization: Bearer alice\r\nIdempotency-Key: k\r\nContent-Length: 0\r\n";
+    for (target, host) in [
+        ("http://u@api.example/v1/payments", ""),
+        (
+            "http://u:p@api.example/v1/payments",
+            "Host: api.example\r\n",
+        ),
+        ("/v1/payments", "Host: u@api.example\r\n"),
+        ("/v1/payments", "Host: api.example\u{e9}\r\n"),
+    ] {
+        let mut client = gateway.connect().await;
+        let head = format!("POST {target} HTTP/1.1\r\n{host}{common}\r\n");
+        client.write(head.as_bytes()).await;
+        client.answer().await.is_problem(Problem::BAD_REQUEST);
+    }
+    // In HTTP/2 the authority needs no Host beside it.
+    let request = Request {
+        target: "http://u@api.example/v1/payments".to_owned(),
+        ..payment("k")
+    };
+    let answer = Http2::open(gateway.address).await.send(&request).await;
+    answer.is_problem(Problem::BAD_REQUEST);
+    assert_eq!(upstream.charges(), 0);
+}
+
+#[tokio::test]
+async fn a_tunnel_is_refused() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream).rest_passes().start().await;
+    for target in ["db.example:5432", "/v1/payments", "/files"] {
+        let request = Request {
+            method: "CONNECT".to_owned(),
+            target: target.to_owned(),
+            ..payment("k")
+        };
+        let answer = gateway
+            .send(&request.header("Host", "db.example:5432"))
+            .await;
+        answer.is_problem(Problem::BAD_REQUEST);
+    }
     assert_eq!(upstream.charges(), 0);
 }
 

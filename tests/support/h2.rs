@@ -58,7 +58,12 @@ impl Http2 {
     }
 
     fn message(&self, request: &Request) -> http::Request<Full<Bytes>> {
-        let uri = format!("http://{}{}", self.authority, request.target);
+        // An absolute target says its own authority.
+        let uri = if request.target.starts_with('/') {
+            format!("http://{}{}", self.authority, request.target)
+        } else {
+            request.target.clone()
+        };
         let mut message = http::Request::builder()
             .method(request.method.as_str())
             .uri(uri);
