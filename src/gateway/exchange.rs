@@ -1,6 +1,6 @@
 //! One attempt at one operation: it claims, and goes on as an [`Attempt`] where the claim is acquired.
 //!
-//! It runs in a task of its own: a client that hangs up cancels neither the dispatch nor the recording of its
+//! It outlives the connection that it came from: a client that hangs up cancels neither the dispatch nor the recording of its
 //! outcome. Nothing is sent before the claim is acquired, and nothing is answered before it is recorded.
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //! ```text
 //! HTTP policy → route → pass ─────────────────────────────────────────────→ forward
 //!       → protect: read body, identify, replay cache, waiters
-//!                  → exchange (own task): claim → attempt: dispatch, judge, settle → answer
+//!                  → exchange (outlives its client): claim → attempt: dispatch, judge, settle → answer
 //! ```
 //!
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
@@ -12,6 +12,7 @@
 
 mod attempt;
 mod body;
+mod detach;
 mod dispatch;
 mod exchange;
 mod headers;

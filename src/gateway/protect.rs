@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Shared;
 use super::body::{self, Body, Unread, Whole};
+use super::detach::Detach;
 use super::exchange::{Exchange, Reply};
 use super::headers;
 use super::message;
@@ -291,14 +292,14 @@ impl Call {
         self.shared.waiters.enter(self.subject.id, fingerprint)
     }
 
-    /// Runs the exchange in a task of its own.
+    /// Runs the exchange, which goes on in a task of its own when the client hangs up.
     fn exchanged(
         &self,
         owner: Owner,
         outbound: Box<Outbound>,
         ticket: Option<Ticket>,
         tally: Tally,
-    ) -> oneshot::Receiver<Reply> {
+    ) -> Detach<Reply> {
         let (reply, answer) = oneshot::channel();
         let exchange = Exchange {
             shared: Arc::clone(&self.shared),
@@ -309,8 +310,7 @@ impl Call {
             tally,
             reply,
         };
-        self.shared.tasks.spawn(exchange.run());
-        answer
+        Detach::new(exchange.run(), answer, &self.shared.tasks)
     }
 
     /// Another attempt is under way, here or elsewhere.

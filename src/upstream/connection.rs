@@ -84,12 +84,12 @@ impl Connection {
     }
 
     /// Looks, without blocking, whether the connection may take a request.
-    pub(super) fn condition(&self) -> Condition {
+    pub(super) fn condition(&self, closely: bool) -> Condition {
         if self.sender.is_closed() {
             Condition::Dead
         } else if !self.sender.is_ready() {
             Condition::Busy
-        } else if self.wire.is_quiet() {
+        } else if self.wire.is_quiet(closely) {
             Condition::Ready
         } else {
             Condition::Dead

@@ -111,8 +111,9 @@ impl Endpoint {
         Ok(found)
     }
 
-    /// The youngest idle connection that may take a request; those found dead or too old on the way are closed.
-    pub(super) fn check_out(&self) -> Option<Connection> {
+    /// The youngest idle connection that may take a request; those found dead or too old on the way are closed. A request
+    /// that must not meet a closed connection is worth a system call for each (`closely`).
+    pub(super) fn check_out(&self, closely: bool) -> Option<Connection> {
         let mut busy = Vec::new();
         let found = loop {
             let Some(idle) = self.idle().pop() else {
@@ -121,7 +122,7 @@ impl Endpoint {
             if idle.until <= Instant::now() {
                 continue;
             }
-            match idle.connection.condition() {
+            match idle.connection.condition(closely) {
                 Condition::Ready => break Some(idle.connection),
                 Condition::Busy => busy.push(idle),
                 Condition::Dead => {}
@@ -150,7 +151,7 @@ impl Endpoint {
         let mut gone = Vec::new();
         let mut idle = self.idle();
         for index in (0..idle.len()).rev() {
-            let is_dead = || idle[index].connection.condition() == Condition::Dead;
+            let is_dead = || idle[index].connection.condition(true) == Condition::Dead;
             if idle[index].until <= now || is_dead() {
                 gone.push(idle.remove(index));
             }

@@ -222,7 +222,7 @@ impl Upstream {
         attempt: &mut Attempt<'_>,
     ) -> Result<Option<Exchanged>, SendError> {
         let endpoint = &self.endpoints[index];
-        if let Some(connection) = endpoint.check_out()
+        if let Some(connection) = endpoint.check_out(attempt.gate.is_guarded())
             && let Some(exchanged) = attempt.on(connection).await?
         {
             return Ok(Some(exchanged));

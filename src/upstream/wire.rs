@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::gate::Gate;
@@ -76,14 +76,20 @@ impl Wire {
     }
 
     /// Whether the upstream has neither closed the idle connection nor sent anything that nobody asked for.
-    /// One system call, which does not block.
-    pub(super) fn is_quiet(&self) -> bool {
+    ///
+    /// `closely`: as the kernel knows it now, which takes one system call that does not block. Otherwise: as far as
+    /// the runtime has been told, which takes none.
+    pub(super) fn is_quiet(&self, closely: bool) -> bool {
         let state = self.state();
         let Some(socket) = &state.socket else {
             return false;
         };
-        let mut byte = [MaybeUninit::uninit()];
-        let peeked = SockRef::from(socket).peek(&mut byte);
+        let peek = || SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]);
+        let peeked = if closely {
+            peek()
+        } else {
+            socket.try_io(Interest::READABLE, peek)
+        };
         !state.unflushed
             && matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
