@@ -186,16 +186,17 @@ impl Attempt {
         // been sent: that nothing happened can only be said once the claim is known to be given back.
         let told = Told {
             done: decision,
-            otherwise: Decision::StoreUnavailable,
+            otherwise: match decision {
+                Decision::Unknown => decision,
+                _ => Decision::StoreUnavailable,
+            },
         };
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
         let release = Op::Release { owner: self.owner };
         self.settle(release, told, |decision| {
-            let undetermined = decision == Decision::StoreUnavailable;
-            let problem = if undetermined {
-                Problem::StoreUnavailable
-            } else {
-                problem
+            let problem = match decision {
+                Decision::StoreUnavailable => Problem::StoreUnavailable,
+                _ => problem,
             };
             shared.refused(&subject, problem)
         })

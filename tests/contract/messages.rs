@@ -50,10 +50,6 @@ async fn a_message_that_can_be_read_in_two_ways_is_refused() {
             "Host: a\r\nContent-Length: 0\r\nContent-Length: 1\r\n",
         ),
         (
-            "a length and chunks",
-            "Host: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-        ),
-        (
             "an unknown coding",
             "Host: a\r\nTransfer-Encoding: gzip\r\n",
         ),
