@@ -1,8 +1,9 @@
 //! The other paths that an upstream may take a path for.
 //!
 //! Servers agree neither on what they normalise nor on its order: some decode `%2F`, some twice; some drop
-//! `;parameters`, some take a backslash for a slash, some merge `//` before they remove dot segments and some after.
-//! A path that one of them would read as another route's is found by trying all of these readings.
+//! `;parameters`, some take a backslash for a slash, some end a decoded path at `?`, `#` or a zero, some merge `//`
+//! before they remove dot segments and some after. A path that one of them would read as another route's is found by
+//! trying all of these readings.
 
 use std::borrow::Cow;
 
@@ -45,8 +46,14 @@ pub(super) fn all_readings(path: &[u8], mut visit: impl FnMut(&[u8]) -> bool) ->
 /// The readings of a path in which nothing is decoded any more.
 fn readings_of(path: &[u8], visit: &mut impl FnMut(&[u8]) -> bool) -> bool {
     let mut spelled = vec![path.to_vec()];
+    if let Some(end) = path.iter().position(|byte| b"?#\0".contains(byte))
+        && end > 0
+    {
+        spelled.push(path[..end].to_vec());
+    }
     if path.contains(&b'\\') {
-        spelled.push(with_slashes(path));
+        let slashed: Vec<_> = spelled.iter().map(|path| with_slashes(path)).collect();
+        spelled.extend(slashed);
     }
     if path.contains(&b';') {
         let bare: Vec<_> = spelled
@@ -150,6 +157,10 @@ mod tests {
             ("/v1/payments;a=b", "/v1/payments"),
             ("/v1;x/payments%3Ba", "/v1/payments"),
             ("/x/..;/v1/payments", "/v1/payments"),
+            // Ended early, by who decodes before it looks for the query, or by strings that end with a zero.
+            ("/v1/payments%3Fa", "/v1/payments"),
+            ("/v1/payments%2523a", "/v1/payments"),
+            ("/v1\\payments%00.png", "/v1/payments"),
             // Merged before the dots are removed, and after.
             ("/a//../b", "/b"),
             ("/a//../b", "/a/b"),

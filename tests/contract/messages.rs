@@ -15,6 +15,9 @@ async fn a_path_that_an_upstream_may_read_as_the_protected_one_is_refused() {
         "/v1/payments/",
         "//v1/payments",
         "/v1/%2e/payments",
+        "/v1/payments%3Fa=b",
+        "/v1/payments%23",
+        "/v1/payments%00",
     ] {
         let request = Request {
             target: target.to_owned(),
