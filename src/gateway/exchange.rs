@@ -53,6 +53,11 @@ impl Exchange {
     /// Claims, and dispatches where the claim is acquired.
     pub async fn run(self) {
         let policy = self.subject.policy();
+        // Held until the claim has a verdict, or its doubt is settled.
+        let Ok(asking) = Arc::clone(&self.shared.claims).try_acquire_owned() else {
+            let reply = Reply::NoClaim(Problem::StoreUnavailable, self.outbound, self.tally);
+            return send(self.reply, reply);
+        };
         let asked = Instant::now();
         let claim = Op::Claim {
             owner: self.owner,
@@ -62,6 +67,7 @@ impl Exchange {
         };
         match self.shared.ledger.ask(self.subject.id, claim).await {
             Ok(Verdict::Acquired { seen, prior }) => {
+                drop(asking);
                 let (attempt, outbound) = self.acquired(asked, seen.fence, prior);
                 attempt.run(outbound).await;
             }
