@@ -154,8 +154,10 @@ impl Running {
             self.gateway.cut_short();
             let last_words = async {
                 self.gateway.finished().await;
-                // The answers are on their way to the clients.
-                let _ = (&mut self.server).await;
+                // The answers are on their way to the clients. A handle must not be asked again after its end.
+                if !self.server.is_finished() {
+                    let _ = (&mut self.server).await;
+                }
             };
             if timeout(LAST_WORDS, last_words).await.is_err() {
                 tracing::error!("not everything was settled; open claims will read as unknown");

@@ -55,6 +55,11 @@ impl Exchange {
     /// Claims, and dispatches where the claim is acquired.
     pub async fn run(self) {
         let policy = self.subject.policy();
+        // Held until the claim has a verdict, or its doubt is settled.
+        let Ok(asking) = Arc::clone(&self.shared.claims).try_acquire_owned() else {
+            let reply = Reply::NoClaim(Problem::StoreUnavailable, self.outbound, self.tally);
+            return send(self.reply, reply);
+        };
         let asked = Instant::now();
         let claim = Op::Claim {
             owner: self.owner,
@@ -64,6 +69,7 @@ impl Exchange {
         };
         match self.shared.ledger.ask(self.subject.id, claim).await {
             Ok(Verdict::Acquired { seen, prior }) => {
+                drop(asking);
                 let (attempt, outbound) = self.acquired(asked, seen.fence, prior);
                 // Boxed, so that duplicates, which get no further than this, need no room for a dispatch.
                 attempt.run(outbound).boxed().await;

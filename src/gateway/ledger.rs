@@ -15,6 +15,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest one: a store that was away is found again within so long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// The longest time that a repeated call waits for its answer: a store that is merely slow is understood at last.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(2);
+
 /// The store, as the gateway asks it.
 pub struct Ledger {
     store: Arc<dyn Store>,
@@ -39,22 +42,29 @@ impl Ledger {
     /// What the store says; [`StoreError::InDoubt`] where it says nothing in time.
     pub async fn ask(&self, id: RecordId, op: Op) -> Result<Verdict, StoreError> {
         let label = StoreOp::from(&op);
-        self.bounded(label, self.store.apply(id, op)).await
+        self.bounded(label, self.timeout, self.store.apply(id, op))
+            .await
     }
 
-    /// Asks until there is a verdict.
+    /// Asks until there is a verdict. Where none came in time, the next call is given longer: one that gave up at the
+    /// same moment again and again would never hear a store that takes a little more.
     ///
     /// # Errors
     /// Where there can be none: the record is unreadable, or the store is closed.
     pub async fn insist(&self, id: RecordId, op: Op) -> Result<Verdict, NotDone> {
-        let mut pause = FIRST_PAUSE;
+        let label = StoreOp::from(&op);
+        let (mut pause, mut patience) = (FIRST_PAUSE, self.timeout);
         loop {
-            match self.ask(id, op.clone()).await {
+            let call = self.store.apply(id, op.clone());
+            match self.bounded(label, patience, call).await {
                 Ok(verdict) => return Ok(verdict),
                 Err(StoreError::NotDone(reason @ (NotDone::Unreadable(_) | NotDone::Closed))) => {
                     return Err(reason);
                 }
-                Err(StoreError::NotDone(_) | StoreError::InDoubt(_)) => {}
+                Err(StoreError::NotDone(_)) => {}
+                Err(StoreError::InDoubt(_)) => {
+                    patience = (patience * 2).min(LONGEST_PATIENCE.max(self.timeout));
+                }
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -70,8 +80,12 @@ impl Ledger {
         id: RecordId,
         fingerprint: Fingerprint,
     ) -> Result<Option<Verdict>, StoreError> {
-        self.bounded(StoreOp::Look, self.store.look(id, fingerprint))
-            .await
+        self.bounded(
+            StoreOp::Look,
+            self.timeout,
+            self.store.look(id, fingerprint),
+        )
+        .await
     }
 
     /// Whether the store can be asked.
@@ -79,16 +93,18 @@ impl Ledger {
     /// # Errors
     /// Why not.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.bounded(StoreOp::Ping, self.store.ping()).await
+        self.bounded(StoreOp::Ping, self.timeout, self.store.ping())
+            .await
     }
 
     async fn bounded<T>(
         &self,
         label: StoreOp,
+        patience: Duration,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let asked = Instant::now();
-        let answer = timeout(self.timeout, call)
+        let answer = timeout(patience, call)
             .await
             .unwrap_or_else(|_| Err(StoreError::InDoubt("no answer in time".to_owned())));
         let result = match &answer {
@@ -112,5 +128,60 @@ fn answers(error: Option<&StoreError>) -> Option<bool> {
         Some(StoreError::NotDone(NotDone::OutOfOrder(_) | NotDone::Closed)) => Some(false),
         Some(StoreError::InDoubt(_)) => Some(false),
         Some(StoreError::NotDone(NotDone::Overloaded)) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::{BoxFuture, FutureExt, ready};
+
+    use super::*;
+    use crate::protocol::{Owner, Record};
+    use crate::store::Usage;
+
+    /// Answers well, and a second late.
+    struct Slow;
+
+    impl Store for Slow {
+        fn apply(&self, _: RecordId, _: Op) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+            let answer = sleep(Duration::from_secs(1)).map(|()| Ok(Verdict::Done));
+            answer.boxed()
+        }
+
+        fn look(
+            &self,
+            _: RecordId,
+            _: Fingerprint,
+        ) -> BoxFuture<'_, Result<Option<Verdict>, StoreError>> {
+            ready(Ok(None)).boxed()
+        }
+
+        fn read(&self, _: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
+            ready(Ok(None)).boxed()
+        }
+
+        fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+            ready(Ok(())).boxed()
+        }
+
+        fn usage(&self) -> Usage {
+            Usage::default()
+        }
+
+        fn close(&self) -> BoxFuture<'_, ()> {
+            ready(()).boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_merely_slow_is_heard_at_last() {
+        let metrics = Arc::new(Metrics::new(&[], &[]));
+        let ledger = Ledger::new(Arc::new(Slow), Duration::from_millis(250), metrics);
+        let release = Op::Release { owner: Owner(1) };
+        let id = RecordId([1; 32]);
+        let asked = ledger.ask(id, release.clone()).await;
+        assert!(matches!(asked, Err(StoreError::InDoubt(_))), "{asked:?}");
+        let insisted = timeout(Duration::from_secs(5), ledger.insist(id, release)).await;
+        assert_eq!(insisted, Ok(Ok(Verdict::Done)));
     }
 }

@@ -55,6 +55,10 @@ use replay::ReplayCache;
 use subject::{Lane, Subject};
 use waiters::Waiters;
 
+/// Claims without a verdict at a time: those that are being asked for, and those in doubt. More come up only where the
+/// store does not keep up; each is a small task that goes on asking.
+const MAX_CLAIMS: usize = 8192;
+
 /// What a gateway is made of.
 pub struct Parts {
     /// In order of precedence.
@@ -91,6 +95,7 @@ pub struct Shared {
     cache: ReplayCache,
     budget: Arc<Budget>,
     late: Arc<Semaphore>,
+    claims: Arc<Semaphore>,
     problem_base: Option<String>,
     metrics: Arc<Metrics>,
     /// Exchanges under way, claims in doubt, recordings that go on in the background.
@@ -140,6 +145,7 @@ impl Gateway {
             cache: ReplayCache::new(limits.replay_cache),
             budget: Budget::new(limits.max_buffered),
             late: Arc::new(Semaphore::new(limits.max_late)),
+            claims: Arc::new(Semaphore::new(MAX_CLAIMS)),
             problem_base: parts.problem_base,
             metrics,
             tasks: TaskTracker::new(),

@@ -1,8 +1,9 @@
 //! The other paths that an upstream may take a path for.
 //!
 //! Servers agree neither on what they normalise nor on its order: some decode `%2F`, some twice; some drop
-//! `;parameters`, some take a backslash for a slash, some end a decoded path at `?`, `#` or a zero, some merge `//` before they remove dot segments and some after.
-//! A path that one of them would read as another route's is found by trying all of these readings.
+//! `;parameters`, some take a backslash for a slash, some end a decoded path at `?`, `#` or a zero, some merge `//`
+//! before they remove dot segments and some after. A path that one of them would read as another route's is found by
+//! trying all of these readings.
 
 use std::borrow::Cow;
 

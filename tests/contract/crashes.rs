@@ -268,6 +268,25 @@ async fn a_dispatch_that_outlasts_the_drain_is_unknown_and_not_in_progress() {
 }
 
 #[tokio::test]
+async fn a_drain_that_only_a_late_answer_holds_up_ends_well() {
+    let upstream = ToyUpstream::start();
+    let mut gateway = Setup::payments(&upstream)
+        .embedded()
+        .top("drain_timeout = \"500ms\"")
+        .route("response_timeout = \"100ms\"")
+        .start()
+        .await;
+    upstream.next(Act::hang());
+    gateway.send(&payment("k")).await.refuses(Problem::TIMEOUT);
+    gateway.sigterm();
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    gateway.restart().await;
+    let retry = gateway.send(&payment("k")).await;
+    retry.refuses(Problem::OUTCOME_UNKNOWN);
+    assert_eq!(upstream.charges(), 1);
+}
+
+#[tokio::test]
 async fn a_second_sigterm_ends_at_once_and_never_leads_to_a_second_dispatch() {
     let upstream = ToyUpstream::start();
     let mut gateway = Setup::payments(&upstream).embedded().start().await;
