@@ -12,6 +12,7 @@ mod rig;
 mod stalled;
 mod store;
 
+mod chaos;
 mod claims;
 mod endings;
 mod hangups;

@@ -17,13 +17,16 @@ async fn nobody_is_answered_before_the_answer_is_recorded() {
             .route("wait = \"20s\"")
             .route("record_timeout = \"20s\""),
     );
-    let recorded = Gate::closed();
+    let (answered, recorded) = (Gate::closed(), Gate::closed());
+    upstream.next(Act::respond(201, &[], "paid").after(&answered));
     rig.store
         .next(StoreOp::Complete, Fate::Slow(recorded.clone()));
     let first = rig.paying("k");
-    rig.store.asked(StoreOp::Complete, 1).await;
+    upstream.next_request().await;
     let joined = rig.paying("k");
     rig.counts("waiters", &[], 1).await;
+    answered.open();
+    rig.store.asked(StoreOp::Complete, 1).await;
     assert!(!first.is_finished() && !joined.is_finished());
     assert!(rig.store.is_claimed());
     recorded.open();

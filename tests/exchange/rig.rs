@@ -137,6 +137,11 @@ impl Rig {
         )
     }
 
+    /// How many requests were decided upon, all decisions together.
+    pub fn all_decisions(&self) -> u64 {
+        Metrics::parse(&self.metrics.render()).all_decisions("pay")
+    }
+
     /// Returns once a series has this value.
     pub async fn counts(&self, name: &str, labels: &[(&str, &str)], value: u64) {
         until(&format!("{name} {labels:?} to be {value}"), || async {

@@ -83,6 +83,14 @@ struct Records {
 struct Fates {
     next: HashMap<StoreOp, VecDeque<Fate>>,
     always: HashMap<StoreOp, Fate>,
+    madness: Option<Madness>,
+}
+
+/// Fates at random.
+struct Madness {
+    random: fastrand::Rng,
+    /// Of calls that are still on their way.
+    late: VecDeque<Gate>,
 }
 
 impl FaultyStore {
@@ -112,6 +120,22 @@ impl FaultyStore {
     pub fn works(&self, op: StoreOp) -> &Self {
         self.fates().always.remove(&op);
         self
+    }
+
+    /// From now on every second call or so fails, in one way or another.
+    pub fn goes_mad(&self, seed: u64) {
+        self.fates().madness = Some(Madness {
+            random: fastrand::Rng::with_seed(seed),
+            late: VecDeque::new(),
+        });
+    }
+
+    /// From now on it works again. Calls that are still on their way arrive now.
+    pub fn recovers(&self) {
+        let madness = self.fates().madness.take();
+        for late in madness.into_iter().flat_map(|madness| madness.late) {
+            late.open();
+        }
     }
 
     /// Returns once an op was asked for so often.
@@ -155,6 +179,13 @@ impl FaultyStore {
     /// The state of that record.
     pub fn state(&self) -> Option<State> {
         self.record().map(|record| record.state)
+    }
+
+    /// The states of all records.
+    pub fn states(&self) -> Vec<State> {
+        let records = self.records();
+        let states = records.held.values().map(|record| record.state.clone());
+        states.collect()
     }
 
     /// Whether the record says that an owner is executing.
@@ -267,6 +298,7 @@ impl FaultyStore {
             let mut fates = self.fates();
             let next = fates.next.get_mut(&op).and_then(VecDeque::pop_front);
             next.or_else(|| fates.always.get(&op).cloned())
+                .or_else(|| fates.madness.as_mut().and_then(Madness::fate))
         };
         self.0
             .asked
@@ -313,6 +345,30 @@ impl FaultyStore {
 
     fn fates(&self) -> MutexGuard<'_, Fates> {
         self.0.fates.lock().expect("no panic")
+    }
+}
+
+impl Madness {
+    fn fate(&mut self) -> Option<Fate> {
+        // One that is on its way may arrive.
+        if self.random.bool()
+            && let Some(late) = self.late.pop_front()
+        {
+            late.open();
+        }
+        match self.random.u8(..12) {
+            0 => Some(Fate::AppliedTwice),
+            1 => Some(Fate::Unanswered),
+            2 => Some(Fate::Dropped),
+            3 => Some(Fate::down()),
+            4 => Some(Fate::NotDone(NotDone::Overloaded)),
+            5 => {
+                let late = Gate::closed();
+                self.late.push_back(late.clone());
+                Some(Fate::AppliedLate(late))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -390,8 +446,8 @@ impl Store for FaultyStore {
             match self.called(StoreOp::Look) {
                 Some(Fate::NotDone(reason)) => return Err(reason.into()),
                 Some(Fate::Slow(gate)) => gate.opened().await,
+                None | Some(Fate::AppliedTwice) => {}
                 Some(_) => pending().await,
-                None => {}
             }
             let records = self.records();
             let record = records.held.get(&id);
