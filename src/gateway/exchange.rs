@@ -1,7 +1,7 @@
 //! One attempt at one operation: it claims, and goes on as an [`Attempt`] where the claim is acquired.
 //!
-//! It outlives the connection that it came from: a client that hangs up cancels neither the dispatch nor the recording of its
-//! outcome. Nothing is sent before the claim is acquired, and nothing is answered before it is recorded.
+//! It outlives the connection that it came from: a client that hangs up cancels neither the dispatch nor the recording
+//! of its outcome. Nothing is sent before the claim is acquired, and nothing is answered before it is recorded.
 
 use std::sync::Arc;
 
@@ -132,6 +132,7 @@ impl Exchange {
         let gate = Gate::until(asked + policy.lease);
         let keeper = Keeper {
             id: self.subject.id,
+            key_ref: self.subject.key_ref,
             owner: self.owner,
             origin: self.subject.origin.clone(),
             fence,

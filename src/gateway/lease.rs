@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::ledger::Ledger;
+use crate::identity::KeyRef;
 use crate::protocol::{Op, Origin, Owner, RecordId, Verdict};
 use crate::telemetry::{Beat, LeaseLost, Metrics};
 use crate::upstream::Gate;
@@ -19,6 +20,8 @@ const BEATS_PER_LEASE: u32 = 3;
 pub struct Keeper {
     /// The claim's record.
     pub id: RecordId,
+    /// How logs name it.
+    pub key_ref: KeyRef,
     /// Whose claim.
     pub owner: Owner,
     /// What the record is made of where the store has lost it.
@@ -81,7 +84,7 @@ impl Keeper {
             LeaseLost::AfterWrite
         };
         self.metrics.leases_lost.inc(phase);
-        tracing::warn!(record = ?self.id, fence = self.fence, ?phase, "claim lost");
+        tracing::warn!(key_ref = %self.key_ref, fence = self.fence, ?phase, "claim lost");
     }
 
     async fn beat(&mut self, gone: impl Fn(&mut Self)) -> Infallible {

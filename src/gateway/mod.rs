@@ -234,6 +234,7 @@ impl Shared {
             }
             Verdict::Completed(found) => match &found.completed.answer {
                 Answer::Stored(response) => {
+                    self.metrics.replay_cache.misses.inc();
                     self.cache.keep(subject.id, &found);
                     return (Decision::Replayed, replay::replayed(response));
                 }

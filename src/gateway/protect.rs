@@ -1,7 +1,7 @@
 //! A request on a protected route, up to its exchange and, for duplicates, around somebody else's.
 //!
-//! This runs in the connection's task: what is in here ends when the client hangs up, and until the exchange has
-//! begun that costs nothing.
+//! This runs in the connection's task. What is in here ends when the client hangs up, which costs nothing; the exchange
+//! goes on then in a task of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,13 +103,15 @@ fn hides_identity(policy: &Policy, headers: &HeaderMap) -> bool {
         .any(|name| message::hides(headers, name))
 }
 
+/// A refusal and what it counts as.
+type Refused = (Decision, Box<Response<Body>>);
+
 /// Key and scope; `None` where one is missing that the route does not require.
-#[allow(clippy::type_complexity)]
 fn identified(
     shared: &Shared,
     lane: &Lane,
     headers: &HeaderMap,
-) -> Result<Option<(Key, Scope)>, (Decision, Box<Response<Body>>)> {
+) -> Result<Option<(Key, Scope)>, Refused> {
     let policy = lane.policy();
     let key = match key::find(&policy.key, &policy.key_format, headers) {
         Ok(Some(key)) => key,

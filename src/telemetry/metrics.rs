@@ -114,7 +114,7 @@ pub struct StoreMetrics {
 pub struct CacheMetrics {
     /// Answers found in the cache.
     pub hits: Counter,
-    /// Questions that went to the store.
+    /// Replays that were read from the store.
     pub misses: Counter,
     /// Mirror: bytes held.
     pub bytes: Gauge,
@@ -244,7 +244,7 @@ impl RouteMetrics {
         self.decisions.inc(decision);
     }
 
-    /// From the request's head to the end of the answer's body.
+    /// From the request's head to the answer's.
     pub fn observe(&self, span: Duration) {
         self.duration.observe(span);
     }
@@ -324,7 +324,7 @@ impl CacheMetrics {
             ),
             misses: registrar.counter(
                 "oncegate_replay_cache_misses_total",
-                "Questions that the replay cache could not answer.",
+                "Replays that were read from the store.",
             ),
             bytes: registrar.gauge(
                 "oncegate_replay_cache_bytes",
@@ -368,7 +368,7 @@ fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box<[RouteMetr
         "oncegate_request_duration_seconds",
         &["route"],
         &REQUEST_SECONDS,
-        "From a request's head to the end of its answer.",
+        "From a request's head to the head of its answer.",
     );
     let unknown_outcomes = registrar.counter_family(
         "oncegate_unknown_outcomes_total",
