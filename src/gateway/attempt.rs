@@ -268,7 +268,7 @@ impl Attempt {
             }
         };
         tracing::info!(
-            key_ref = %self.subject.key_ref, route = self.subject.route(), status, ?result,
+            key_ref = %self.subject.key_ref(), route = self.subject.route(), status, ?result,
             "an answer came late",
         );
         self.subject.metrics().late_answer(result);
@@ -287,7 +287,7 @@ impl Attempt {
         let mut insist = Box::pin(self.keeper.settling(insist));
         let Ok(verdict) = timeout(subject.policy().record_timeout, &mut insist).await else {
             let _pending = shared.metrics.recordings_pending.hold();
-            tracing::warn!(key_ref = %subject.key_ref, route = subject.route(), "not recorded in time");
+            tracing::warn!(key_ref = %subject.key_ref(), route = subject.route(), "not recorded in time");
             reply(&mut self.client, told.otherwise, answer(told.otherwise));
             let verdict = insist.await;
             self.count_lost(&verdict);
@@ -307,13 +307,13 @@ impl Attempt {
                 // This attempt's own answer is dropped unsent: every client hears what the record says.
                 let own = answer(told.done).status().as_u16();
                 tracing::warn!(
-                    key_ref = %subject.key_ref, route = subject.route(), own,
+                    key_ref = %subject.key_ref(), route = subject.route(), own,
                     "the record is not this attempt's any more",
                 );
                 self.lost().boxed().await
             }
             Err(reason) => {
-                tracing::error!(key_ref = %subject.key_ref, route = subject.route(), %reason, "not recorded");
+                tracing::error!(key_ref = %subject.key_ref(), route = subject.route(), %reason, "not recorded");
                 (told.otherwise, answer(told.otherwise))
             }
         };
@@ -388,7 +388,7 @@ impl Attempt {
 
     fn count_unknown(&self, cause: Cause) {
         tracing::warn!(
-            key_ref = %self.subject.key_ref, route = self.subject.route(), cause = cause.name(),
+            key_ref = %self.subject.key_ref(), route = self.subject.route(), cause = cause.name(),
             "the outcome is unknown",
         );
         self.subject.metrics().unknown_outcome(cause);

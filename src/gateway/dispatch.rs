@@ -74,7 +74,7 @@ pub async fn dispatch(
         Err(SendError { kind, sent }) => {
             lane.failed(kind);
             tracing::warn!(
-                key_ref = %subject.key_ref, route = subject.route(), upstream = lane.upstream_name(), ?kind, sent,
+                key_ref = %subject.key_ref(), route = subject.route(), upstream = lane.upstream_name(), ?kind, sent,
                 "no answer of the upstream",
             );
             return match kind {

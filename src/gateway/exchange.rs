@@ -93,7 +93,7 @@ impl Exchange {
         };
         // There is a record, whatever it says: to forward without protection is for stores that are down.
         let unreadable = matches!(error, StoreError::NotDone(NotDone::Unreadable(_)));
-        tracing::warn!(key_ref = %self.subject.key_ref, route = self.subject.route(), %error, "no claim");
+        tracing::warn!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "no claim");
         let in_doubt = matches!(error, StoreError::InDoubt(_))
             .then(|| self.shared.metrics.claims_in_doubt.hold());
         drop(self.ticket);
@@ -131,17 +131,13 @@ impl Exchange {
         // Counted from the asking: the store's lease began no earlier.
         let gate = Gate::until(asked + policy.lease);
         let keeper = Keeper {
-            id: self.subject.id,
-            key_ref: self.subject.key_ref,
+            subject: Arc::clone(&self.subject),
             owner: self.owner,
-            origin: self.subject.origin.clone(),
             fence,
-            lease: policy.lease,
-            keep: policy.retention.unknown,
             gate: Arc::clone(&gate),
             ledger: Arc::clone(&self.shared.ledger),
             metrics: Arc::clone(&self.shared.metrics),
-            next: Keeper::first_beat(asked, policy.lease),
+            next: Keeper::next_beat(asked, policy.lease),
             lost: false,
         };
         let attempt = Attempt {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::ledger::Ledger;
-use crate::identity::KeyRef;
-use crate::protocol::{Op, Origin, Owner, RecordId, Verdict};
+use super::subject::Subject;
+use crate::protocol::{Op, Owner, Verdict};
 use crate::telemetry::{Beat, LeaseLost, Metrics};
 use crate::upstream::Gate;
 
@@ -18,20 +18,12 @@ const BEATS_PER_LEASE: u32 = 3;
 
 /// Keeps one claim alive while something else goes on.
 pub struct Keeper {
-    /// The claim's record.
-    pub id: RecordId,
-    /// How logs name it.
-    pub key_ref: KeyRef,
+    /// The operation that is claimed.
+    pub subject: Arc<Subject>,
     /// Whose claim.
     pub owner: Owner,
-    /// What the record is made of where the store has lost it.
-    pub origin: Origin,
     /// The claim's fence.
     pub fence: u64,
-    /// How long the claim is good for after each beat.
-    pub lease: Duration,
-    /// How long the record is kept after each beat.
-    pub keep: Duration,
     /// Closed when the claim is lost, extended by each beat.
     pub gate: Arc<Gate>,
     /// Where the beats go.
@@ -45,9 +37,9 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// When the first beat is due of a claim that was asked for at `asked`.
+    /// When the next beat is due after the claim, or a beat, that was asked for at `asked`.
     #[must_use]
-    pub fn first_beat(asked: Instant, lease: Duration) -> Option<Instant> {
+    pub fn next_beat(asked: Instant, lease: Duration) -> Option<Instant> {
         Some(asked + lease / BEATS_PER_LEASE)
     }
 
@@ -84,25 +76,27 @@ impl Keeper {
             LeaseLost::AfterWrite
         };
         self.metrics.leases_lost.inc(phase);
-        tracing::warn!(key_ref = %self.key_ref, fence = self.fence, ?phase, "claim lost");
+        tracing::warn!(key_ref = %self.subject.key_ref(), fence = self.fence, ?phase, "claim lost");
     }
 
     async fn beat(&mut self, gone: impl Fn(&mut Self)) -> Infallible {
         while let Some(due) = self.next {
             sleep_until(due).await;
             let asked = Instant::now();
-            self.next = Some(asked + self.lease / BEATS_PER_LEASE);
+            let policy = self.subject.policy();
+            let lease = policy.lease;
+            self.next = Self::next_beat(asked, lease);
             let renewal = Op::Renew {
                 owner: self.owner,
-                origin: self.origin.clone(),
+                origin: self.subject.origin.clone(),
                 fence: self.fence,
-                lease: self.lease,
-                keep: self.keep,
+                lease,
+                keep: policy.retention.unknown,
             };
-            match self.ledger.ask(self.id, renewal).await {
+            match self.ledger.ask(self.subject.id, renewal).await {
                 Ok(Verdict::Held { .. }) => {
                     // Counted from the asking: the store's lease began no earlier.
-                    self.gate.extend(asked + self.lease);
+                    self.gate.extend(asked + lease);
                     self.metrics.beats.inc(Beat::Held);
                 }
                 Ok(_) => {

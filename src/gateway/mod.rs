@@ -90,7 +90,6 @@ pub struct Shared {
     routes: Table,
     lanes: Vec<Arc<Lane>>,
     ledger: Arc<Ledger>,
-    identifier: Identifier,
     waiters: Arc<Waiters>,
     cache: ReplayCache,
     budget: Arc<Budget>,
@@ -118,6 +117,7 @@ impl Gateway {
             metrics,
             ..
         } = parts;
+        let identifier = Arc::new(Identifier::new(&parts.id_key, &parts.namespace));
         let lane = |(index, route): (usize, &Arc<crate::route::Route>)| {
             let upstream_index = upstreams
                 .iter()
@@ -126,6 +126,7 @@ impl Gateway {
             Arc::new(Lane {
                 route: Arc::clone(route),
                 upstream: Arc::clone(&upstreams[upstream_index].1),
+                identifier: Arc::clone(&identifier),
                 all_metrics: Arc::clone(&metrics),
                 index,
                 upstream_index,
@@ -140,7 +141,6 @@ impl Gateway {
             lanes: routes.routes().iter().enumerate().map(lane).collect(),
             routes,
             ledger: Arc::new(ledger),
-            identifier: Identifier::new(&parts.id_key, &parts.namespace),
             waiters: Waiters::new(limits.max_waiters, limits.max_waiters_per_key),
             cache: ReplayCache::new(limits.replay_cache),
             budget: Budget::new(limits.max_buffered),
@@ -258,7 +258,7 @@ impl Shared {
     /// A refusal about an operation.
     fn refused(&self, subject: &Subject, problem: Problem) -> Response<Body> {
         let mut refusal = self.refusal(problem);
-        refusal.key_ref = Some(subject.key_ref);
+        refusal.key_ref = Some(subject.key_ref());
         if problem == Problem::OutcomeUnknown {
             refusal.status = StatusCode::from_u16(subject.policy().unknown_status).ok();
         }

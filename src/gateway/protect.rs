@@ -76,7 +76,7 @@ pub async fn protected(
         refusal.detail = Some("A key in a trailer comes too late to be looked at.".to_owned());
         return refusal.protected();
     }
-    let (subject, owner) = subject(shared, lane, &head, host.as_ref(), &key, &scope, &whole);
+    let (subject, owner) = subject(lane, &head, host.as_ref(), &key, &scope, &whole);
     if let Some(recorded) = shared.cache.find(&subject.id, &subject.origin.fingerprint) {
         shared.metrics.replay_cache.hits.inc();
         tally.decide(Decision::Replayed);
@@ -165,7 +165,6 @@ fn names_key(policy: &Policy, trailers: Option<&HeaderMap>) -> bool {
 
 /// Which operation it is, and an owner for the attempt at it.
 fn subject(
-    shared: &Shared,
     lane: &Arc<Lane>,
     head: &request::Parts,
     host: Option<&http::HeaderValue>,
@@ -174,7 +173,7 @@ fn subject(
     whole: &Whole,
 ) -> (Subject, Owner) {
     let policy = lane.policy();
-    let identifier = &shared.identifier;
+    let identifier = &lane.identifier;
     let parts = RequestParts {
         method: &head.method,
         host: host.and_then(|host| host.to_str().ok()),
@@ -193,7 +192,6 @@ fn subject(
     let subject = Subject {
         lane: Arc::clone(lane),
         id,
-        key_ref: identifier.key_ref(&id),
         origin: Origin {
             fingerprint: identifier.fingerprint(&policy.fingerprint, &parts, &whole.bytes),
             reference: identifier.seal_reference(&id, &reference, nonce),
@@ -389,7 +387,7 @@ impl Call {
     async fn no_claim(self, problem: Problem, outbound: Outbound, tally: Tally) -> Response<Body> {
         match (self.subject.policy().on_store_down, problem) {
             (OnStoreDown::Forward, Problem::StoreUnavailable) => {
-                tracing::warn!(key_ref = %self.subject.key_ref, route = self.subject.route(), "forwarded unprotected");
+                tracing::warn!(key_ref = %self.subject.key_ref(), route = self.subject.route(), "forwarded unprotected");
                 pass::unprotected(&self.shared, &self.subject.lane, tally, outbound).await
             }
             (_, Problem::Overloaded) => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::identity::KeyRef;
+use crate::identity::{Identifier, KeyRef};
 use crate::protocol::{Origin, RecordId};
 use crate::route::{Policy, Route};
 use crate::telemetry::{Decision, Metrics, RouteMetrics, Unrouted, UpstreamError, UpstreamMetrics};
@@ -16,6 +16,8 @@ pub struct Lane {
     pub route: Arc<Route>,
     /// Its upstream.
     pub upstream: Arc<Upstream>,
+    /// What names its operations.
+    pub identifier: Arc<Identifier>,
     /// What counts its requests.
     pub all_metrics: Arc<Metrics>,
     /// The route's place in the configuration.
@@ -75,13 +77,17 @@ pub struct Subject {
     pub lane: Arc<Lane>,
     /// Where its record is.
     pub id: RecordId,
-    /// How logs and answers name it.
-    pub key_ref: KeyRef,
     /// Its fingerprint and sealed reference.
     pub origin: Origin,
 }
 
 impl Subject {
+    /// How logs and answers name it; most operations are named by neither.
+    #[must_use]
+    pub fn key_ref(&self) -> KeyRef {
+        self.lane.identifier.key_ref(&self.id)
+    }
+
     /// The settings of its route.
     #[must_use]
     pub fn policy(&self) -> &Policy {
