@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::flow::Flows;
 use crate::config::Limits;
 
 /// The timer does not go off more often than this, whatever the limits.
@@ -28,6 +29,8 @@ pub(super) struct Activity {
     stuck_since: Mark,
     /// Whether the last request's body was given up before its end.
     left_unread: AtomicBool,
+    /// Of HTTP/2 responses; over HTTP/1 the socket tells enough.
+    flows: Flows,
 }
 
 /// A half of an exchange; it ends when this is dropped.
@@ -38,8 +41,9 @@ pub(super) struct Half(Arc<Activity>);
 pub(super) enum Judgement {
     /// Nothing, but look again after this long.
     Fine(Duration),
-    /// It was idle for as long as it may: close it in an orderly way.
-    Idle,
+    /// Close it in an orderly way: it was idle for as long as it may, or has ends of responses to give that the
+    /// client does not take.
+    Close,
     /// The client keeps us waiting in the middle of something: drop it.
     Stalled,
 }
@@ -55,6 +59,7 @@ impl Activity {
             head_since: Mark::default(),
             stuck_since: Mark::default(),
             left_unread: AtomicBool::new(false),
+            flows: Flows::default(),
         };
         activity.idle_since.set(activity.now());
         activity.bytes_came();
@@ -109,6 +114,11 @@ impl Activity {
         mid_request && !self.is_http2
     }
 
+    pub(super) fn flows(&self) -> &Flows {
+        &self.flows
+    }
+
+    /// Also resets the streams whose client takes nothing of its response, where that can be done.
     pub(super) fn judge(&self, limits: &Limits) -> Judgement {
         let now = self.now();
         // A phase that begins right after this is seen again before it is over.
@@ -122,19 +132,22 @@ impl Activity {
             left.is_zero()
         };
         let is_idle = self.halves.load(Ordering::Acquire) == 0;
+        let is_left_behind = self
+            .flows
+            .reset_stuck(|since| over(since, limits.body_idle));
         if over(self.stuck_since.get(), limits.body_idle)
             || over(self.head_since.get(), limits.headers)
         {
             Judgement::Stalled
-        } else if is_idle && over(self.idle_since.get(), limits.keep_alive) {
-            Judgement::Idle
+        } else if is_left_behind || is_idle && over(self.idle_since.get(), limits.keep_alive) {
+            Judgement::Close
         } else {
             Judgement::Fine(next.max(SOONEST))
         }
     }
 
     /// In milliseconds since the connection's first bytes.
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
     }
 }
@@ -148,10 +161,10 @@ impl Drop for Half {
 
 /// A moment or none, as one more than its milliseconds or 0.
 #[derive(Default)]
-struct Mark(AtomicU64);
+pub(super) struct Mark(AtomicU64);
 
 impl Mark {
-    fn set(&self, ms: u64) {
+    pub(super) fn set(&self, ms: u64) {
         self.0.store(ms + 1, Ordering::Relaxed);
     }
 
@@ -159,7 +172,7 @@ impl Mark {
         self.0.store(0, Ordering::Relaxed);
     }
 
-    fn get(&self) -> Option<u64> {
+    pub(super) fn get(&self) -> Option<u64> {
         self.0.load(Ordering::Relaxed).checked_sub(1)
     }
 }

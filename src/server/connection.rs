@@ -14,13 +14,14 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::activity::{Activity, Judgement};
 use super::body::RequestBody;
+use super::flow::{ResponseBody, Streams};
 use super::socket::Socket;
 use super::{Drain, Handler, Peer, begins};
 use crate::config::Limits;
@@ -69,7 +70,7 @@ pub(super) async fn serve<H: Handler>(
     };
     let activity = Activity::new(is_http2);
     let io = TokioIo::new(Socket::new(first, stream, Arc::clone(&activity)));
-    let service = service_fn({
+    let answer = {
         let (activity, body_idle) = (Arc::clone(&activity), limits.body_idle);
         move |request| {
             answer(
@@ -80,19 +81,24 @@ pub(super) async fn serve<H: Handler>(
                 Arc::clone(&activity),
             )
         }
-    });
+    };
     let rules = Rules {
         activity: &activity,
         limits: &limits,
         drain: &mut drain,
     };
     if is_http2 {
-        let connection = http2_builder().serve_connection(io, service);
+        let service = service_fn(move |request| {
+            let answer = answer(request);
+            async move { answer.await.map(|response| response.map(ResponseBody::new)) }
+        });
+        let streams = Streams::new(Arc::clone(&activity));
+        let connection = http2_builder(streams).serve_connection(io, service);
         rules
             .enforce(connection, http2::Connection::graceful_shutdown)
             .await;
     } else {
-        let connection = http1_builder().serve_connection(io, service);
+        let connection = http1_builder().serve_connection(io, service_fn(answer));
         rules
             .enforce(connection, http1::Connection::graceful_shutdown)
             .await;
@@ -145,8 +151,8 @@ fn http1_builder() -> http1::Builder {
     builder
 }
 
-fn http2_builder() -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2_builder(streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEAD)
@@ -185,7 +191,7 @@ impl Rules<'_> {
                 () = look.as_mut() => match self.activity.judge(self.limits) {
                     Judgement::Fine(next) => look.as_mut().reset(Instant::now() + next),
                     Judgement::Stalled => return,
-                    Judgement::Idle => {
+                    Judgement::Close => {
                         let now = Instant::now();
                         let ends_by = *ends_by.get_or_insert_with(|| {
                             say_goodbye(connection.as_mut());

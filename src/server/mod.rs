@@ -6,11 +6,12 @@
 //! keys or records; a [`Handler`] makes the answers.
 //!
 //! Reading order: [`Server::run`], `connection`, `activity` (what a connection is doing, and for how long),
-//! `socket`, [`RequestBody`], `refusal`.
+//! `socket`, `flow` (whether an HTTP/2 client takes its responses), [`RequestBody`], `refusal`.
 
 mod activity;
 mod body;
 mod connection;
+mod flow;
 mod refusal;
 mod socket;
 #[cfg(test)]
@@ -55,7 +56,10 @@ pub type Drain = watch::Receiver<Option<Instant>>;
 /// Makes the answers.
 pub trait Handler: Clone + Send + Sync + 'static {
     /// What a response's body is.
-    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static;
 
     /// Answers a request. The future is dropped when the client goes; what must outlive that runs in a task of
     /// its own.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::support::{
-    Act, Gate, Problem, RefusedPort, Request, Setup, ToyUpstream, payment, until,
+    Act, Gate, Http2, Problem, RefusedPort, Request, Setup, ToyUpstream, payment, until,
 };
 
 #[tokio::test]
@@ -338,6 +338,37 @@ async fn more_requests_than_the_upstream_may_have_are_turned_away_unsent() {
     first.await.expect("an answer").is(201, "executed");
     gateway.send(&payment("b")).await.is(201, "executed");
     assert_eq!(upstream.charges(), 2);
+}
+
+/// A client that opened no window held its places of the upstream for as long as it answered pings.
+#[tokio::test]
+async fn places_of_the_upstream_are_free_again_when_clients_take_nothing_of_their_answers() {
+    const PLACES: usize = 8;
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream)
+        .rest_passes()
+        .upstream(&format!("max_in_flight = {PLACES}"))
+        .limits("body_idle = \"2s\"")
+        .start()
+        .await;
+    upstream.always(|received| match received.method.as_str() {
+        "GET" => Act::respond(200, &[], vec![b'a'; 2_000_000]),
+        _ => Act::respond(201, &[], ""),
+    });
+    let shut = Http2::with_shut_windows(gateway.address).await;
+    let mut kept = Vec::new();
+    for _ in 0..PLACES {
+        let (status, body) = shut.begin(&Request::get("/large")).await;
+        assert_eq!(status, 200);
+        kept.push(body);
+    }
+    let turned_away = gateway.send(&payment("a")).await;
+    turned_away.refuses(Problem::OVERLOADED);
+    let served = until("a place", || async {
+        let answer = gateway.send(&payment("a")).await;
+        (answer.status == 201).then_some(answer)
+    });
+    served.await.is(201, "executed");
 }
 
 #[tokio::test]

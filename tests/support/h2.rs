@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
@@ -21,8 +22,19 @@ pub struct Http2 {
 
 impl Http2 {
     pub async fn open(address: SocketAddr) -> Self {
+        Self::with(http2::Builder::new(TokioExecutor::new()), address).await
+    }
+
+    /// One that takes no byte of any body, and answers pings all the same.
+    pub async fn with_shut_windows(address: SocketAddr) -> Self {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(0);
+        Self::with(builder, address).await
+    }
+
+    async fn with(builder: http2::Builder<TokioExecutor>, address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("a connection");
-        let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let handshake = builder.handshake(TokioIo::new(stream));
         let (sender, connection) = within("HTTP/2", handshake).await.expect("HTTP/2");
         // It ends when the last clone of the sender is dropped.
         tokio::spawn(connection);
@@ -55,6 +67,14 @@ impl Http2 {
             body,
             complete,
         }
+    }
+
+    /// Sends a request on a stream of its own and returns at the answer's head, with its status and the body,
+    /// which is to be kept for as long as the stream is to be open.
+    pub async fn begin(&self, request: &Request) -> (u16, Incoming) {
+        let answer = self.sender.clone().send_request(self.message(request));
+        let answer = within("an answer", answer).await.expect("an answer");
+        (answer.status().as_u16(), answer.into_body())
     }
 
     fn message(&self, request: &Request) -> http::Request<Full<Bytes>> {

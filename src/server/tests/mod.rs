@@ -1,12 +1,14 @@
 //! Over real sockets of the loopback interface, with clients made of a few scripted bytes, and hyper's for HTTP/2.
 
+mod flow;
 mod limits;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Mutex;
 
 use futures_util::{StreamExt, stream};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -26,6 +28,11 @@ const SHORT: Duration = Duration::from_millis(100);
 /// A limit that a test can tell from the one above.
 const LONGER: Duration = Duration::from_millis(400);
 
+/// Bytes of the bodies of `/large` and `/small`, each of one piece: beyond what may be left behind when a stream's
+/// task ends, and within it.
+const LARGE: usize = 200_000;
+const SMALL: usize = 10_000;
+
 fn limits() -> Limits {
     Limits {
         max_connections: 16,
@@ -44,7 +51,7 @@ fn limits() -> Limits {
 /// Answers by path.
 #[derive(Clone, Default)]
 struct Paths {
-    /// `/hold` says that it has begun, and answers when it may.
+    /// `/hold` says that it has begun, and answers when it may; `/late` ends when it may.
     begun: Arc<Notify>,
     may_answer: Arc<Notify>,
     /// Dropped with the future of `/hold` or the body of `/flood`.
@@ -78,6 +85,19 @@ impl Handler for Paths {
                 });
                 Response::new(BodyExt::boxed(StreamBody::new(water)))
             }
+            "/late" => {
+                let may_end = Arc::clone(&self.may_answer);
+                let end = async move {
+                    may_end.notified().await;
+                    Frame::data(Bytes::from_static(b"gun"))
+                };
+                let frames = stream::once(async { Frame::data(Bytes::from_static(b"be")) })
+                    .chain(stream::once(end))
+                    .chain(stream::once(async { Frame::trailers(HeaderMap::new()) }));
+                Response::new(BodyExt::boxed(StreamBody::new(frames.map(Ok))))
+            }
+            "/large" => full(StatusCode::OK, vec![b'l'; LARGE]),
+            "/small" => full(StatusCode::OK, vec![b's'; SMALL]),
             _ => full(StatusCode::OK, "ok"),
         }
     }
