@@ -19,7 +19,7 @@ use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
 use crate::protocol::{Answer, Cause, Op, Outcome, Owner, Response, Retention, Unknown, Verdict};
 use crate::store::NotDone;
-use crate::telemetry::{Decision, Hold, LateAnswer};
+use crate::telemetry::{Decision, Hold, LateAnswer, UpstreamError};
 use crate::upstream::{Gate, SendErrorKind};
 
 /// How many pieces of a response wait for a slow client before the upstream is not read any more.
@@ -86,7 +86,13 @@ impl Attempt {
             Ok(Dispatched::Answered(answered)) => self.answered(answered).await,
             // What is rare is boxed, so that every attempt need not be as large as the largest.
             Ok(Dispatched::Streaming(streaming)) => self.pass_on(streaming).boxed().await,
-            Ok(Dispatched::NotSent(kind)) => self.give_back(unsent(&kind)).boxed().await,
+            Ok(Dispatched::NotSent(kind)) => {
+                if kind == SendErrorKind::GateClosed {
+                    // Unless a beat has said so: the lease was over before the first byte.
+                    self.keeper.lose();
+                }
+                self.give_back(unsent(kind)).boxed().await;
+            }
             Ok(Dispatched::Unanswered(cause)) => self.unanswered(cause, None).boxed().await,
             // Not one byte was written, and the gate is closed now: none will be.
             Err(cause) if self.gate.close() => {
@@ -206,16 +212,19 @@ impl Attempt {
     /// It was sent and no answer came. The record says so; where only the time was up, the dispatch stays open for
     /// a late answer.
     async fn unanswered(mut self, cause: Cause, work: Option<BoxFuture<'_, Dispatched>>) {
-        let problem = match cause {
-            Cause::Timeout => Problem::UpstreamTimeout,
-            _ => Problem::UpstreamFailed,
-        };
         self.count_unknown(cause);
+        let is_timeout = cause == Cause::Timeout;
+        let problem = if is_timeout {
+            let lane = &self.subject.lane;
+            lane.upstream_metrics().error(UpstreamError::Timeout);
+            Problem::UpstreamTimeout
+        } else {
+            Problem::UpstreamFailed
+        };
         // Dropping the work closes the upstream's connection.
         let late = work
-            .filter(|_| cause == Cause::Timeout)
+            .filter(|_| is_timeout)
             .and_then(|work| Some((work, self.shared.late_place()?)));
-        let stays_open = late.is_some();
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
         let op = self.unknown(cause);
         let refusal = shared.refused(&subject, problem);
@@ -230,7 +239,7 @@ impl Attempt {
             }
         };
         let ((), late) = tokio::join!(marking, listening);
-        if stays_open {
+        if is_timeout {
             // The place is kept until the answer is recorded: those that wait for the store are bounded, too.
             let (answer, _place) = late.unzip();
             self.late(answer).await;
@@ -396,7 +405,7 @@ impl Attempt {
 }
 
 /// Why nothing was sent, as the client hears it.
-fn unsent(kind: &SendErrorKind) -> Problem {
+fn unsent(kind: SendErrorKind) -> Problem {
     match kind {
         SendErrorKind::Overloaded => Problem::Overloaded,
         // The claim was lost, or its lease lapsed without a word from the store.

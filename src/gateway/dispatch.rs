@@ -74,7 +74,8 @@ pub async fn dispatch(
         Err(SendError { kind, sent }) => {
             lane.failed(kind);
             tracing::warn!(
-                key_ref = %subject.key_ref(), route = subject.route(), upstream = lane.upstream_name(), ?kind, sent,
+                key_ref = %subject.key_ref(), route = subject.route(), upstream = lane.upstream_name(),
+                kind = kind.label(), sent,
                 "no answer of the upstream",
             );
             return match kind {

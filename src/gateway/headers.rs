@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, AGE, ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPECT, HOST,
-    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    ACCEPT_ENCODING, AGE, ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPECT, FORWARDED,
+    HOST, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
@@ -35,7 +35,7 @@ pub struct Origin<'a> {
 /// Prepares a request's headers for the upstream: hop-by-hop lines and `Oncegate-*` out, `X-Forwarded-*`, `Via`
 /// and one `Host` in (RFC 9110, sections 7.6.1 and 7.6.3).
 ///
-/// No proxy before this one is trusted, so what a client sent as `X-Forwarded-*` is replaced.
+/// No proxy before this one is trusted, so what a client sent as `X-Forwarded-*` or `Forwarded` is not believed.
 pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
     let trailers_wanted = headers
         .get(TE)
@@ -54,6 +54,7 @@ pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
     join_cookies(headers);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     headers.remove(X_FORWARDED_HOST);
+    headers.remove(FORWARDED);
     if let Some(host) = origin.host {
         headers.insert(X_FORWARDED_HOST, host.clone());
         headers.insert(HOST, host.clone());
@@ -251,7 +252,11 @@ mod tests {
 
     #[test]
     fn a_client_cannot_say_who_it_is_on_behalf_of_a_proxy() {
-        let mut lines = headers(&[("x-forwarded-for", "1.2.3.4"), ("oncegate-fence", "9")]);
+        let mut lines = headers(&[
+            ("x-forwarded-for", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("oncegate-fence", "9"),
+        ]);
         lines.append(COOKIE, HeaderValue::from_static("a=1"));
         lines.append(COOKIE, HeaderValue::from_static("b=2"));
         to_upstream(

@@ -1,11 +1,13 @@
 //! Requests that nothing protects: on pass routes, without a key where none is required, or while the store is
 //! down where the route says so. Both bodies stream, and a client that leaves takes its request along.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri};
-use http_body::Body as _;
-use http_body_util::BodyExt;
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::timeout;
 
 use super::Shared;
@@ -16,7 +18,7 @@ use super::problem::Problem;
 use super::subject::{Lane, Tally};
 use crate::identity::KeySource;
 use crate::route::Policy;
-use crate::server::{Peer, RequestBody};
+use crate::server::{Peer, RequestBody, RequestBodyError};
 use crate::telemetry::Decision;
 use crate::upstream::{Gate, OutBody, SendErrorKind};
 
@@ -45,18 +47,7 @@ pub async fn unkeyed(
 ) -> Response<Body> {
     let keys = policy.key.clone();
     let request = prepared(request, peer, |body| {
-        OutBody::streaming(body.map_frame(move |frame| {
-            // A key in a trailer would be one that the upstream sees and nobody has looked at.
-            match frame.into_trailers() {
-                Ok(mut trailers) => {
-                    for KeySource::Header(name) in &keys {
-                        trailers.remove(name);
-                    }
-                    http_body::Frame::trailers(trailers)
-                }
-                Err(frame) => frame,
-            }
-        }))
+        OutBody::streaming(WithoutKey { body, keys })
     });
     let mut response = forwarded(shared, lane, request).await;
     marked(&mut response);
@@ -142,4 +133,38 @@ async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> R
     };
     tracing::warn!(route = %lane.route.name, upstream = lane.upstream_name(), problem = problem.slug(), "not forwarded");
     shared.refusal(problem).unprotected()
+}
+
+/// A body whose trailers bear no key: it would be one that the upstream sees and nobody has looked at.
+struct WithoutKey {
+    body: RequestBody,
+    keys: Vec<KeySource>,
+}
+
+impl HttpBody for WithoutKey {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            for KeySource::Header(name) in &self.keys {
+                trailers.remove(name);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

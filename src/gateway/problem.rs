@@ -268,8 +268,14 @@ impl<'a> Refusal<'a> {
     /// The response where no key protects the request: nothing is said about keys, for no repetition of it
     /// would be recognised.
     #[must_use]
-    pub fn unprotected(self) -> Response<Body> {
+    pub fn unprotected(mut self) -> Response<Body> {
         let (operation_state, _, _) = self.problem.members();
+        let detail = match operation_state {
+            "none" => "It was not sent.",
+            "unknown" => "It was sent and may have been executed.",
+            _ => "It was refused before anything was sent.",
+        };
+        self.detail.get_or_insert_with(|| detail.to_owned());
         self.document(operation_state, None, None)
     }
 

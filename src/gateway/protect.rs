@@ -117,8 +117,17 @@ fn identified(
         Ok(Some(key)) => key,
         Ok(None) if !policy.key_required => return Ok(None),
         Ok(None) => {
-            let refusal = shared.refusal(Problem::KeyMissing).protected();
-            return Err((Decision::KeyMissing, Box::new(refusal)));
+            let names: Vec<&str> = policy
+                .key
+                .iter()
+                .map(|KeySource::Header(name)| name.as_str())
+                .collect();
+            let mut refusal = shared.refusal(Problem::KeyMissing);
+            refusal.detail = Some(format!(
+                "Send a key of your own making, a new one for each operation, in {}.",
+                names.join(" or "),
+            ));
+            return Err((Decision::KeyMissing, Box::new(refusal.protected())));
         }
         Err(reason) => {
             let mut refusal = shared.refusal(Problem::KeyInvalid);
@@ -129,8 +138,9 @@ fn identified(
     match scope::find(&policy.scope, headers) {
         Ok(scope) => Ok(Some((key, scope))),
         Err(_) if !policy.scope_required => Ok(None),
-        Err(_) => {
+        Err(missing) => {
             let mut refusal = shared.refusal(Problem::ScopeMissing);
+            refusal.detail = Some(missing.to_string());
             refusal.challenge = Some(&policy.challenge);
             Err((Decision::ScopeMissing, Box::new(refusal.protected())))
         }

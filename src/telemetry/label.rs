@@ -202,7 +202,7 @@ label! {
         Lost = "lost",
         /// An answer came and could not be recorded.
         Unrecorded = "unrecorded",
-        /// No complete answer came within `late_response`, or before the end of a drain.
+        /// No complete answer came within `late_response` or before the end of a drain, or `max_late` others were open.
         None = "none",
     }
 }

@@ -1,6 +1,6 @@
 //! What the upstream is sent and what the client is sent back, on protected and on pass routes.
 
-use crate::support::{Act, Gate, Request, Setup, ToyUpstream, payment};
+use crate::support::{Act, Gate, RefusedPort, Request, Setup, ToyUpstream, payment};
 
 #[tokio::test]
 async fn a_pass_route_streams_both_ways_at_once() {
@@ -267,4 +267,38 @@ async fn a_length_that_the_upstream_sends_beside_chunks_is_not_passed_on() {
         let length = answer.header("Content-Length").unwrap_or("2");
         assert_eq!(length, "2", "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn an_unkeyed_request_keeps_its_length() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream)
+        .route("key_required = false")
+        .start()
+        .await;
+    let request = payment("k").without("Idempotency-Key").body("twelve bytes");
+    gateway.send(&request).await.is(201, "unkeyed");
+    let sent = upstream.next_request().await;
+    assert_eq!(sent.headers.all("Content-Length"), ["12"]);
+    assert_eq!(sent.header("Transfer-Encoding"), None);
+    assert_eq!(sent.body, b"twelve bytes");
+}
+
+#[tokio::test]
+async fn a_refusal_without_protection_says_nothing_about_keys() {
+    let port = RefusedPort::take();
+    let gateway = Setup::payments_at(&port.url()).rest_passes().start().await;
+    let answer = gateway.send(&Request::get("/else")).await;
+    assert_eq!(answer.status, 502);
+    let problem = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(!problem.contains("key"), "{problem}");
+}
+
+#[tokio::test]
+async fn a_client_cannot_say_for_whom_it_asks() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream).start().await;
+    let request = payment("k").header("Forwarded", "for=6.6.6.6");
+    gateway.send(&request).await.is(201, "executed");
+    assert_eq!(upstream.next_request().await.header("Forwarded"), None);
 }
