@@ -131,7 +131,7 @@ impl Subject {
         let config = folder.join(format!("{}.toml", name.replace([' ', ','], "")));
         let text = format!(
             "[[listeners]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
-             [store]\nurl = \"{store}\"\ntimeout = \"5s\"\n\
+             [store]\nurl = \"{store}\"\ntimeout = \"5s\"\nmax_size = \"8GiB\"\n\
              [upstreams.up]\nendpoints = [\"http://{upstream}\"]\n\
              [[routes]]\nname = \"all\"\npath = \"/*\"\nupstream = \"up\"\nmode = \"{mode}\"\n{}",
             if mode == "pass" {
