@@ -7,6 +7,7 @@ mod document;
 mod file;
 mod finding;
 mod lower;
+mod order;
 mod reference;
 mod secret;
 mod setting;
