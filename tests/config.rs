@@ -245,7 +245,7 @@ headers = ["X-Mode"]
     let scope: Vec<&str> = one
         .scope
         .iter()
-        .map(|ScopeSource::Header(name)| name.as_str())
+        .map(|source| source.header().as_str())
         .collect();
     assert_eq!(scope, ["x-tenant", "x-user"]);
     assert!(two.scope.is_empty());
@@ -894,11 +894,9 @@ fn the_quick_configuration_protects_what_bears_a_key() {
     };
     assert_eq!(protected.matcher.methods, [Method::POST, Method::PATCH]);
     let policy = policy(protected);
-    assert!(!policy.key_required && !policy.scope_required);
-    let [ScopeSource::Header(scope)] = policy.scope.as_slice() else {
-        panic!("{:?}", policy.scope);
-    };
-    assert_eq!(scope, "authorization");
+    assert!(!policy.key_required);
+    let authorization = ScopeSource::HeaderIfSent(HeaderName::from_static("authorization"));
+    assert_eq!(policy.scope, [authorization]);
     assert!(matches!(rest.mode, Mode::Pass) && rest.matcher.methods.is_empty());
 }
 
