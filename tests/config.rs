@@ -218,6 +218,7 @@ retention = { success = "1h", failure = "2h" }
 outcomes.release = []
 [[routes]]
 name = "one"
+host = "one.example.com"
 lease = "2s"
 retention = { failure = "3h" }
 [[routes]]
@@ -244,7 +245,7 @@ headers = ["X-Mode"]
     let scope: Vec<&str> = one
         .scope
         .iter()
-        .map(|ScopeSource::Header(name)| name.as_str())
+        .map(|source| source.header().as_str())
         .collect();
     assert_eq!(scope, ["x-tenant", "x-user"]);
     assert!(two.scope.is_empty());
@@ -820,6 +821,63 @@ mode = "pass"
     );
 }
 
+/// The findings about a route that protects POST /v1/payments, after one of these settings that passes.
+fn after_a_pass_route(pass: &str) -> Result<Vec<String>, String> {
+    let text = format!(
+        "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[defaults]\nupstream = \"api\"\n\
+         scope = [\"none\"]\n[[routes]]\nname = \"rest\"\nmode = \"pass\"\n{pass}\n[[routes]]\nname = \"create\"\n\
+         methods = [\"POST\"]\npath = \"/v1/{{any}}\"\n"
+    );
+    match Config::parse(&text, "f") {
+        Ok(loaded) => Ok(loaded.warnings.iter().map(ToString::to_string).collect()),
+        Err(faults) => Err(faults.to_string()),
+    }
+}
+
+#[test]
+fn a_route_that_no_request_can_reach_is_refused() {
+    for pass in [
+        "path = \"/*\"",
+        "path = \"/v1/*\"",
+        "path = \"/{v}/{x}\"\nmethods = [\"GET\", \"POST\"]",
+    ] {
+        let said = after_a_pass_route(pass).unwrap_err();
+        let line = 12 + pass.lines().count();
+        assert_eq!(
+            said,
+            format!(
+                "f:{line}:8: routes.create.path: no request reaches route `create`: route `rest` stands before it and \
+                 takes them all; put this one first, or remove it; the other one is at 9:8"
+            )
+        );
+    }
+}
+
+#[test]
+fn requests_of_a_protected_route_that_an_earlier_one_passes_are_warned_of() {
+    for pass in [
+        "path = \"/v1/payments\"",
+        "path = \"/*\"\nhost = \"one.example.com\"",
+    ] {
+        let said = after_a_pass_route(pass).unwrap();
+        let line = 12 + pass.lines().count();
+        assert_eq!(
+            said,
+            [format!(
+                "f:{line}:8: routes.create.path: POST requests that match both this route and route `rest` pass \
+                 unprotected, because that one stands before it; put this one first, unless that is meant; the other \
+                 one is at 9:8"
+            )]
+        );
+    }
+    for pass in [
+        "path = \"/v1/*\"\nmethods = [\"GET\"]",
+        "path = \"/v1/payments/{id}\"",
+    ] {
+        assert_eq!(after_a_pass_route(pass), Ok(Vec::new()), "{pass}");
+    }
+}
+
 #[test]
 fn the_quick_configuration_protects_what_bears_a_key() {
     let config = Config::quick(
@@ -836,11 +894,9 @@ fn the_quick_configuration_protects_what_bears_a_key() {
     };
     assert_eq!(protected.matcher.methods, [Method::POST, Method::PATCH]);
     let policy = policy(protected);
-    assert!(!policy.key_required && !policy.scope_required);
-    let [ScopeSource::Header(scope)] = policy.scope.as_slice() else {
-        panic!("{:?}", policy.scope);
-    };
-    assert_eq!(scope, "authorization");
+    assert!(!policy.key_required);
+    let authorization = ScopeSource::HeaderIfSent(HeaderName::from_static("authorization"));
+    assert_eq!(policy.scope, [authorization]);
     assert!(matches!(rest.mode, Mode::Pass) && rest.matcher.methods.is_empty());
 }
 

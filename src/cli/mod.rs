@@ -52,8 +52,8 @@ struct Serve {
     /// The configuration.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Runs without a file before this service, `http://HOST:PORT`: POST and PATCH are protected where a key is sent,
-    /// the rest passes.
+    /// Runs without a file before this service, `http://HOST:PORT`: POST and PATCH are protected where an
+    /// `Idempotency-Key` is sent, the rest passes. Keys are told apart by `Authorization`; all who send none share theirs.
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
     /// Where clients connect.

@@ -1,17 +1,17 @@
 //! From the file as typed to what the program needs, in one step that says every fault. Where something is missing
 //! here, that has been said already, and what depends on it is left out.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{HeaderName, Method, header};
+use http::{HeaderName, header};
 
 use super::file::{
     AdminFile, ConfigFile, FingerprintFile, LimitsFile, OutcomesFile, RetentionFile, RouteFile,
     StoreFile, UpstreamFile,
 };
-use super::finding::{Findings, Place};
+use super::finding::Findings;
+use super::order;
 use super::secret;
 use super::setting::Setting;
 use super::value::{Label, Size, duration_in_words};
@@ -19,9 +19,7 @@ use super::words::{BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, Stat
 use super::{Config, Limits, StoreConfig, StoreLocation, UpstreamConfig};
 use crate::identity::{FingerprintRules, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
-use crate::route::{
-    Found, Matcher, Mode, OnStoreDown, PathPattern, Policy, RetentionPolicy, Route, Table,
-};
+use crate::route::{Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
 
 /// What a store may hold unless it is set, in bytes.
 const MAX_SIZE: u64 = 10 << 30;
@@ -179,9 +177,10 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
         bounds(route_file, max_buffered, findings);
         lowered.push(route(route_file, file, findings));
     }
-    names(files, findings);
+    order::names(files, findings);
     let routes: Vec<Route> = lowered.into_iter().collect::<Option<_>>()?;
-    spellings(files, &routes, findings);
+    order::shadows(files, &routes, findings);
+    order::spellings(files, &routes, findings);
     Some(routes)
 }
 
@@ -411,83 +410,4 @@ fn bounds(file: &RouteFile, max_buffered: Option<Size>, findings: &mut Findings)
             findings.whole(&size.place, message.to_owned());
         }
     }
-}
-
-/// No two routes share a name; two that share an id share their records.
-fn names(files: &[RouteFile], findings: &mut Findings) {
-    let mut names: BTreeMap<String, &Place> = BTreeMap::new();
-    let mut ids: BTreeMap<String, &Place> = BTreeMap::new();
-    for file in files {
-        let Some(Some(Label(name))) = file.name.value() else {
-            continue;
-        };
-        let (id, id_place) = match file.id.value() {
-            Some(Some(Label(id))) => (id, &file.id.place),
-            Some(None) => (name.clone(), &file.name.place),
-            None => continue,
-        };
-        if let Some(first) = names.get(&name) {
-            let message = format!("two routes have the name `{name}`");
-            findings.conflict(&file.name.place, message, first);
-            continue;
-        }
-        if let Some(first) = ids.get(&id) {
-            let message = format!(
-                "two routes have the id `{id}`: the same key means the same operation on both"
-            );
-            findings.warn(id_place, message, Some(first));
-        }
-        names.insert(name, &file.name.place);
-        ids.insert(id, id_place);
-    }
-}
-
-/// Warns where a path that an upstream may take for a protected one passes unprotected.
-fn spellings(files: &[RouteFile], routes: &[Route], findings: &mut Findings) {
-    let table = Table::new(routes.to_vec());
-    for (index, route) in routes.iter().enumerate() {
-        let Mode::Enforce(_) = route.mode else {
-            continue;
-        };
-        let method = route
-            .matcher
-            .methods
-            .iter()
-            .find(|method| route.matcher.protects(method));
-        let method = method.unwrap_or(&Method::POST);
-        let host = route.matcher.host.as_deref();
-        for path in other_spellings(&route.matcher.path) {
-            let Found::Route {
-                index: other,
-                route: pass,
-                ..
-            } = table.find(method, host, &path)
-            else {
-                continue;
-            };
-            if other != index && matches!(pass.mode, Mode::Pass) {
-                let message = format!(
-                    "`{path}` passes unprotected by route `{}`; if the upstream takes it for a path of this route, \
-                     narrow that one",
-                    pass.name
-                );
-                findings.warn(
-                    &files[index].path.place,
-                    message,
-                    Some(&files[other].path.place),
-                );
-                break;
-            }
-        }
-    }
-}
-
-fn other_spellings(path: &PathPattern) -> [String; 4] {
-    let plain = path.example(str::to_owned);
-    [
-        format!("{}/", plain.trim_end_matches('/')),
-        plain.replace('/', "//"),
-        path.example(str::to_ascii_uppercase),
-        path.example(str::to_ascii_lowercase),
-    ]
 }

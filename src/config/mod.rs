@@ -7,6 +7,7 @@ mod document;
 mod file;
 mod finding;
 mod lower;
+mod order;
 mod reference;
 mod secret;
 mod setting;
@@ -24,7 +25,8 @@ use toml::de::DeValue;
 use self::file::ConfigFile;
 use self::finding::Findings;
 use self::setting::{Value, Written};
-use crate::route::Route;
+use crate::identity::ScopeSource;
+use crate::route::{Mode, Route};
 
 pub use self::finding::{Faults, Finding, Position};
 pub use self::reference::{reference, schema};
@@ -112,7 +114,7 @@ impl Config {
         );
         let loaded = Self::parse(&text, "command line");
         loaded
-            .map(|loaded| loaded.config)
+            .map(|loaded| scoped_where_sent(loaded.config))
             .map_err(|Faults(mut faults)| {
                 for fault in &mut faults {
                     fault.position = None;
@@ -127,6 +129,18 @@ impl Config {
                 Faults(faults)
             })
     }
+}
+
+/// Whoever sends a key is protected: those who say who they are each for themselves, all others as one.
+fn scoped_where_sent(mut config: Config) -> Config {
+    for route in &mut config.routes {
+        if let Mode::Enforce(policy) = &mut route.mode {
+            for source in &mut policy.scope {
+                *source = ScopeSource::HeaderIfSent(source.header().clone());
+            }
+        }
+    }
+    config
 }
 
 fn read(path: &Path) -> Result<String, String> {

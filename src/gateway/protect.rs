@@ -97,7 +97,7 @@ fn hides_identity(policy: &Policy, headers: &HeaderMap) -> bool {
         return false;
     }
     let keys = policy.key.iter().map(|KeySource::Header(name)| name);
-    let scopes = policy.scope.iter().map(|ScopeSource::Header(name)| name);
+    let scopes = policy.scope.iter().map(ScopeSource::header);
     keys.chain(scopes)
         .chain(&policy.fingerprint.headers)
         .any(|name| message::hides(headers, name))

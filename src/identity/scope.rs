@@ -9,14 +9,15 @@ use super::key::trim;
 /// Reads the scope from all of the sources together. No sources: one scope for everybody.
 ///
 /// A header counts with every one of its lines, in their order. One that has no line, or whose lines are all empty,
-/// is missing: it says of nobody who they are.
+/// is missing: it says of nobody who they are. Where it counts only if sent, it then adds nothing, and all who do not
+/// send it share a scope.
 ///
 /// # Errors
 /// [`ScopeMissing`] names the first source that the request lacks.
 pub fn find(sources: &[ScopeSource], headers: &HeaderMap) -> Result<Scope, ScopeMissing> {
     let mut lines = Vec::with_capacity(sources.len());
     for source in sources {
-        let ScopeSource::Header(name) = source;
+        let name = source.header();
         let before = lines.len();
         for value in headers.get_all(name) {
             lines.push((name.clone(), value.clone()));
@@ -25,7 +26,10 @@ pub fn find(sources: &[ScopeSource], headers: &HeaderMap) -> Result<Scope, Scope
             .iter()
             .all(|(_, value)| trim(value.as_bytes()).is_empty())
         {
-            return Err(ScopeMissing(source.clone()));
+            match source {
+                ScopeSource::Header(_) => return Err(ScopeMissing(source.clone())),
+                ScopeSource::HeaderIfSent(_) => lines.truncate(before),
+            }
         }
     }
     Ok(Scope { lines })
@@ -36,6 +40,18 @@ pub fn find(sources: &[ScopeSource], headers: &HeaderMap) -> Result<Scope, Scope
 pub enum ScopeSource {
     /// The value of a header.
     Header(HeaderName),
+    /// The value of a header where it is sent.
+    HeaderIfSent(HeaderName),
+}
+
+impl ScopeSource {
+    /// The header that is read.
+    #[must_use]
+    pub fn header(&self) -> &HeaderName {
+        match self {
+            Self::Header(name) | Self::HeaderIfSent(name) => name,
+        }
+    }
 }
 
 /// Who sent a request. It prints the names of its headers and none of their values.
@@ -68,13 +84,6 @@ impl fmt::Debug for Scope {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("The request does not say who sends it: the header {name} is missing or empty.", name = .0.header())]
 pub struct ScopeMissing(pub ScopeSource);
-
-impl ScopeSource {
-    fn header(&self) -> &HeaderName {
-        let Self::Header(name) = self;
-        name
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -125,6 +134,27 @@ mod tests {
                 &request(&[(AUTHORIZATION, "Bearer a"), (TENANT, "acme")])
             )
             .is_ok()
+        );
+    }
+
+    #[test]
+    fn a_header_that_counts_if_sent_may_be_missing() {
+        let sources = [
+            ScopeSource::HeaderIfSent(AUTHORIZATION),
+            ScopeSource::Header(TENANT),
+        ];
+        let of = |lines: &[_]| find(&sources, &request(lines));
+        let without = of(&[(TENANT, "acme")]).unwrap();
+        assert_eq!(
+            of(&[(AUTHORIZATION, " "), (TENANT, "acme")]),
+            Ok(without.clone())
+        );
+        let alice = of(&[(AUTHORIZATION, "Bearer a"), (TENANT, "acme")]).unwrap();
+        let bob = of(&[(AUTHORIZATION, "Bearer b"), (TENANT, "acme")]).unwrap();
+        assert!(alice != without && alice != bob);
+        assert_eq!(
+            of(&[(AUTHORIZATION, "Bearer a")]),
+            Err(ScopeMissing(sources[1].clone()))
         );
     }
 

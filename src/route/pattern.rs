@@ -31,6 +31,32 @@ impl Matcher {
     pub fn protects(&self, method: &Method) -> bool {
         !method.is_safe() || self.methods.contains(method)
     }
+
+    /// Whether it takes every request that the other one takes.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let methods = self.methods.is_empty()
+            || !other.methods.is_empty() && other.methods.iter().all(|m| self.methods.contains(m));
+        methods && (self.host.is_none() || self.host == other.host) && self.path.covers(&other.path)
+    }
+
+    /// The method of requests that this one would protect and that an earlier one has, since both take them. `None`:
+    /// there are none.
+    #[must_use]
+    pub fn loses(&self, earlier: &Self) -> Option<Method> {
+        let hosts = self.host.is_none() || earlier.host.is_none() || self.host == earlier.host;
+        if !hosts || !self.path.meets(&earlier.path) {
+            return None;
+        }
+        let named = [&self.methods, &earlier.methods].into_iter();
+        let candidates = named.flatten().chain([&Method::POST]);
+        let lost = |method: &&Method| {
+            let takes =
+                |matcher: &Self| matcher.methods.is_empty() || matcher.methods.contains(method);
+            takes(self) && takes(earlier) && self.protects(method)
+        };
+        candidates.into_iter().find(lost).cloned()
+    }
 }
 
 /// `/v1/payments` (that path), `/v1/*` (everything that begins with `/v1/`), or `/v1/{id}/refund` (one segment,
@@ -95,6 +121,33 @@ impl PathPattern {
             }
         }
         true
+    }
+
+    /// Whether it takes every path that the other one takes.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let (own, others) = (self.segments.len(), other.segments.len());
+        let deep_enough = if self.open {
+            others > own || others == own && other.open
+        } else {
+            others == own && !other.open
+        };
+        let mut pairs = self.segments.iter().zip(&other.segments);
+        deep_enough && pairs.all(|(own, other)| own.covers(other))
+    }
+
+    /// Whether there is a path that both take.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        let (own, others) = (self.segments.len(), other.segments.len());
+        let of_one_depth = match (self.open, other.open) {
+            (true, true) => true,
+            (true, false) => others > own,
+            (false, true) => own > others,
+            (false, false) => own == others,
+        };
+        let mut pairs = self.segments.iter().zip(&other.segments);
+        of_one_depth && pairs.all(|(own, other)| own.covers(other) || other.covers(own))
     }
 
     /// A path that the pattern takes, with its literal segments put through `spell`.
@@ -171,6 +224,15 @@ impl Segment {
             Some('*') => Err(BadPathPattern::Star),
             Some('{' | '}') => Err(BadPathPattern::Braces),
             Some(char) => Err(BadPathPattern::Character(char)),
+        }
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Literal(own), Self::Literal(other)) => own == other,
+            (Self::Any(_), Self::Literal(other)) => !other.is_empty(),
+            (Self::Any(_), Self::Any(_)) => true,
+            (Self::Literal(_), Self::Any(_)) => false,
         }
     }
 }
@@ -282,6 +344,119 @@ mod tests {
         ] {
             assert_eq!(text.parse::<PathPattern>(), Err(bad), "{text}");
         }
+    }
+
+    #[test]
+    fn a_pattern_covers_another_where_it_takes_all_of_its_paths() {
+        for (wide, narrow) in [
+            ("/*", "/*"),
+            ("/*", "/"),
+            ("/*", "/v1/payments"),
+            ("/v1/*", "/v1/"),
+            ("/v1/*", "/v1/{id}/*"),
+            ("/v1/{a}", "/v1/{b}"),
+            ("/v1/{a}", "/v1/payments"),
+            ("/{a}/*", "/v1/*"),
+            ("/v1", "/v1"),
+        ] {
+            assert!(
+                pattern(wide).covers(&pattern(narrow)),
+                "{wide} covers {narrow}"
+            );
+        }
+        for (one, other) in [
+            ("/v1/*", "/v1"),
+            ("/v1/*", "/*"),
+            ("/v1/{a}", "/v1/"),
+            ("/v1/{a}", "/v1/*"),
+            ("/v1/payments", "/v1/{a}"),
+            ("/v1/payments", "/v1/refunds"),
+            ("/{a}", "/{a}/*"),
+            ("/{a}/*", "/{a}"),
+            ("/v1/{a}/refund", "/{v}/7/refund"),
+        ] {
+            assert!(
+                !pattern(one).covers(&pattern(other)),
+                "{one} covers {other}"
+            );
+        }
+    }
+
+    /// Every pattern of up to three segments over a small alphabet, and every path of up to four.
+    fn all(segments: &[&str], most: usize) -> Vec<String> {
+        let mut all = vec![String::new()];
+        let mut last = all.clone();
+        for _ in 0..most {
+            last = last
+                .iter()
+                .flat_map(|path| segments.iter().map(move |next| format!("{path}/{next}")))
+                .collect();
+            all.extend(last.iter().cloned());
+        }
+        all
+    }
+
+    #[test]
+    fn covering_and_meeting_are_what_the_paths_say() {
+        let patterns: Vec<PathPattern> = all(&["a", "{x}", "", "*"], 3)
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect();
+        let paths = all(&["a", "b", ""], 4);
+        let takes: Vec<Vec<bool>> = patterns
+            .iter()
+            .map(|pattern| {
+                paths
+                    .iter()
+                    .map(|p| pattern.matches(p.as_bytes()))
+                    .collect()
+            })
+            .collect();
+        assert!(patterns.len() > 20);
+        for (one, of_one) in patterns.iter().zip(&takes) {
+            for (other, of_other) in patterns.iter().zip(&takes) {
+                let both = || of_one.iter().zip(of_other);
+                let covers = both().all(|(one, other)| *one || !other);
+                assert_eq!(one.covers(other), covers, "{one} covers {other}");
+                let meets = both().any(|(one, other)| *one && *other);
+                assert_eq!(one.meets(other), meets, "{one} meets {other}");
+            }
+        }
+    }
+
+    fn matcher(methods: &[Method], host: Option<&str>, path: &str) -> Matcher {
+        Matcher {
+            methods: methods.to_vec(),
+            host: host.map(str::to_owned),
+            path: pattern(path),
+        }
+    }
+
+    #[test]
+    fn a_matcher_covers_another_in_methods_host_and_path() {
+        let all = matcher(&[], None, "/*");
+        let post = matcher(&[Method::POST], None, "/a");
+        let hosted = matcher(&[Method::POST], Some("a"), "/a");
+        assert!(all.covers(&all) && all.covers(&post) && all.covers(&hosted));
+        assert!(post.covers(&hosted) && !hosted.covers(&post) && !post.covers(&all));
+        assert!(!post.covers(&matcher(&[], None, "/a")));
+        assert!(!post.covers(&matcher(&[Method::POST, Method::PUT], None, "/a")));
+        assert!(!hosted.covers(&matcher(&[Method::POST], Some("b"), "/a")));
+    }
+
+    #[test]
+    fn what_an_earlier_matcher_takes_of_the_protected_requests_is_lost() {
+        let every = matcher(&[], None, "/*");
+        let post = matcher(&[Method::PUT, Method::POST], None, "/{x}");
+        assert_eq!(post.loses(&every), Some(Method::PUT));
+        assert_eq!(every.loses(&every), Some(Method::POST));
+        let reads = matcher(&[Method::GET, Method::HEAD], None, "/*");
+        assert_eq!((post.loses(&reads), every.loses(&reads)), (None, None));
+        let deletes = matcher(&[Method::GET, Method::DELETE], Some("a"), "/b");
+        assert_eq!(every.loses(&deletes), Some(Method::DELETE));
+        let elsewhere = matcher(&[], Some("b"), "/*");
+        assert_eq!(elsewhere.loses(&deletes), None);
+        assert_eq!(post.loses(&matcher(&[], None, "/a/b")), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who is asking for what: keys, scopes and fingerprints.
 
-use crate::support::{Act, Problem, Request, Setup, ToyUpstream, payment};
+use crate::support::{Act, Gateway, Problem, Request, Setup, ToyUpstream, payment};
 
 #[tokio::test]
 async fn a_bare_and_a_quoted_key_are_one_key_and_are_forwarded_as_received() {
@@ -317,4 +317,25 @@ async fn keys_and_credentials_are_not_readable_in_the_store_or_the_log() {
             .any(|window| window == secret.as_bytes());
         assert!(!found, "{secret} is readable");
     }
+}
+
+#[tokio::test]
+async fn without_a_file_what_bears_a_key_is_protected_whether_or_not_it_says_who_sends_it() {
+    let upstream = ToyUpstream::start();
+    let gateway = Gateway::before(&upstream.url()).await;
+    let nobody = payment("k").without("Authorization");
+    gateway.send(&nobody).await.is(201, "executed");
+    for _ in 1..10 {
+        gateway.send(&nobody).await.is(201, "replayed");
+    }
+    assert_eq!(upstream.charges(), 1);
+    let empty = nobody.clone().header("Authorization", "");
+    gateway.send(&empty).await.is(201, "replayed");
+    gateway.send(&payment("k")).await.is(201, "executed");
+    gateway.send(&payment("k")).await.is(201, "replayed");
+    let bob = payment("k").without("Authorization").auth("Bearer bob");
+    gateway.send(&bob).await.is(201, "executed");
+    let unkeyed = nobody.without("Idempotency-Key");
+    gateway.send(&unkeyed).await.is(201, "unkeyed");
+    assert_eq!(upstream.charges(), 4);
 }

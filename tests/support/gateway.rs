@@ -21,22 +21,39 @@ pub struct Gateway {
     pub address: SocketAddr,
     /// Where health and metrics are served.
     pub admin: SocketAddr,
-    toml: String,
+    given: Given,
     directory: TempDir,
+}
+
+/// How the binary is told what to do.
+enum Given {
+    /// By a file of these lines.
+    File(String),
+    /// By `--upstream`.
+    Upstream(String),
 }
 
 impl Gateway {
     /// Starts the binary with this configuration, which names neither listeners nor admin, and waits until it
     /// is ready.
     pub async fn start(toml: &str) -> Self {
+        Self::begin(Given::File(toml.to_owned())).await
+    }
+
+    /// Starts the binary without a file before this upstream, and waits until it is ready.
+    pub async fn before(url: &str) -> Self {
+        Self::begin(Given::Upstream(url.to_owned())).await
+    }
+
+    async fn begin(given: Given) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let process = Process::start(directory.path(), toml, ANY_PORT);
+        let process = Process::start(directory.path(), &given, ANY_PORT);
         let (address, admin) = process.addresses().await;
         let gateway = Self {
             process,
             address,
             admin,
-            toml: toml.to_owned(),
+            given,
             directory,
         };
         gateway.ready().await;
@@ -114,7 +131,7 @@ impl Gateway {
     /// Starts it again, after it ended, on the same port and the same store.
     pub async fn restart(&mut self) {
         let listen = self.address.to_string();
-        self.process = Process::start(self.directory.path(), &self.toml, &listen);
+        self.process = Process::start(self.directory.path(), &self.given, &listen);
         (self.address, self.admin) = self.process.addresses().await;
         self.ready().await;
     }
@@ -136,15 +153,23 @@ struct Process {
 }
 
 impl Process {
-    fn start(directory: &Path, toml: &str, listen: &str) -> Self {
-        let config = directory.join("oncegate.toml");
-        let file = format!(
-            "{toml}\n[admin]\naddress = \"{ANY_PORT}\"\n[[listeners]]\naddress = \"{listen}\"\n"
-        );
-        std::fs::write(&config, file).expect("a configuration");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_oncegate"))
-            .args(["serve", "--config"])
-            .arg(&config)
+    fn start(directory: &Path, given: &Given, listen: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_oncegate"));
+        command.arg("serve");
+        match given {
+            Given::File(toml) => {
+                let config = directory.join("oncegate.toml");
+                let file = format!(
+                    "{toml}\n[admin]\naddress = \"{ANY_PORT}\"\n[[listeners]]\naddress = \"{listen}\"\n"
+                );
+                std::fs::write(&config, file).expect("a configuration");
+                command.arg("--config").arg(config)
+            }
+            Given::Upstream(url) => {
+                command.args(["--upstream", url, "--listen", listen, "--admin", ANY_PORT])
+            }
+        };
+        let mut child = command
             .current_dir(directory)
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
