@@ -106,7 +106,9 @@ impl Running {
             address: first.unwrap_or(config.admin),
             error,
         };
-        let server = Server::bind(&config.listeners, &config.limits).map_err(bind)?;
+        let server = Server::bind(&config.listeners, &config.limits)
+            .map_err(bind)?
+            .when_full(&gateway.refusal_when_full());
         let refresh = refresh(&gateway, &store, &upstreams, &server, &metrics);
         let admin = Admin::bind(
             config.admin,
@@ -245,6 +247,7 @@ fn refresh(
         let stats = server.snapshot();
         metrics.connections.set(stats.connections as u64);
         metrics.connections_total.mirror(stats.accepted);
+        metrics.connections_refused.mirror(stats.refused);
     })
 }
 

@@ -161,6 +161,12 @@ impl Gateway {
         self.0.ledger.ping().await
     }
 
+    /// What clients are told that find no place among `max_connections`.
+    #[must_use]
+    pub fn refusal_when_full(&self) -> Vec<u8> {
+        self.0.refusal(Problem::Overloaded).unread()
+    }
+
     /// Sets the gauges that mirror what is held here; for each scrape.
     pub fn mirror(&self) {
         let metrics = &self.0.metrics;

@@ -286,18 +286,7 @@ impl<'a> Refusal<'a> {
         safe_new_key: Option<bool>,
     ) -> Response<Body> {
         let status = self.status.unwrap_or(self.problem.status());
-        let document = Document {
-            r#type: format!("{}{}", self.base.unwrap_or(URN), self.problem.slug()),
-            title: self.problem.title(),
-            status: status.as_u16(),
-            detail: self.detail.as_deref().unwrap_or(self.problem.detail()),
-            key_ref: self.key_ref.map(|key_ref| key_ref.to_string()),
-            operation_state,
-            retry_same_key,
-            safe_new_key,
-        };
-        // Strings, numbers and booleans always serialise.
-        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let body = self.json(status, operation_state, retry_same_key, safe_new_key);
         let mut response = Response::new(Body::full(Bytes::from(body)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -313,5 +302,34 @@ impl<'a> Refusal<'a> {
             headers.insert(WWW_AUTHENTICATE, challenge);
         }
         response
+    }
+
+    /// The document alone, of a request that was not even read.
+    #[must_use]
+    pub fn unread(self) -> Vec<u8> {
+        let (operation_state, retry_same_key, safe_new_key) = self.problem.members();
+        let status = self.problem.status();
+        self.json(status, operation_state, retry_same_key, Some(safe_new_key))
+    }
+
+    fn json(
+        &self,
+        status: StatusCode,
+        operation_state: &str,
+        retry_same_key: Option<bool>,
+        safe_new_key: Option<bool>,
+    ) -> Vec<u8> {
+        let document = Document {
+            r#type: format!("{}{}", self.base.unwrap_or(URN), self.problem.slug()),
+            title: self.problem.title(),
+            status: status.as_u16(),
+            detail: self.detail.as_deref().unwrap_or(self.problem.detail()),
+            key_ref: self.key_ref.map(|key_ref| key_ref.to_string()),
+            operation_state,
+            retry_same_key,
+            safe_new_key,
+        };
+        // Strings, numbers and booleans always serialise.
+        serde_json::to_vec(&document).unwrap_or_default()
     }
 }

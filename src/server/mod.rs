@@ -128,7 +128,7 @@ impl Server {
             shared: Arc::new(Shared {
                 places: Arc::new(Semaphore::new(max)),
                 refusal_places: Arc::new(Semaphore::new(MAX_REFUSALS)),
-                refusal: refusal::message(refusal::PROBLEM.as_bytes()),
+                refusal: refusal::message(b""),
                 accepted: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
                 limits: Limits {
@@ -139,7 +139,8 @@ impl Server {
         })
     }
 
-    /// Sets the body (`application/problem+json`) of the 503 that clients get where `max_connections` are open.
+    /// Sets the body (`application/problem+json`) of the 503 that clients get where `max_connections` are open; it is
+    /// empty otherwise.
     #[must_use]
     pub fn when_full(mut self, problem: &[u8]) -> Self {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {

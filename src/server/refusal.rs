@@ -15,9 +15,6 @@ const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// The largest part of a request that is read and forgotten so that the client does not lose the answer.
 const MAX_FORGOTTEN: u64 = 64 * 1024;
 
-/// The body of the 503, unless the server is given another one.
-pub(super) const PROBLEM: &str = r#"{"type":"urn:oncegate:problem:overloaded","title":"The gateway has too many connections","status":503,"operation_state":"undetermined","retry_same_key":true,"safe_new_key":false}"#;
-
 /// An empty SETTINGS frame, then GOAWAY with no stream processed and `ENHANCE_YOUR_CALM` (RFC 9113, sections 6.5
 /// and 6.8): the client knows that it may send its requests again.
 const GOAWAY: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0b";

@@ -65,6 +65,8 @@ pub struct Metrics {
     pub connections_limit: Gauge,
     /// Mirror: client connections accepted since the start.
     pub connections_total: MirroredCounter,
+    /// Mirror: client connections turned away since the start, because `max_connections` were open.
+    pub connections_refused: MirroredCounter,
     /// 1 while draining.
     pub draining: Gauge,
 }
@@ -198,6 +200,10 @@ impl Metrics {
             connections_total: registrar.mirrored_counter(
                 "oncegate_connections_total",
                 "Client connections accepted.",
+            ),
+            connections_refused: registrar.mirrored_counter(
+                "oncegate_connections_refused_total",
+                "Client connections turned away because max_connections were open.",
             ),
             draining: registrar.gauge(
                 "oncegate_draining",
