@@ -117,7 +117,9 @@ struct Running {
 }
 
 fn start(limits: &Limits) -> Running {
-    let server = Server::bind(&["127.0.0.1:0".parse().unwrap()], limits).unwrap();
+    let server = Server::bind(&["127.0.0.1:0".parse().unwrap()], limits)
+        .unwrap()
+        .when_full(b"{\"title\":\"full\"}");
     let (drain, drained) = watch::channel(None);
     let (address, counters) = (server.local_addrs()[0], server.counters());
     let paths = Paths::default();
@@ -316,10 +318,7 @@ async fn a_full_server_says_503_and_serves_again_when_one_has_left() {
     say(&mut second, get("/")).await;
     let answer = String::from_utf8(hear_all(&mut second).await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    assert!(
-        answer.contains("urn:oncegate:problem:overloaded"),
-        "{answer}"
-    );
+    assert!(answer.contains("{\"title\":\"full\"}"), "{answer}");
 
     let mut http2 = running.connect().await;
     say(&mut http2, PREFACE).await;
