@@ -564,7 +564,7 @@ fn what_is_missing_is_said() {
     assert_eq!(faults(text), expected.join("\n"));
     assert_eq!(
         faults(""),
-        "f:1:1: routes: is required; write a list of: a table\n\
+        "f:1:1: routes: is required; write a list of tables\n\
          f:1:1: upstreams: is required; write tables under names of your choice"
     );
     let file = Config::load(Path::new("no/such/file.toml")).unwrap_err();
