@@ -522,6 +522,12 @@ fn what_is_wrong_in_a_route_is_said() {
                 .to_owned(),
         ),
         (
+            "lease = \"499ms\"",
+            "2:9: routes.all.lease: 499ms is less than twice the 250ms of store.timeout: a claim might be over before \
+             it is answered; it has to be 500ms or more"
+                .to_owned(),
+        ),
+        (
             "max_request_body = \"65MiB\"",
             "2:20: routes.all.max_request_body: is more than limits.max_buffered, which all bodies share".to_owned(),
         ),
@@ -558,7 +564,7 @@ fn what_is_missing_is_said() {
     assert_eq!(faults(text), expected.join("\n"));
     assert_eq!(
         faults(""),
-        "f:1:1: routes: is required; write a list of: a table\n\
+        "f:1:1: routes: is required; write a list of tables\n\
          f:1:1: upstreams: is required; write tables under names of your choice"
     );
     let file = Config::load(Path::new("no/such/file.toml")).unwrap_err();

@@ -66,13 +66,15 @@ section! {
         url: StoreLocation = "embedded:oncegate.db",
         /// How long one operation may take, retries included.
         timeout: Positive<Duration> = "250ms",
-        /// How much it may hold: 10GiB unless set, 256MiB for `memory:`. When it is full, new claims are refused
-        /// and nothing is evicted.
+        /// How much it may hold, in bytes of records: 10GiB unless set, 256MiB for `memory:`. The file of an
+        /// embedded store is larger, up to about twice. When it is full nothing is evicted: new claims are refused
+        /// with 503, or forwarded without protection where `on_store_down` is "forward".
         max_size: Option<Positive<Size>>,
-        /// Part of every record id, so that gateways that share a store can be kept apart.
+        /// Part of every record id, so that gateways that share a store can be kept apart. Records made under
+        /// another one are not found any more: change it when no client retries old keys.
         namespace: Option<Label>,
-        /// A secret of 32 bytes or more that keys record ids and fingerprints. It is never rotated: a store that
-        /// was begun with another one is refused at start. An embedded store makes and keeps its own unless this
+        /// A secret of 32 bytes or more that keys record ids and fingerprints. It is never rotated: records made
+        /// under another one could not be found, so a store that was begun with another one is refused at start. An embedded store makes and keeps its own unless this
         /// is set. A relative path starts at the working directory; a newline at the end of a file is not part of
         /// the secret.
         id_key: Option<Secret>,
@@ -81,27 +83,30 @@ section! {
 }
 
 section! {
-    /// The bounds of everything that waits or is held. Beyond them requests are answered with 503 `overloaded`.
+    /// The bounds of everything that waits or is held. Each says what happens beyond it.
     LimitsFile {
-        /// Client connections at a time.
+        /// Client connections at a time. A further one is answered with 503 `overloaded` and closed.
         max_connections: Count = 4096,
-        /// Bodies held in memory, all requests together.
+        /// Bodies held in memory, all requests together. A request whose body finds no room is answered with 503
+        /// `overloaded`.
         max_buffered: Positive<Size> = "64MiB",
-        /// Duplicates that wait for the first of one key.
+        /// Duplicates that wait for the first of one key. A further one is answered with 503 `overloaded`.
         max_waiters_per_key: Count = 16,
-        /// Duplicates that wait, all keys together.
+        /// Duplicates that wait, all keys together. A further one is answered with 503 `overloaded`.
         max_waiters: Count = 256,
-        /// Dispatches kept open past their `response_timeout`.
+        /// Dispatches kept open past their `response_timeout`. A further one is not kept open: its late answer is
+        /// lost, and the outcome stays unknown.
         max_late: Count = 256,
-        /// From accepting a connection to its first byte.
+        /// From accepting a connection to its first byte; then it is closed.
         first_byte: Positive<Duration> = "10s",
-        /// From the first byte of a request to the end of its head.
+        /// From the first byte of a request to the end of its head; then the connection is closed.
         headers: Positive<Duration> = "10s",
-        /// Between two pieces of a body.
+        /// Between two pieces of a body; then the request is given up.
         body_idle: Positive<Duration> = "30s",
-        /// Between two requests on a connection.
+        /// Between two requests on a connection; then it is closed.
         keep_alive: Positive<Duration> = "75s",
-        /// Recorded responses held in memory, so that a replay need not ask the store. 0 switches it off.
+        /// Recorded responses held in memory, so that a replay need not ask the store. The least used make room
+        /// for new ones, and their replays ask the store. 0 switches it off.
         replay_cache: Size = "64MiB",
     }
     later {}
@@ -151,7 +156,8 @@ section! {
         /// What a key looks like. The pattern of `regex:PATTERN` has to match the whole key.
         key_format: KeyFormat = "any",
         /// Who is asking: all of these together name the client whose records these are. `["none"]` is for
-        /// upstreams with a single client. Required unless the mode is `pass`.
+        /// upstreams with a single client. Records made under another scope are not found any more: change it when
+        /// no client retries old keys. Required unless the mode is `pass`.
         scope: Option<Vec<ScopeWord>>,
         /// Whether a request without a scope is refused, or forwarded as `unkeyed`.
         scope_required: bool = true,
@@ -160,7 +166,8 @@ section! {
         fingerprint: FingerprintFile = {},
         /// How long a duplicate waits for the first; with 0s it is answered with 409 at once.
         wait: Duration = "0s",
-        /// How long a claim is good for without a sign of life of the gateway that holds it.
+        /// How long a claim is good for without a sign of life of the gateway that holds it. Never less than twice
+        /// `store.timeout`.
         lease: Positive<Duration> = "15s",
         /// From the dispatch to the last byte of the response; where the mode is `pass`, to the end of its head.
         response_timeout: Positive<Duration> = "30s",
@@ -176,9 +183,10 @@ section! {
         retention: RetentionFile = {},
         /// What a key meets when its retention is over: it is new again.
         after_expiry: AfterExpiry = "execute",
-        /// Whether keys that carry their time are refused past their retention: not.
+        /// What is made of the time that some keys carry: nothing.
         key_age: KeyAge = "ignore",
-        /// When the store cannot be asked: 503, or forwarded without protection.
+        /// When the store cannot be asked, or is full and the key is new: "reject" answers with 503, "forward"
+        /// sends the request on without protection.
         on_store_down: OnStoreDownWord = "reject",
         /// How refusals are written: as draft-ietf-httpapi-idempotency-key-header-07 has them.
         dialect: Dialect = "ietf",
@@ -194,7 +202,8 @@ section! {
 }
 
 section! {
-    /// What makes two requests the same, besides method and path.
+    /// What makes two requests the same, besides method and path. Retries of requests that were recorded under
+    /// other rules look like other requests and are refused with 422: change it when no client retries old keys.
     FingerprintFile {
         /// The body counts byte for byte, as JSON (the order of members does not matter), or not at all.
         body: BodyWord = "bytes",

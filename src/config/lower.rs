@@ -172,9 +172,12 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
         .get()
         .and_then(|limits| limits.max_buffered.get());
     let max_buffered = max_buffered.map(|size| size.0);
+    let store = file.store.get().and_then(|store| store.timeout.get());
+    let store_timeout = store.map(|timeout| timeout.0);
     let mut lowered = Vec::new();
     for route_file in files {
         bounds(route_file, max_buffered, findings);
+        outlives(route_file, store_timeout, findings);
         lowered.push(route(route_file, file, findings));
     }
     order::names(files, findings);
@@ -409,5 +412,22 @@ fn bounds(file: &RouteFile, max_buffered: Option<Size>, findings: &mut Findings)
             let message = "is more than limits.max_buffered, which all bodies share";
             findings.whole(&size.place, message.to_owned());
         }
+    }
+}
+
+/// A claim must not be over before the store has answered it.
+fn outlives(file: &RouteFile, store_timeout: Option<Duration>, findings: &mut Findings) {
+    if let (Some(lease), Some(timeout)) = (file.lease.get(), store_timeout)
+        && file.mode.value() == Some(ModeWord::Enforce)
+        && lease.0 < 2 * timeout
+    {
+        let message = format!(
+            "{} is less than twice the {} of store.timeout: a claim might be over before it is answered; it has to \
+             be {} or more",
+            duration_in_words(lease.0),
+            duration_in_words(timeout),
+            duration_in_words(2 * timeout),
+        );
+        findings.whole(&file.lease.place, message);
     }
 }

@@ -128,7 +128,11 @@ impl<T: Value> Value for Vec<T> {
     }
 
     fn kind() -> String {
-        format!("a list of: {}", T::kind())
+        let kind = T::kind();
+        match kind.strip_prefix("a table") {
+            Some(more) => format!("a list of tables{more}"),
+            None => format!("a list of: {kind}"),
+        }
     }
 
     fn schema() -> Json {

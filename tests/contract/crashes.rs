@@ -117,7 +117,7 @@ async fn kill_9_at_any_moment_under_load_never_leads_to_a_second_dispatch() {
         .embedded()
         // A busy disk is not what this is about.
         .store("timeout = \"10s\"")
-        .route("lease = \"1s\"")
+        .route("lease = \"20s\"")
         .start()
         .await;
     let mut heard = HashMap::new();

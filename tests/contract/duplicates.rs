@@ -115,6 +115,7 @@ async fn fifty_keys_with_two_hundred_concurrent_duplicates_each_are_fifty_dispat
     let gateway = Setup::payments(&upstream)
         // Ten thousand requests at one moment: a busy machine is not what this is about.
         .store("timeout = \"20s\"")
+        .route("lease = \"60s\"")
         .limits("max_waiters_per_key = 200")
         .limits("max_waiters = 10000")
         .route("wait = \"30s\"")

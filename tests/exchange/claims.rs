@@ -6,7 +6,7 @@ use oncegate::protocol::Verdict;
 use oncegate::store::NotDone;
 use oncegate::telemetry::StoreOp;
 
-use crate::rig::{Rig, impatient, patient};
+use crate::rig::{Rig, impatient};
 use crate::stalled::StalledUpstream;
 use crate::store::Fate;
 use crate::support::{Gate, Problem, Setup, ToyUpstream, until};
@@ -182,7 +182,11 @@ async fn a_record_that_cannot_be_read_or_a_store_with_too_much_to_do_is_not_a_st
 #[tokio::test]
 async fn a_claim_that_is_answered_after_its_lease_is_not_sent_and_given_back() {
     let upstream = ToyUpstream::start();
-    let rig = Rig::start(&patient(&upstream).route("lease = \"300ms\""));
+    let setup = impatient(&upstream).route("lease = \"300ms\"");
+    // A file may not have a store that is waited for longer than a lease.
+    let rig = Rig::altered(&setup, |config| {
+        config.store.timeout = Duration::from_secs(30)
+    });
     let answered = Gate::closed();
     rig.store
         .next(StoreOp::Claim, Fate::AnsweredLate(answered.clone()));
@@ -200,7 +204,11 @@ async fn a_claim_that_is_answered_after_its_lease_is_not_sent_and_given_back() {
 #[tokio::test]
 async fn a_claim_that_is_answered_after_its_lease_is_not_written_to_an_open_connection_either() {
     let upstream = ToyUpstream::start();
-    let rig = Rig::start(&patient(&upstream).route("lease = \"300ms\""));
+    let setup = impatient(&upstream).route("lease = \"300ms\"");
+    // A file may not have a store that is waited for longer than a lease.
+    let rig = Rig::altered(&setup, |config| {
+        config.store.timeout = Duration::from_secs(30)
+    });
     until("a connection to be open", || async {
         (rig.pay("warm").await.status == 201).then_some(())
     })

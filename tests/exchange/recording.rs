@@ -108,7 +108,7 @@ async fn a_drain_waits_for_a_recording() {
 async fn a_recording_that_was_applied_without_a_word_is_repeated_and_counts_as_recorded() {
     let upstream = ToyUpstream::start();
     let setup = impatient(&upstream)
-        .route("lease = \"150ms\"")
+        .route("lease = \"200ms\"")
         .route("record_timeout = \"20s\"");
     let rig = Rig::start(&setup);
     // The beats meanwhile meet a record that is no claim any more.

@@ -37,16 +37,24 @@ pub fn impatient(upstream: &ToyUpstream) -> Setup {
 
 /// The same with a store that is waited for.
 pub fn patient(upstream: &ToyUpstream) -> Setup {
-    Setup::payments(upstream).store("timeout = \"30s\"")
+    Setup::payments(upstream)
+        .store("timeout = \"30s\"")
+        .route("lease = \"60s\"")
 }
 
 impl Rig {
     /// Starts it with this configuration, except that it keeps records in a faulty store.
     pub fn start(setup: &Setup) -> Self {
-        let config = match Config::parse(&setup.toml(), "test") {
+        Self::altered(setup, |_| {})
+    }
+
+    /// The same, with a change that no file may make.
+    pub fn altered(setup: &Setup, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = match Config::parse(&setup.toml(), "test") {
             Ok(loaded) => loaded.config,
             Err(faults) => panic!("{faults}"),
         };
+        change(&mut config);
         let store = FaultyStore::new();
         let routes: Vec<&str> = config.routes.iter().map(|route| &*route.name).collect();
         let upstreams: Vec<&str> = config.upstreams.iter().map(|one| &*one.name).collect();
