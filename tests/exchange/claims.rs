@@ -185,7 +185,7 @@ async fn a_claim_that_is_answered_after_its_lease_is_not_sent_and_given_back() {
     let setup = impatient(&upstream).route("lease = \"300ms\"");
     // A file may not have a store that is waited for longer than a lease.
     let rig = Rig::altered(&setup, |config| {
-        config.store.timeout = Duration::from_secs(30)
+        config.store.timeout = Duration::from_secs(30);
     });
     let answered = Gate::closed();
     rig.store
@@ -207,7 +207,7 @@ async fn a_claim_that_is_answered_after_its_lease_is_not_written_to_an_open_conn
     let setup = impatient(&upstream).route("lease = \"300ms\"");
     // A file may not have a store that is waited for longer than a lease.
     let rig = Rig::altered(&setup, |config| {
-        config.store.timeout = Duration::from_secs(30)
+        config.store.timeout = Duration::from_secs(30);
     });
     until("a connection to be open", || async {
         (rig.pay("warm").await.status == 201).then_some(())
