@@ -21,7 +21,8 @@ async fn main() -> ExitCode {
                     let _ = usage.print();
                 }
                 Failure::Configuration(faults) => eprintln!("{faults}"),
-                failure => eprintln!("oncegate: {:#}", anyhow::Error::new(failure)),
+                // Each error's text says its causes.
+                failure => eprintln!("oncegate: {failure}"),
             }
             code
         }

@@ -91,6 +91,40 @@ fn a_bad_or_missing_configuration_ends_with_78_and_every_fault() {
 }
 
 #[test]
+fn a_store_that_cannot_be_opened_is_said_with_its_cause_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let serve = |store: &Path| {
+        let output = oncegate(&[
+            "serve",
+            "--upstream",
+            "http://127.0.0.1:1",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--store",
+            &format!("embedded:{}", store.display()),
+        ]);
+        assert_eq!(output.status.code(), Some(1));
+        said(&output.stderr)
+    };
+    let nowhere = serve(&directory.path().join("none/x.db"));
+    assert!(nowhere.contains("none/x.db"), "{nowhere}");
+    assert_eq!(nowhere.matches("No such file").count(), 1, "{nowhere}");
+    let empty = directory.path().join("empty.db");
+    std::fs::write(&empty, "").unwrap();
+    let damaged = serve(&empty);
+    assert_eq!(
+        damaged,
+        format!(
+            "oncegate: the store {} is damaged; restore a copy of it, or move it away to begin anew, knowing that \
+             its keys are then forgotten and their retries executed again (it is empty)\n",
+            empty.display()
+        )
+    );
+}
+
+#[test]
 fn a_warning_is_printed_and_is_no_fault() {
     let directory = tempfile::tempdir().unwrap();
     let path = configuration(directory.path(), nobody(), "");

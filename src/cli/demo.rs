@@ -10,10 +10,11 @@ mod payments;
 mod timeline;
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use client::{Heard, Payment, Wallet};
 use gateway::Gateway;
@@ -68,30 +69,26 @@ pub enum DemoError {
 /// [`DemoError`] where the demo could not be given at all. A promise that did not hold is no error of this
 /// function: it is printed, and the exit code says it.
 pub async fn run(once: bool) -> Result<ExitCode, DemoError> {
+    // Before anything is made that an interrupt should not leave behind.
+    let mut interrupts = Interrupts::new()?;
     let directory = tempfile::tempdir().map_err(|source| DemoError::Setup {
         what: "cannot make a temporary directory",
         source,
     })?;
-    let api = PaymentsApi::start().await?;
-    let gateway = Gateway::start(directory.path(), api.address()).await?;
-    let mut demo = Demo {
-        timeline: Timeline::start(),
-        wallet: Wallet::new(gateway.address()),
-        api,
-        gateway,
+    let script = async {
+        let mut demo = Demo::start(directory.path()).await?;
+        let held = demo.script().await?;
+        Ok::<_, DemoError>((demo, held))
     };
-    match demo.steps().await {
-        Ok(()) => demo
-            .timeline
-            .promises_held(demo.wallet.requests(), demo.api.charges())?,
-        Err(DemoError::Broken(what)) => {
-            demo.timeline.promise_broken(&what)?;
-            return Ok(ExitCode::FAILURE);
-        }
-        Err(error) => return Err(error),
+    let (mut demo, held) = tokio::select! {
+        shown = script => shown?,
+        () = interrupts.next() => return Ok(ExitCode::FAILURE),
+    };
+    if !held {
+        return Ok(ExitCode::FAILURE);
     }
     if !once {
-        demo.stay_up().await?;
+        demo.stay_up(&mut interrupts).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -104,6 +101,33 @@ struct Demo {
 }
 
 impl Demo {
+    async fn start(directory: &Path) -> Result<Self, DemoError> {
+        let api = PaymentsApi::start().await?;
+        let gateway = Gateway::start(directory, api.address()).await?;
+        Ok(Self {
+            timeline: Timeline::start(),
+            wallet: Wallet::new(gateway.address()),
+            api,
+            gateway,
+        })
+    }
+
+    /// Whether every promise held.
+    async fn script(&mut self) -> Result<bool, DemoError> {
+        match self.steps().await {
+            Ok(()) => {
+                let (requests, charges) = (self.wallet.requests(), self.api.charges());
+                self.timeline.promises_held(requests, charges)?;
+                Ok(true)
+            }
+            Err(DemoError::Broken(what)) => {
+                self.timeline.promise_broken(&what)?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     async fn steps(&mut self) -> Result<(), DemoError> {
         self.timeline.head()?;
         self.copies_at_the_same_moment().await?;
@@ -199,7 +223,7 @@ impl Demo {
         self.api.charged(charges + 1).await?;
         self.gateway.kill()?;
         let first = first.heard().await;
-        self.show(&order, "", &first, "the gateway died in the middle of it")?;
+        self.show(&order, "", &first, "the gateway died in the middle")?;
         self.gateway.restart().await?;
         self.wallet.connect_to(self.gateway.address());
 
@@ -252,21 +276,14 @@ impl Demo {
     }
 
     /// Waits for an interrupt, and shows each charge that visitors make.
-    async fn stay_up(&mut self) -> Result<(), DemoError> {
-        let no_signals = |source| DemoError::Setup {
-            what: "cannot wait for signals",
-            source,
-        };
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    async fn stay_up(&mut self, interrupts: &mut Interrupts) -> Result<(), DemoError> {
         self.timeline
             .invitation(self.gateway.address(), self.gateway.admin())?;
         let mut charges = self.api.watch();
         charges.mark_unchanged();
         loop {
             tokio::select! {
-                _ = interrupt.recv() => return Ok(()),
-                _ = terminate.recv() => return Ok(()),
+                () = interrupts.next() => return Ok(()),
                 changed = charges.changed() => {
                     if changed.is_err() {
                         return Ok(());
@@ -275,6 +292,34 @@ impl Demo {
                     self.timeline.charged(number)?;
                 }
             }
+        }
+    }
+}
+
+/// SIGINT and SIGTERM.
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    fn new() -> Result<Self, DemoError> {
+        let wait_for = |kind| {
+            signal(kind).map_err(|source| DemoError::Setup {
+                what: "cannot wait for signals",
+                source,
+            })
+        };
+        Ok(Self {
+            interrupt: wait_for(SignalKind::interrupt())?,
+            terminate: wait_for(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }

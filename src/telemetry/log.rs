@@ -22,13 +22,13 @@ const DEFAULT_FILTER: &str = "info";
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter is not one.
-    #[error("{FILTER_VARIABLE} is not a filter such as `info,oncegate::gateway=debug`")]
+    #[error("{FILTER_VARIABLE} is not a filter such as `info,oncegate::gateway=debug`: {0}")]
     BadFilter(#[source] ParseError),
     /// The filter is not text.
     #[error("{FILTER_VARIABLE} is not UTF-8")]
     NotText,
     /// Logging was started before.
-    #[error("logging was started twice")]
+    #[error("logging was started twice: {0}")]
     Twice(#[from] TryInitError),
 }
 

@@ -12,6 +12,8 @@ pub(super) struct Timeline {
     began: Instant,
     colour: bool,
     steps: usize,
+    /// Lines of requests so far.
+    shown: usize,
 }
 
 /// Colours of the terminal's own palette, so that they suit dark and light ones.
@@ -32,6 +34,7 @@ impl Timeline {
             began: Instant::now(),
             colour,
             steps: 0,
+            shown: 0,
         }
     }
 
@@ -45,7 +48,7 @@ impl Timeline {
             "client sends",
             "hears",
             "Idempotency-Status",
-            "",
+            "charge, problem",
             "",
         );
         self.print(&self.ink(Ink::Dim, &format!("{columns}  charges")))
@@ -60,13 +63,14 @@ impl Timeline {
 
     /// One request and what was heard of it.
     pub(super) fn line(
-        &self,
+        &mut self,
         payment: &Payment,
         whose: &str,
         heard: &Heard,
         note: &str,
         charges: usize,
     ) -> Result<(), DemoError> {
+        self.shown += 1;
         let time = format!("{:.2}s", self.began.elapsed().as_secs_f64());
         let sent = format!("{}  {}  {whose}", payment.key, euros(payment.cents));
         let (status, word) = match heard {
@@ -104,7 +108,13 @@ impl Timeline {
             Ink::Bold,
             &format!("{requests} requests, {charges} charges"),
         );
-        self.print(&sum)?;
+        let shown = match self.shown {
+            shown if shown == requests => String::new(),
+            shown => format!(
+                " ({shown} are shown; the others asked again meanwhile, and none was sent to the API)"
+            ),
+        };
+        self.print(&format!("{sum}{shown}"))?;
         let held = "Every promise held: no payment was charged twice, and no answer was made up.";
         self.print(&self.ink(Ink::Green, held))
     }
@@ -181,10 +191,10 @@ impl Timeline {
     }
 }
 
-/// The longest note is what the last column is wide: keep notes within 36 characters.
+/// The longest note is what the last column is wide: keep notes within 34 characters.
 fn columns(time: &str, sent: &str, status: &str, word: &str, gist: &str, note: &str) -> String {
     let arrow = if status == "hears" { " " } else { "→" };
-    format!("{time:>6}  {sent:<22} {arrow} {status:<5} {word:<18} {gist:<16} {note:<36}")
+    format!("{time:>6}  {sent:<22} {arrow} {status:<5}  {word:<18}  {gist:<16} {note:<34}")
 }
 
 fn euros(cents: u64) -> String {

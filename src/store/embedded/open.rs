@@ -45,7 +45,10 @@ pub enum OpenError {
         version: u16,
     },
     /// It is not what was written. It holds, or held, records: making a new one forgets what was executed.
-    #[error("{path} is damaged: {what}")]
+    #[error(
+        "the store {path} is damaged; restore a copy of it, or move it away to begin anew, knowing that its keys are \
+         then forgotten and their retries executed again ({what})"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
