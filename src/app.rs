@@ -75,7 +75,6 @@ pub async fn run(config: Config) -> Result<(), Error> {
 struct Running {
     gateway: Gateway,
     store: Arc<dyn Store>,
-    metrics: Arc<Metrics>,
     drain_timeout: Duration,
     draining: watch::Sender<Option<Instant>>,
     server: JoinHandle<()>,
@@ -134,7 +133,6 @@ impl Running {
         Ok(Self {
             gateway,
             store,
-            metrics,
             drain_timeout: config.drain_timeout,
             draining,
             server,
@@ -145,7 +143,6 @@ impl Running {
     /// is released, the rest is marked unknown.
     async fn drain(mut self) {
         let deadline = Instant::now() + self.drain_timeout;
-        self.metrics.draining.set(1);
         self.draining.send_replace(Some(deadline + LAST_WORDS));
         let in_time = async {
             let _ = (&mut self.server).await;

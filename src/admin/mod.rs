@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 pub use self::readiness::{Readiness, Report, Status, StoreHealth};
+use crate::server::concerns_one_connection;
 use crate::telemetry::Metrics;
 
 /// Brings gauges up to date that mirror other modules; called before each scrape, and not to wait for anything.
@@ -192,16 +193,6 @@ fn page(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Respon
     headers.insert(CONTENT_TYPE, kind);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     page
-}
-
-/// Whether the peer of a connection that was never accepted has gone away; the next one may be accepted at once.
-fn concerns_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-    )
 }
 
 #[cfg(test)]

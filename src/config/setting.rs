@@ -60,6 +60,12 @@ pub(super) struct Written<'a> {
 }
 
 impl<'a> Written<'a> {
+    /// It is not of the type that it has to be.
+    pub(super) fn wrong_type(&self, kind: &str, findings: &mut Findings) {
+        let found = type_in_words(self.value);
+        findings.value(&self.place, format!("is {found}; write {kind}"));
+    }
+
     pub(super) fn root(value: &'a DeValue<'a>) -> Self {
         Self {
             value,
@@ -195,11 +201,7 @@ impl<'a> Table<'a> {
         findings: &mut Findings,
     ) -> Option<Self> {
         let DeValue::Table(table) = written.value else {
-            let found = type_in_words(written.value);
-            findings.value(
-                &written.place,
-                format!("is {found}; write a table with {}", names.join(", ")),
-            );
+            written.wrong_type(&format!("a table with {}", names.join(", ")), findings);
             return None;
         };
         for key in table.keys() {

@@ -102,11 +102,7 @@ impl<T: Value> Value for Option<T> {
 impl<T: Value> Value for Vec<T> {
     fn read(written: &Written<'_>, findings: &mut Findings) -> Option<Self> {
         let DeValue::Array(items) = written.value else {
-            let found = type_in_words(written.value);
-            findings.value(
-                &written.place,
-                format!("is {found}; write {}", Self::kind()),
-            );
+            written.wrong_type(&Self::kind(), findings);
             return None;
         };
         let mut whole = true;
@@ -168,11 +164,7 @@ pub(super) struct Named<T>(pub(super) BTreeMap<String, T>);
 impl<T: Value> Value for Named<T> {
     fn read(written: &Written<'_>, findings: &mut Findings) -> Option<Self> {
         let DeValue::Table(table) = written.value else {
-            let found = type_in_words(written.value);
-            findings.value(
-                &written.place,
-                format!("is {found}; write {}", Self::kind()),
-            );
+            written.wrong_type(&Self::kind(), findings);
             return None;
         };
         let mut whole = true;

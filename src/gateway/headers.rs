@@ -47,7 +47,7 @@ pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
     }
     // The body is at hand, or streams without waiting for a permission.
     headers.remove(EXPECT);
-    remove_own_requests(headers);
+    remove_prefixed(headers, OWN_PREFIX);
     if let Ok(peer) = HeaderValue::from_str(&origin.peer.to_canonical().to_string()) {
         headers.insert(X_FORWARDED_FOR, peer);
     }
@@ -85,12 +85,8 @@ pub fn to_protected_upstream(headers: &mut HeaderMap, key: &[KeySource], forward
 /// hop-by-hop by themselves.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(','))
-            .filter_map(|name| name.trim().parse().ok())
+        let named: Vec<HeaderName> = named_by_connection(headers)
+            .filter_map(|name| name.parse().ok())
             .collect();
         for name in named {
             headers.remove(name);
@@ -101,6 +97,21 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     remove_prefixed(headers, "proxy-");
+}
+
+/// Whether `Connection` names a header, which would hide it from everybody behind the next hop.
+#[must_use]
+pub fn hides(headers: &HeaderMap, name: &HeaderName) -> bool {
+    named_by_connection(headers).any(|named| named.eq_ignore_ascii_case(name.as_str()))
+}
+
+fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
 }
 
 /// Prepares the headers of an upstream's answer for a client: hop-by-hop lines out, and a `Content-Length` only where
@@ -154,10 +165,6 @@ fn join_cookies(headers: &mut HeaderMap) {
     if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
         headers.insert(COOKIE, joined);
     }
-}
-
-fn remove_own_requests(headers: &mut HeaderMap) {
-    remove_prefixed(headers, OWN_PREFIX);
 }
 
 fn remove_prefixed(headers: &mut HeaderMap, prefix: &str) {

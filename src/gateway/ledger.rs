@@ -113,21 +113,7 @@ impl Ledger {
             Err(StoreError::InDoubt(_)) => StoreResult::InDoubt,
         };
         self.metrics.store.call(label, result, asked.elapsed());
-        if let Some(up) = answers(answer.as_ref().err()) {
-            self.metrics.store.up.set(u64::from(up));
-        }
         answer
-    }
-}
-
-/// Whether an answer shows that the store is there; `None` where it shows neither. A record that cannot be read
-/// and a full store are answers, too.
-fn answers(error: Option<&StoreError>) -> Option<bool> {
-    match error {
-        None | Some(StoreError::NotDone(NotDone::Full | NotDone::Unreadable(_))) => Some(true),
-        Some(StoreError::NotDone(NotDone::OutOfOrder(_) | NotDone::Closed)) => Some(false),
-        Some(StoreError::InDoubt(_)) => Some(false),
-        Some(StoreError::NotDone(NotDone::Overloaded)) => None,
     }
 }
 

@@ -3,7 +3,7 @@
 //! hyper has parsed them by now, and is lenient in places where a gateway must not be: what passes here is forwarded
 //! as one freshly framed message, so it must mean the same to everybody.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Version};
 
 /// What is wrong with a message, as a sentence for its sender; `None` where nothing is.
@@ -71,15 +71,4 @@ fn framing_fault(headers: &HeaderMap) -> Option<&'static str> {
     }
     let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
     (!chunked || codings.next().is_some()).then_some("The only Transfer-Encoding is chunked, once.")
-}
-
-/// Whether `Connection` names a header, which would hide it from everybody behind the next hop.
-#[must_use]
-pub fn hides(headers: &HeaderMap, name: &HeaderName) -> bool {
-    headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .any(|named| named.trim().eq_ignore_ascii_case(name.as_str()))
 }

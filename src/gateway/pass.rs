@@ -132,7 +132,12 @@ async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> R
         }
     };
     tracing::warn!(route = %lane.route.name, upstream = lane.upstream_name(), problem = problem.slug(), "not forwarded");
-    shared.refusal(problem).unprotected()
+    let mut refusal = shared.refusal(problem);
+    if problem == Problem::BadRequest {
+        // A part of it may have been sent.
+        refusal.detail = Some("The request's body broke off, or stalled.".to_owned());
+    }
+    refusal.unprotected()
 }
 
 /// A body whose trailers bear no key: it would be one that the upstream sees and nobody has looked at.

@@ -17,7 +17,6 @@ use super::body::{self, Body, Unread, Whole};
 use super::detach::Detach;
 use super::exchange::{Exchange, Reply};
 use super::headers;
-use super::message;
 use super::outbound::Outbound;
 use super::pass;
 use super::problem::Problem;
@@ -28,7 +27,7 @@ use crate::identity::{Key, KeySource, Reference, RequestParts, Scope, ScopeSourc
 use crate::protocol::{Origin, Owner, Verdict};
 use crate::route::{OnStoreDown, Policy};
 use crate::server::{Peer, RequestBody};
-use crate::telemetry::{Decision, Unrouted};
+use crate::telemetry::Decision;
 
 /// How often a duplicate asks the store about an attempt that is not under way in this process.
 const POLL_EVERY: Duration = Duration::from_secs(1);
@@ -100,7 +99,7 @@ fn hides_identity(policy: &Policy, headers: &HeaderMap) -> bool {
     let scopes = policy.scope.iter().map(ScopeSource::header);
     keys.chain(scopes)
         .chain(&policy.fingerprint.headers)
-        .any(|name| message::hides(headers, name))
+        .any(|name| headers::hides(headers, name))
 }
 
 /// A refusal and what it counts as.
@@ -148,7 +147,7 @@ fn identified(
 }
 
 fn malformed(shared: &Shared, tally: Tally, detail: &str) -> Response<Body> {
-    tally.refused_before_routing(Unrouted::BadRequest);
+    tally.malformed();
     let mut refusal = shared.refusal(Problem::BadRequest);
     refusal.detail = Some(detail.to_owned());
     refusal.protected()

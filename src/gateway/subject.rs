@@ -140,9 +140,9 @@ impl Tally {
     }
 
     /// It is no request that could be decided upon.
-    pub fn refused_before_routing(mut self, reason: Unrouted) {
+    pub fn malformed(mut self) {
         self.decided = true;
-        self.lane.all_metrics.unrouted.inc(reason);
+        self.lane.all_metrics.unrouted.inc(Unrouted::BadRequest);
     }
 
     fn count(&mut self, decision: Decision) {
