@@ -18,6 +18,7 @@ mod log;
 mod metrics;
 mod problem;
 mod setup;
+mod tool;
 mod upstream;
 mod wire;
 
@@ -32,6 +33,7 @@ pub use log::Log;
 pub use metrics::Metrics;
 pub use problem::Problem;
 pub use setup::Setup;
+pub use tool::tool;
 pub use upstream::{RefusedPort, ToyUpstream};
 pub use wire::{Headers, Received};
 
