@@ -9,6 +9,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
+use super::message::is_folded;
 use crate::identity::KeySource;
 
 /// What became of a request, on every answer of a protected route.
@@ -99,13 +100,27 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     remove_prefixed(headers, "proxy-");
 }
 
-/// Whether `Connection` names a header, which would hide it from everybody behind the next hop.
+/// Whether there is a header of this name, or of one that some servers read as it.
 #[must_use]
-pub fn hides(headers: &HeaderMap, name: &HeaderName) -> bool {
-    named_by_connection(headers).any(|named| named.eq_ignore_ascii_case(name.as_str()))
+pub fn has_read_as(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers
+        .keys()
+        .any(|other| is_folded(other.as_str(), name.as_str()))
 }
 
-fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+/// Removes a header, and those that some servers read as it.
+pub fn remove_read_as(headers: &mut HeaderMap, name: &HeaderName) {
+    while let Some(found) = headers
+        .keys()
+        .find(|other| is_folded(other.as_str(), name.as_str()))
+        .cloned()
+    {
+        headers.remove(found);
+    }
+}
+
+/// What `Connection` names, as it is written.
+pub fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers
         .get_all(CONNECTION)
         .iter()

@@ -41,7 +41,7 @@ use crate::config::Limits;
 use crate::identity::{IdKeyBytes, Identifier};
 use crate::protocol::{Answer, Verdict};
 use crate::route::{Found, Table};
-use crate::server::{Handler, Peer, RequestBody};
+use crate::server::{Fault, Handler, Peer, RequestBody};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{Decision, Hold, Metrics, Unrouted};
 use crate::upstream::Upstream;
@@ -87,6 +87,7 @@ pub struct Gateway(Arc<Shared>);
 
 /// What all requests share.
 pub struct Shared {
+    http: message::Policy,
     routes: Table,
     lanes: Vec<Arc<Lane>>,
     ledger: Arc<Ledger>,
@@ -138,6 +139,7 @@ impl Gateway {
         metrics.replay_cache.limit_bytes.set(limits.replay_cache);
         let ledger = Ledger::new(parts.store, parts.store_timeout, Arc::clone(&metrics));
         Self(Arc::new(Shared {
+            http: message::Policy::new(&routes),
             lanes: routes.routes().iter().enumerate().map(lane).collect(),
             routes,
             ledger: Arc::new(ledger),
@@ -195,7 +197,7 @@ impl Handler for Gateway {
 
     async fn handle(&self, request: Request<RequestBody>, peer: Peer) -> Response<Body> {
         let shared = &self.0;
-        if let Some(fault) = message::fault(&request) {
+        if let Some(fault) = shared.http.fault(&request) {
             return shared.malformed(fault);
         }
         let host = request.uri().authority().map_or_else(
@@ -228,6 +230,14 @@ impl Handler for Gateway {
                     .await
             }
         }
+    }
+
+    fn malformed(&self, fault: Fault) -> Response<Body> {
+        let problem = match fault.is_too_large() {
+            true => Problem::HeadTooLarge,
+            false => Problem::BadRequest,
+        };
+        self.0.unread(problem, &fault.to_string())
     }
 }
 
@@ -277,8 +287,12 @@ impl Shared {
 
     /// A refusal before any route was asked.
     fn malformed(&self, detail: &str) -> Response<Body> {
+        self.unread(Problem::BadRequest, detail)
+    }
+
+    fn unread(&self, problem: Problem, detail: &str) -> Response<Body> {
         self.metrics.unrouted.inc(Unrouted::BadRequest);
-        let mut refusal = self.refusal(Problem::BadRequest);
+        let mut refusal = self.refusal(problem);
         refusal.detail = Some(detail.to_owned());
         refusal.unrouted()
     }

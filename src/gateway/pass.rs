@@ -159,7 +159,7 @@ impl HttpBody for WithoutKey {
             && let Some(trailers) = frame.trailers_mut()
         {
             for KeySource::Header(name) in &self.keys {
-                trailers.remove(name);
+                headers::remove_read_as(trailers, name);
             }
         }
         Poll::Ready(frame)

@@ -55,6 +55,8 @@ pub enum Problem {
     NoRoute,
     /// The message breaks the HTTP policy.
     BadRequest,
+    /// The same, by its size.
+    HeadTooLarge,
 }
 
 /// The members that speak of the operation: `operation_state`, `retry_same_key`, `safe_new_key`.
@@ -82,7 +84,7 @@ impl Problem {
             Self::StoreUnavailable => "store-unavailable",
             Self::Overloaded => "overloaded",
             Self::NoRoute => "no-route",
-            Self::BadRequest => "bad-request",
+            Self::BadRequest | Self::HeadTooLarge => "bad-request",
         }
     }
 
@@ -102,6 +104,7 @@ impl Problem {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::StoreUnavailable | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         }
     }
 
@@ -126,6 +129,7 @@ impl Problem {
             Self::Overloaded => "Too much is going on; the request was not sent",
             Self::NoRoute => "No route takes this request",
             Self::BadRequest => "The request is malformed or ambiguous",
+            Self::HeadTooLarge => "The head of the request is too large",
         }
     }
 
@@ -156,7 +160,7 @@ impl Problem {
             Self::BodyTooLarge => "The route's limit is lower than this body.",
             Self::StoreUnavailable | Self::Overloaded => "Repeat this request with the same key.",
             Self::NoRoute => "Neither method, host and path match a route.",
-            Self::BadRequest => "It was refused before anything was sent.",
+            Self::BadRequest | Self::HeadTooLarge => "It was refused before anything was sent.",
         }
     }
 
@@ -175,7 +179,7 @@ impl Problem {
             Self::ScopeMissing | Self::StoreUnavailable | Self::Overloaded => {
                 ("undetermined", Some(true), false)
             }
-            Self::BodyTooLarge | Self::NoRoute | Self::BadRequest => {
+            Self::BodyTooLarge | Self::NoRoute | Self::BadRequest | Self::HeadTooLarge => {
                 ("undetermined", Some(false), false)
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::header::{CONNECTION, UPGRADE};
+use http::header::UPGRADE;
 use http::{HeaderMap, Request, Response, request};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -23,10 +23,10 @@ use super::problem::Problem;
 use super::replay;
 use super::subject::{Lane, Subject, Tally};
 use super::waiters::{Ended, Met, Ticket, Waiting};
-use crate::identity::{Key, KeySource, Reference, RequestParts, Scope, ScopeSource, key, scope};
+use crate::identity::{Key, KeySource, Reference, RequestParts, Scope, key, scope};
 use crate::protocol::{Origin, Owner, Verdict};
 use crate::route::{OnStoreDown, Policy};
-use crate::server::{Peer, RequestBody};
+use crate::server::{Fault, Peer, RequestBody};
 use crate::telemetry::Decision;
 
 /// How often a duplicate asks the store about an attempt that is not under way in this process.
@@ -44,13 +44,6 @@ pub async fn protected(
     if request.headers().contains_key(UPGRADE) {
         return malformed(shared, tally, "Upgrades are refused on this route.");
     }
-    if hides_identity(policy, request.headers()) {
-        return malformed(
-            shared,
-            tally,
-            "Connection names a header that this route relies on.",
-        );
-    }
     // What needs no body is decided before it is read: the client is not even told to continue.
     let (key, scope) = match identified(shared, lane, request.headers()) {
         Ok(Some(who)) => who,
@@ -67,7 +60,7 @@ pub async fn protected(
     let (head, mut incoming) = request.into_parts();
     let whole = match body::read(&mut incoming, policy.max_request_body, &shared.budget).await {
         Ok(whole) => whole,
-        Err(partial) => return unread(shared, tally, &partial.reason),
+        Err(partial) => return unread(shared, tally, &partial.reason, incoming.fault()),
     };
     if names_key(policy, whole.trailers.as_ref()) {
         tally.decide(Decision::KeyInvalid);
@@ -88,18 +81,6 @@ pub async fn protected(
         give_up: Instant::now() + policy.wait,
     };
     call.answered(owner, outbound, tally).await
-}
-
-/// Whether the client asks for headers to be removed that say what the request is, or whose.
-fn hides_identity(policy: &Policy, headers: &HeaderMap) -> bool {
-    if !headers.contains_key(CONNECTION) {
-        return false;
-    }
-    let keys = policy.key.iter().map(|KeySource::Header(name)| name);
-    let scopes = policy.scope.iter().map(ScopeSource::header);
-    keys.chain(scopes)
-        .chain(&policy.fingerprint.headers)
-        .any(|name| headers::hides(headers, name))
 }
 
 /// A refusal and what it counts as.
@@ -153,12 +134,16 @@ fn malformed(shared: &Shared, tally: Tally, detail: &str) -> Response<Body> {
     refusal.protected()
 }
 
-fn unread(shared: &Shared, tally: Tally, reason: &Unread) -> Response<Body> {
+fn unread(shared: &Shared, tally: Tally, reason: &Unread, fault: Option<Fault>) -> Response<Body> {
     let (decision, problem) = match reason {
         Unread::TooLarge => (Decision::BodyTooLarge, Problem::BodyTooLarge),
         Unread::NoRoom => (Decision::Overloaded, Problem::Overloaded),
         Unread::Broken => {
-            return malformed(shared, tally, "The body broke off, or stalled.");
+            let fault = fault.map(|fault| fault.to_string());
+            let detail = fault
+                .as_deref()
+                .unwrap_or("The body broke off, or stalled.");
+            return malformed(shared, tally, detail);
         }
     };
     tally.decide(decision);
@@ -168,7 +153,7 @@ fn unread(shared: &Shared, tally: Tally, reason: &Unread) -> Response<Body> {
 fn names_key(policy: &Policy, trailers: Option<&HeaderMap>) -> bool {
     trailers.is_some_and(|trailers| {
         let mut sources = policy.key.iter();
-        sources.any(|KeySource::Header(name)| trailers.contains_key(name))
+        sources.any(|KeySource::Header(name)| headers::has_read_as(trailers, name))
     })
 }
 

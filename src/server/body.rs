@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::activity::{Activity, Half};
+use super::wire::{Fault, Findings};
 
 /// The body of a client's request. It fails where the client sends nothing for `body_idle` while somebody waits.
 ///
@@ -25,6 +26,8 @@ pub struct RequestBody {
     activity: Arc<Activity>,
     /// Gone once the end was read.
     half: Option<Half>,
+    /// Over HTTP/1.
+    findings: Option<Arc<Findings>>,
 }
 
 /// A client's request body has failed.
@@ -44,6 +47,7 @@ impl RequestBody {
         idle: Duration,
         activity: Arc<Activity>,
         half: Option<Half>,
+        findings: Option<Arc<Findings>>,
     ) -> Self {
         Self {
             incoming,
@@ -52,7 +56,14 @@ impl RequestBody {
             is_waited_for: false,
             activity,
             half,
+            findings,
         }
+    }
+
+    /// What is wrong with a body that has failed, where it is not only cut off.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        self.findings.as_ref()?.body_fault()
     }
 
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {

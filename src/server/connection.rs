@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -22,16 +22,16 @@ use tokio::time::{Instant, sleep, timeout};
 use super::activity::{Activity, Judgement};
 use super::body::RequestBody;
 use super::flow::{ResponseBody, Streams};
-use super::socket::Socket;
+use super::socket::{Input, Socket};
+use super::wire::{Findings, Wire};
 use super::{Drain, Handler, Peer, begins};
 use crate::config::Limits;
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The largest head of a request, in bytes, in both protocols; a larger one is answered with 431. hyper takes at
-/// most 100 header lines besides.
-const MAX_HEAD: u32 = 64 * 1024;
+/// The largest head of a request, in bytes, in both protocols; a larger one is answered with 431.
+pub(super) const MAX_HEAD: u32 = 64 * 1024;
 
 /// Requests under way on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
@@ -69,17 +69,22 @@ pub(super) async fn serve<H: Handler>(
         return;
     };
     let activity = Activity::new(is_http2);
-    let io = TokioIo::new(Socket::new(first, stream, Arc::clone(&activity)));
+    let findings = (!is_http2).then(Arc::<Findings>::default);
+    let input = match &findings {
+        Some(findings) => Input::Http1(Wire::new(first, Arc::clone(findings))),
+        None => Input::Http2(first),
+    };
+    let io = TokioIo::new(Socket::new(input, stream, Arc::clone(&activity)));
     let answer = {
         let (activity, body_idle) = (Arc::clone(&activity), limits.body_idle);
         move |request| {
-            answer(
-                handler.clone(),
-                request,
+            let context = Context {
                 peer,
                 body_idle,
-                Arc::clone(&activity),
-            )
+                activity: Arc::clone(&activity),
+                findings: findings.clone(),
+            };
+            answer(handler.clone(), request, context)
         }
     };
     let rules = Rules {
@@ -121,18 +126,42 @@ async fn detect(stream: &mut TcpStream) -> io::Result<Option<(bool, Bytes)>> {
     }
 }
 
+/// Where a request came from.
+struct Context {
+    peer: Peer,
+    body_idle: Duration,
+    activity: Arc<Activity>,
+    /// Over HTTP/1.
+    findings: Option<Arc<Findings>>,
+}
+
 /// What hyper calls for each request.
 async fn answer<H: Handler>(
     handler: H,
     request: Request<Incoming>,
-    peer: Peer,
-    body_idle: Duration,
-    activity: Arc<Activity>,
+    context: Context,
 ) -> Result<Response<impl Body<Data = Bytes, Error = <H::Body as Body>::Error>>, Infallible> {
+    let Context {
+        peer,
+        body_idle,
+        activity,
+        findings,
+    } = context;
     let (request_half, response_half) = activity.begin(!request.body().is_end_stream());
-    let request =
-        request.map(|incoming| RequestBody::new(incoming, body_idle, activity, request_half));
-    let response = handler.handle(request, peer).await;
+    let call = findings.as_ref().map(|findings| findings.call());
+    let response = match call {
+        Some((_, Some(fault))) => handler.malformed(fault),
+        _ => {
+            let body = |incoming| {
+                let half = request_half;
+                RequestBody::new(incoming, body_idle, activity, half, findings.clone())
+            };
+            handler.handle(request.map(body), peer).await
+        }
+    };
+    if let (Some(findings), Some((number, _))) = (&findings, call) {
+        findings.answered(number, response.status() == StatusCode::SWITCHING_PROTOCOLS);
+    }
     Ok(response.map(|body| {
         body.map_err(move |error| {
             // The half lives as long as the body.

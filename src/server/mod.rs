@@ -6,7 +6,7 @@
 //! keys or records; a [`Handler`] makes the answers.
 //!
 //! Reading order: [`Server::run`], `connection`, `activity` (what a connection is doing, and for how long),
-//! `socket`, `flow` (whether an HTTP/2 client takes its responses), [`RequestBody`], `refusal`.
+//! `socket`, `wire` (what of HTTP/1 reaches hyper at all), `flow` (whether an HTTP/2 client takes its responses), [`RequestBody`], `refusal`.
 
 mod activity;
 mod body;
@@ -16,6 +16,7 @@ mod refusal;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::error::Error;
 use std::future::{Future, pending};
@@ -38,6 +39,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::config::Limits;
 
 pub use body::{RequestBody, RequestBodyError};
+pub use wire::{Fault, is_plain_host};
 
 /// Connections that the kernel holds until they are accepted; it cuts this down to its own limit.
 const BACKLOG: i32 = 1024;
@@ -68,6 +70,9 @@ pub trait Handler: Clone + Send + Sync + 'static {
         request: Request<RequestBody>,
         peer: Peer,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// Answers what is no request, because it breaks a rule of HTTP/1. The connection ends with it.
+    fn malformed(&self, fault: Fault) -> Response<Self::Body>;
 }
 
 /// Who is at the other end of a connection.

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::activity::Activity;
+use super::wire::Wire;
 
 /// How long, and for how many bytes, a connection that was answered early is still read before it is closed.
 /// Closing with unread bytes resets it, and the client may lose the answer (RFC 9112, section 9.6).
@@ -20,10 +21,18 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 /// The socket, with the bytes in front that were read to tell the protocol by.
 pub(super) struct Socket {
-    first: Bytes,
+    input: Input,
     stream: TcpStream,
     activity: Arc<Activity>,
     end: End,
+}
+
+/// What hyper reads.
+pub(super) enum Input {
+    /// HTTP/1, as far as it is found good.
+    Http1(Wire),
+    /// What the socket gives, behind the first bytes: h2 is strict enough.
+    Http2(Bytes),
 }
 
 /// How far closing has come.
@@ -34,13 +43,19 @@ enum End {
 }
 
 impl Socket {
-    pub(super) fn new(first: Bytes, stream: TcpStream, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(input: Input, stream: TcpStream, activity: Arc<Activity>) -> Self {
         Self {
-            first,
+            input,
             stream,
             activity,
             end: End::Open,
         }
+    }
+
+    /// Whether the client may still be sending something that nobody will read.
+    fn has_unread(&self) -> bool {
+        let is_refused = matches!(&self.input, Input::Http1(wire) if wire.is_over());
+        is_refused || self.activity.has_unread()
     }
 
     fn note<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -58,19 +73,35 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.first.is_empty() {
-            let count = self.first.len().min(buf.remaining());
-            buf.put_slice(&self.first[..count]);
-            self.first.advance(count);
-            return Poll::Ready(Ok(()));
+        let this = &mut *self;
+        let (stream, activity) = (&mut this.stream, &this.activity);
+        match &mut this.input {
+            Input::Http1(wire) => {
+                wire.poll_read(cx, buf, |cx, buf| poll_stream(stream, activity, cx, buf))
+            }
+            Input::Http2(first) if !first.is_empty() => {
+                let count = first.len().min(buf.remaining());
+                buf.put_slice(&first[..count]);
+                first.advance(count);
+                Poll::Ready(Ok(()))
+            }
+            Input::Http2(_) => poll_stream(stream, activity, cx, buf),
         }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.activity.bytes_came();
-        }
-        Poll::Ready(Ok(()))
     }
+}
+
+fn poll_stream(
+    stream: &mut TcpStream,
+    activity: &Activity,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let before = buf.filled().len();
+    ready!(Pin::new(stream).poll_read(cx, buf))?;
+    if buf.filled().len() > before {
+        activity.bytes_came();
+    }
+    Poll::Ready(Ok(()))
 }
 
 impl AsyncWrite for Socket {
@@ -106,7 +137,7 @@ impl AsyncWrite for Socket {
             match &mut this.end {
                 End::Open => {
                     ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-                    this.end = if this.activity.has_unread() {
+                    this.end = if this.has_unread() {
                         End::Lingering {
                             until: Box::pin(sleep(LINGER)),
                             left: LINGER_BYTES,

@@ -101,6 +101,14 @@ impl Handler for Paths {
             _ => full(StatusCode::OK, "ok"),
         }
     }
+
+    fn malformed(&self, fault: Fault) -> Response<Self::Body> {
+        let status = match fault.is_too_large() {
+            true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            false => StatusCode::BAD_REQUEST,
+        };
+        full(status, fault.to_string())
+    }
 }
 
 fn full(status: StatusCode, body: impl Into<Bytes>) -> Response<BoxBody<Bytes, Infallible>> {

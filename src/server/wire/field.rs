@@ -1,0 +1,46 @@
+//! One header line.
+
+use super::Fault;
+
+/// RFC 9110, section 5.6.2.
+const NAME_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let marks = b"!#$%&'*+-.^_`|~";
+    let mut at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
+
+/// Whether names of methods and headers may contain it.
+pub(super) fn is_name_byte(byte: u8) -> bool {
+    NAME_BYTES[byte as usize]
+}
+
+/// Name and value of a line that has lost its end; the value bears the spaces around it.
+pub(super) fn read(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
+    if matches!(line.first(), Some(b' ' | b'\t')) {
+        return Err(Fault::FoldedLine);
+    }
+    let end = line.iter().position(|byte| !is_name_byte(*byte));
+    let (name, value) = match end {
+        Some(end) if end > 0 && line[end] == b':' => (&line[..end], &line[end + 1..]),
+        _ => return Err(Fault::FieldName),
+    };
+    // Without a way out in the middle, so that many bytes are looked at in one go.
+    let is_clean = value.iter().fold(true, |is_clean, byte| {
+        is_clean & ((*byte >= 0x20) & (*byte != 0x7f) | (*byte == b'\t'))
+    });
+    match is_clean {
+        true => Ok((name, value)),
+        false if value.contains(&b'\r') => Err(Fault::LineEnding),
+        false => Err(Fault::FieldValue),
+    }
+}
