@@ -31,8 +31,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::header::HOST;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::header::{CONNECTION, HOST};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -198,7 +198,7 @@ impl Handler for Gateway {
     async fn handle(&self, request: Request<RequestBody>, peer: Peer) -> Response<Body> {
         let shared = &self.0;
         if let Some(fault) = shared.http.fault(&request) {
-            return shared.malformed(fault);
+            return shared.malformed(fault, request.version());
         }
         let host = request.uri().authority().map_or_else(
             || {
@@ -217,7 +217,10 @@ impl Handler for Gateway {
                 shared.metrics.unrouted.inc(Unrouted::NoRoute);
                 shared.refusal(Problem::NoRoute).unrouted()
             }
-            Found::Ambiguous => shared.malformed("The path could be read as another route's."),
+            Found::Ambiguous => {
+                let detail = "The path could be read as another route's.";
+                shared.malformed(detail, request.version())
+            }
             Found::Route {
                 index,
                 policy: None,
@@ -285,9 +288,15 @@ impl Shared {
         Refusal::new(problem, self.problem_base.as_deref())
     }
 
-    /// A refusal before any route was asked.
-    fn malformed(&self, detail: &str) -> Response<Body> {
-        self.unread(Problem::BadRequest, detail)
+    /// A refusal before any route was asked. What comes behind such a message on an HTTP/1 connection is not believed
+    /// to be one.
+    fn malformed(&self, detail: &str, version: Version) -> Response<Body> {
+        let mut response = self.unread(Problem::BadRequest, detail);
+        if version < Version::HTTP_2 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        response
     }
 
     fn unread(&self, problem: Problem, detail: &str) -> Response<Body> {

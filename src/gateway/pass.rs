@@ -18,7 +18,7 @@ use super::problem::Problem;
 use super::subject::{Lane, Tally};
 use crate::identity::KeySource;
 use crate::route::Policy;
-use crate::server::{Peer, RequestBody, RequestBodyError};
+use crate::server::{BodyVerdict, Peer, RequestBody, RequestBodyError};
 use crate::telemetry::Decision;
 use crate::upstream::{Gate, OutBody, SendErrorKind};
 
@@ -30,8 +30,9 @@ pub async fn untouched(
     peer: Peer,
 ) -> Response<Body> {
     let tally = Tally::new(Arc::clone(lane));
+    let verdict = request.body().verdict();
     let request = prepared(request, peer, OutBody::streaming);
-    let response = forwarded(shared, lane, request).await;
+    let response = forwarded(shared, lane, request, Some(verdict)).await;
     tally.decide(Decision::Passthrough);
     response
 }
@@ -46,10 +47,11 @@ pub async fn unkeyed(
     peer: Peer,
 ) -> Response<Body> {
     let keys = policy.key.clone();
+    let verdict = request.body().verdict();
     let request = prepared(request, peer, |body| {
         OutBody::streaming(WithoutKey { body, keys })
     });
-    let mut response = forwarded(shared, lane, request).await;
+    let mut response = forwarded(shared, lane, request, Some(verdict)).await;
     marked(&mut response);
     tally.decide(Decision::Unkeyed);
     response
@@ -63,7 +65,7 @@ pub async fn unprotected(
     outbound: Outbound,
 ) -> Response<Body> {
     let (request, _held) = outbound.into_request();
-    let mut response = forwarded(shared, lane, request).await;
+    let mut response = forwarded(shared, lane, request, None).await;
     marked(&mut response);
     tally.decide(Decision::Unprotected);
     response
@@ -104,7 +106,12 @@ pub fn target(uri: &Uri) -> Uri {
         .map_or_else(|| Uri::from_static("/"), Uri::from)
 }
 
-async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> Response<Body> {
+async fn forwarded(
+    shared: &Shared,
+    lane: &Lane,
+    request: Request<OutBody>,
+    verdict: Option<BodyVerdict>,
+) -> Response<Body> {
     let head_timeout = lane.route.response_timeout;
     let method = request.method().clone();
     let started = tokio::time::Instant::now();
@@ -135,7 +142,11 @@ async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> R
     let mut refusal = shared.refusal(problem);
     if problem == Problem::BadRequest {
         // A part of it may have been sent.
-        refusal.detail = Some("The request's body broke off, or stalled.".to_owned());
+        let fault = verdict.and_then(|verdict| verdict.fault());
+        refusal.detail = Some(fault.map_or_else(
+            || "The request's body broke off, or stalled.".to_owned(),
+            |fault| fault.to_string(),
+        ));
     }
     refusal.unprotected()
 }

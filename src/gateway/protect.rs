@@ -60,7 +60,7 @@ pub async fn protected(
     let (head, mut incoming) = request.into_parts();
     let whole = match body::read(&mut incoming, policy.max_request_body, &shared.budget).await {
         Ok(whole) => whole,
-        Err(partial) => return unread(shared, tally, &partial.reason, incoming.fault()),
+        Err(partial) => return unread(shared, tally, &partial.reason, incoming.verdict().fault()),
     };
     if names_key(policy, whole.trailers.as_ref()) {
         tally.decide(Decision::KeyInvalid);

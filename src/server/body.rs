@@ -30,6 +30,18 @@ pub struct RequestBody {
     findings: Option<Arc<Findings>>,
 }
 
+/// Says what is wrong with a body that has failed.
+#[derive(Clone)]
+pub struct BodyVerdict(Option<Arc<Findings>>);
+
+impl BodyVerdict {
+    /// The rule that the body breaks, where it was not only cut off.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        self.0.as_ref()?.body_fault()
+    }
+}
+
 /// A client's request body has failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestBodyError {
@@ -60,10 +72,10 @@ impl RequestBody {
         }
     }
 
-    /// What is wrong with a body that has failed, where it is not only cut off.
+    /// What will know, once the body has failed, why; also when the body is gone.
     #[must_use]
-    pub fn fault(&self) -> Option<Fault> {
-        self.findings.as_ref()?.body_fault()
+    pub fn verdict(&self) -> BodyVerdict {
+        BodyVerdict(self.findings.clone())
     }
 
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {

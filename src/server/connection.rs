@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::header::CONNECTION;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -148,6 +149,7 @@ async fn answer<H: Handler>(
         findings,
     } = context;
     let (request_half, response_half) = activity.begin(!request.body().is_end_stream());
+    let leaving = Arc::clone(&activity);
     let call = findings.as_ref().map(|findings| findings.call());
     let response = match call {
         Some((_, Some(fault))) => handler.malformed(fault),
@@ -159,8 +161,13 @@ async fn answer<H: Handler>(
             handler.handle(request.map(body), peer).await
         }
     };
+    let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    // The handler has had enough of this connection, whatever the client is still sending.
+    if !is_tunnel && response.headers().contains_key(CONNECTION) {
+        leaving.leave_unread();
+    }
     if let (Some(findings), Some((number, _))) = (&findings, call) {
-        findings.answered(number, response.status() == StatusCode::SWITCHING_PROTOCOLS);
+        findings.answered(number, is_tunnel);
     }
     Ok(response.map(|body| {
         body.map_err(move |error| {

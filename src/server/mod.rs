@@ -38,7 +38,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::Limits;
 
-pub use body::{RequestBody, RequestBodyError};
+pub use body::{BodyVerdict, RequestBody, RequestBodyError};
 pub use wire::{Fault, is_plain_host};
 
 /// Connections that the kernel holds until they are accepted; it cuts this down to its own limit.

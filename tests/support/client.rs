@@ -262,7 +262,8 @@ impl Connection {
     /// Goes away without waiting for an answer.
     pub fn hang_up(self) {}
 
-    async fn try_answer(&mut self) -> Option<Answer> {
+    /// Reads one answer; `None` where the connection ends before it.
+    pub async fn try_answer(&mut self) -> Option<Answer> {
         let (status, headers) = self.try_answer_head().await?;
         let framing = Framing::of_answer(&self.method, status, &headers);
         let mut body = Vec::new();
