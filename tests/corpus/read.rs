@@ -3,7 +3,7 @@
 //! A file has families: `== NAME`, the lines of a template, and then groups of variants under a verdict, `-- VERDICT`.
 //! Each variant is a line that takes the place of the template's `@`, and so makes one message. The ends of lines in
 //! the files count for nothing: what goes over the wire is written `\r` `\n` `\t` `\\` `\xHH`; `\e` is nothing, `\#` the
-//! message's number and `\*COUNT{…}` a repetition. Verdicts stand for what comes back, answer by answer (` then `):
+//! message's number, `\;` the end of a field of HTTP/2, and `\*COUNT{…}` a repetition. Verdicts stand for what comes back, answer by answer (` then `):
 //!
 //! - `forwarded METHOD TARGET HOST "BODY"`: the upstream gets this;
 //! - `refused SENTENCE`: 400 `bad-request` with this detail;
@@ -31,6 +31,7 @@ pub struct Message {
 pub enum Outcome {
     Forwarded(Expected),
     Refused(String),
+    Broken(String),
     Answered(u16, Option<String>),
     Waits,
     Reset,
@@ -109,7 +110,8 @@ fn outcome(verdict: &str) -> Outcome {
                 body,
             })
         }
-        "refused" | "broken" => Outcome::Refused(rest.to_owned()),
+        "refused" => Outcome::Refused(rest.to_owned()),
+        "broken" => Outcome::Broken(rest.to_owned()),
         "answered" => {
             let (status, slug) = rest.split_once(' ').unwrap_or((rest, ""));
             let slug = (!slug.is_empty()).then(|| slug.to_owned());
@@ -138,6 +140,7 @@ fn unescaped(text: &str, number: usize) -> Vec<u8> {
             Some(b't') => bytes.push(b'\t'),
             Some(b'\\') => bytes.push(b'\\'),
             Some(b'e') => {}
+            Some(b';') => bytes.push(0x1e),
             Some(b'#') => bytes.extend(number.to_string().bytes()),
             Some(b'x') => {
                 bytes.push(u8::from_str_radix(&escape[1..3], 16).expect("two digits"));
