@@ -313,6 +313,59 @@ async fn an_early_answer_reaches_a_client_that_is_still_sending() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_still_sending_reads_why_its_message_was_refused() {
+    let running = start(&limits());
+    let (head, chunk) = ("POST /echo HTTP/1.1\r\n", vec![b'a'; 10_000]);
+    for (message, fault) in [
+        ("Host : a\r\n\r\n", Fault::FieldName),
+        ("Transfer-Encoding: chunked\r\n\r\n5 \r\n", Fault::ChunkSize),
+    ] {
+        let mut socket = running.connect().await;
+        say(&mut socket, [head, message].concat()).await;
+        for _ in 0..10 {
+            say(&mut socket, &chunk).await;
+            tokio::task::yield_now().await;
+        }
+        let expected = match fault {
+            Fault::FieldName => fault.to_string(),
+            _ => "failed".to_owned(),
+        };
+        let answer = hear(&mut socket, &expected).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        say(&mut socket, &chunk).await;
+        let end = socket.read(&mut [0]).await;
+        assert_eq!(end.expect("an orderly end"), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_request_before_a_malformed_one_is_answered_first() {
+    let running = start(&limits());
+    let mut socket = running.connect().await;
+    say(&mut socket, format!("{}GET / HTTP/1.1\n\n", get("/hold"))).await;
+    running.paths.begun.notified().await;
+    running.paths.may_answer.notify_one();
+    let answers = String::from_utf8(hear_all(&mut socket).await).unwrap();
+    let held = answers.find("held").expect("the first answer");
+    let refused = answers.find("HTTP/1.1 400").expect("the second one");
+    assert!(
+        held < refused && answers.contains("connection: close"),
+        "{answers}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_behind_half_a_request_is_noticed() {
+    let running = start(&limits());
+    let dropped = running.token();
+    let mut socket = running.connect().await;
+    say(&mut socket, format!("{}GET / HTT", get("/hold"))).await;
+    running.paths.begun.notified().await;
+    drop(socket);
+    dropped.await;
+}
+
+#[tokio::test]
 async fn a_full_server_says_503_and_serves_again_when_one_has_left() {
     let running = start(&Limits {
         max_connections: 1,

@@ -94,6 +94,10 @@ impl Wire {
                 let count = self.ready.len().min(buf.remaining());
                 buf.put_slice(&self.ready[..count]);
                 self.ready.advance(count);
+                if self.ready.is_empty() {
+                    // Also gives its buffer back.
+                    self.ready = Bytes::new();
+                }
                 return Poll::Ready(Ok(()));
             }
             match self.place {
