@@ -160,7 +160,7 @@ async fn sent(gateway: &Gateway, message: &Message, report: &mut Report) -> Resu
 
 /// An answer, or none because it takes far too long.
 async fn heard(connection: &mut Connection) -> Result<Answer, String> {
-    match timeout(PATIENCE / 10, connection.try_answer()).await {
+    match timeout(PATIENCE, connection.try_answer()).await {
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => Err("no answer, and the connection closed".to_owned()),
         Err(_) => Err("no answer".to_owned()),

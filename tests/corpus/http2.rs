@@ -46,7 +46,7 @@ async fn every_field_list_is_forwarded_as_it_says_or_refused_by_its_rule() {
 }
 
 async fn sent(gateway: &Gateway, message: &Message, report: &mut Report) -> Result<(), String> {
-    let answered = timeout(PATIENCE / 10, exchanged(gateway, &message.bytes)).await;
+    let answered = timeout(PATIENCE, exchanged(gateway, &message.bytes)).await;
     let answer = match answered {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => return Err(error.to_string()),
