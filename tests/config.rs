@@ -173,7 +173,7 @@ fn defaults_are_those_of_the_reference() {
     assert_eq!(upstreams[0].endpoints, [endpoint]);
     assert_eq!(upstreams[0].max_in_flight, 1024);
     let route = &routes[0];
-    assert_eq!((route.name.as_str(), route.id.as_str()), ("all", "all"));
+    assert_eq!((route.name.as_str(), &*route.id), ("all", "all"));
     assert_eq!(route.matcher.methods, [] as [Method; 0]);
     assert_eq!(route.response_timeout, Duration::from_secs(30));
     let policy = policy(route);

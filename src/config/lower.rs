@@ -204,7 +204,11 @@ fn route(file: &RouteFile, config: &ConfigFile, findings: &mut Findings) -> Opti
     let mode = mode(file, findings);
     let Label(name) = name?;
     Some(Route {
-        id: file.id.value()?.map_or_else(|| name.clone(), |id| id.0),
+        id: file
+            .id
+            .value()?
+            .map_or_else(|| name.clone(), |id| id.0)
+            .into(),
         name,
         matcher: Matcher {
             methods: file.methods.value()?,

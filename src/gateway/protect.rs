@@ -203,6 +203,7 @@ fn subject(
         id,
         origin: Origin {
             fingerprint: identifier.fingerprint(&policy.fingerprint, &parts, &whole.bytes),
+            route: Arc::clone(&lane.route.id),
             reference: identifier.seal_reference(&id, &reference, nonce),
         },
     };

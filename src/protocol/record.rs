@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::op::Origin;
 use super::time::Timestamp;
 
 /// The version of the rules that made a record. A record of a newer version is unreadable, never absent.
@@ -62,6 +63,9 @@ pub struct Record {
     pub fingerprint: Fingerprint,
     /// The version of the rules that made it, see [`RULES`].
     pub rules: u16,
+    /// The `id` of the route that it belongs to, so that unresolved records can be told apart by route without
+    /// opening them. Empty where it was made before records bore it.
+    pub route: Arc<str>,
     /// Key, method, path and the scope's display name, sealed; only the admin API opens it.
     pub reference: Bytes,
     /// The end of its retention: from then on it reads as expired or, where no tombstone was asked for, as absent.
@@ -216,6 +220,16 @@ impl Record {
             self.state = State::Expired;
         }
         Some(self)
+    }
+
+    /// What the record is made of besides its state.
+    #[must_use]
+    pub fn into_origin(self) -> Origin {
+        Origin {
+            fingerprint: self.fingerprint,
+            route: self.route,
+            reference: self.reference,
+        }
     }
 
     /// The claim's or the unknown attempt's owner, fence and beat; what an op compares as `seen`.

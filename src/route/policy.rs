@@ -1,6 +1,7 @@
 //! What a route asks of its requests: the settings of section `[[routes]]`, lowered. Nothing in here is
 //! optional unless a route may really do without it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::identity::{FingerprintRules, KeyFormat, KeySource, ScopeSource};
@@ -13,7 +14,7 @@ pub struct Route {
     /// The metrics label.
     pub name: String,
     /// The identity in record ids.
-    pub id: String,
+    pub id: Arc<str>,
     /// Which requests it takes.
     pub matcher: Matcher,
     /// The name of its upstream.

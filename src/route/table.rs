@@ -161,7 +161,7 @@ mod tests {
     fn route(name: &str, methods: &[Method], host: Option<&str>, path: &str, mode: Mode) -> Route {
         Route {
             name: name.to_owned(),
-            id: name.to_owned(),
+            id: name.into(),
             matcher: Matcher {
                 methods: methods.to_vec(),
                 host: host.map(str::to_owned),

@@ -142,6 +142,7 @@ mod tests {
         Record {
             fingerprint: Fingerprint([0; 32]),
             rules: RULES,
+            route: "create-payment".into(),
             reference: Bytes::new(),
             expires_at: forget_at,
             forget_at,

@@ -141,6 +141,7 @@ pub async fn full_refuses_new_claims_only(harness: &dyn Harness) {
     let known = RecordId([0; 32]);
     let origin = Origin {
         fingerprint: Fingerprint([1; 32]),
+        route: "create-payment".into(),
         reference: Bytes::new(),
     };
     let again = store
@@ -177,6 +178,7 @@ pub async fn forgets_what_has_ended(harness: &mut dyn Harness) {
     let (owner, fingerprint) = (Owner(1), Fingerprint([1; 32]));
     let origin = Origin {
         fingerprint,
+        route: "create-payment".into(),
         reference: Bytes::new(),
     };
     let day = Duration::from_secs(86_400);
@@ -268,6 +270,7 @@ pub fn claim(owner: Owner, fingerprint: Fingerprint) -> Op {
         owner,
         origin: Origin {
             fingerprint,
+            route: "create-payment".into(),
             reference: Bytes::from_static(b"reference"),
         },
         lease: Duration::from_secs(15),
@@ -401,6 +404,7 @@ impl Random {
     fn origin(&mut self) -> Origin {
         Origin {
             fingerprint: self.fingerprint(),
+            route: "create-payment".into(),
             reference: self.reference(),
         }
     }

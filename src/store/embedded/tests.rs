@@ -332,6 +332,7 @@ fn claim(n: u8) -> Op {
         owner: Owner(n.into()),
         origin: Origin {
             fingerprint: Fingerprint([1; 32]),
+            route: "create-payment".into(),
             reference: Bytes::from(vec![n; 500]),
         },
         lease: MARK_KEEP,
