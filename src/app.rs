@@ -12,12 +12,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::admin::{Admin, Readiness};
-use crate::config::{Config, StoreConfig, StoreLocation};
+use crate::config::{Config, EncryptionKey, StoreConfig, StoreLocation};
 use crate::gateway::{Gateway, Parts};
 use crate::identity::IdKeyBytes;
 use crate::route::Table;
 use crate::server::Server;
-use crate::store::{Embedded, Memory, OpenError, Store, system_clock};
+use crate::store::{Embedded, Memory, OpenError, Sealing, SealingKey, Store, system_clock};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
@@ -83,6 +83,7 @@ struct Running {
 impl Running {
     async fn start(config: Config, readiness: Arc<Readiness>) -> Result<Self, Error> {
         let (store, id_key) = open(&config.store).await?;
+        let store = sealed(store, &config.store.encryption_keys);
         let upstreams: Vec<(String, Arc<Upstream>)> = config
             .upstreams
             .iter()
@@ -192,6 +193,22 @@ async fn open(config: &StoreConfig) -> Result<(Arc<dyn Store>, IdKeyBytes), Erro
             Ok((Arc::new(store), IdKeyBytes(id_key)))
         }
     }
+}
+
+/// The store, with its responses encrypted at rest where there is a key to do it with.
+fn sealed(store: Arc<dyn Store>, keys: &[EncryptionKey]) -> Arc<dyn Store> {
+    if keys.is_empty() {
+        return store;
+    }
+    let keys: Vec<_> = keys
+        .iter()
+        .map(|key| SealingKey {
+            id: key.id.clone(),
+            bytes: key.bytes,
+        })
+        .collect();
+    tracing::info!(key = keys[0].id, "recorded responses are encrypted at rest");
+    Arc::new(Sealing::new(store, &keys))
 }
 
 fn absolute(path: &Path) -> PathBuf {

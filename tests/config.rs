@@ -589,7 +589,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         "store.url = \"redis-cluster://127.0.0.1:1\"",
         "store.url = \"redis-sentinel://127.0.0.1:1/a\"",
         "store.url = \"dynamodb://table\"",
-        "store.encryption_keys = []",
         "store.replicas_ack = 1",
         "defaults.probe = {}",
     ] {

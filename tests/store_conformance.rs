@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use conformance::{Harness, Reopened};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use oncegate::protocol::Timestamp;
-use oncegate::store::{Clock, Embedded, Memory, Store};
+use oncegate::store::{Clock, Embedded, Memory, Sealing, SealingKey, Store};
 
 const ROOMY: u64 = 1 << 30;
 const TIGHT: u64 = 4096;
@@ -43,6 +43,13 @@ async fn memory_forgets_what_has_ended() {
 #[tokio::test]
 async fn a_closed_memory_says_so() {
     conformance::closed_says_so(&InMemory::new(ROOMY)).await;
+}
+
+#[tokio::test]
+async fn a_sealed_store_agrees_with_apply() {
+    for seed in seeds(SEQUENCES) {
+        conformance::agrees_with_apply(&mut InMemory::sealed(ROOMY), seed).await;
+    }
 }
 
 #[tokio::test]
@@ -116,7 +123,7 @@ impl SetClock {
 
 struct InMemory {
     clock: SetClock,
-    store: Arc<Memory>,
+    store: Arc<dyn Store>,
 }
 
 impl InMemory {
@@ -125,11 +132,21 @@ impl InMemory {
         let store = Arc::new(Memory::new(max_size, clock.for_store()));
         Self { clock, store }
     }
+
+    fn sealed(max_size: u64) -> Self {
+        let Self { clock, store } = Self::new(max_size);
+        let key = SealingKey {
+            id: "a".to_owned(),
+            bytes: [1; 32],
+        };
+        let store = Arc::new(Sealing::new(store, &[key]));
+        Self { clock, store }
+    }
 }
 
 impl Harness for InMemory {
     fn store(&self) -> Arc<dyn Store> {
-        Arc::clone(&self.store) as Arc<dyn Store>
+        Arc::clone(&self.store)
     }
 
     fn now(&self) -> Timestamp {

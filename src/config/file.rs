@@ -78,8 +78,24 @@ section! {
         /// is set. A relative path starts at the working directory; a newline at the end of a file is not part of
         /// the secret.
         id_key: Option<Secret>,
+        /// Recorded responses are encrypted at rest where there is a key: AES-256-GCM, bound to their record, bodies
+        /// compressed first. The first key encrypts and all of them decrypt: to rotate, put a new one in front, and
+        /// take the old one away once the longest `retention` is over. A response whose key is missing is not
+        /// replayed: its duplicates are answered with 503. What was recorded without a key stays as it is.
+        encryption_keys: Vec<EncryptionKeyFile> = [],
     }
-    later { "encryption_keys", "replicas_ack" }
+    later { "replicas_ack" }
+}
+
+section! {
+    /// A key that recorded responses are encrypted with.
+    EncryptionKeyFile {
+        /// Its name, which encrypted responses bear. Never give it to another key.
+        id: Label,
+        /// A secret of 32 bytes or more.
+        key: Secret,
+    }
+    later {}
 }
 
 section! {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::{HeaderName, header};
 
 use super::file::{
-    AdminFile, ConfigFile, FingerprintFile, LimitsFile, OutcomesFile, RetentionFile, RouteFile,
-    StoreFile, UpstreamFile,
+    AdminFile, ConfigFile, EncryptionKeyFile, FingerprintFile, LimitsFile, OutcomesFile,
+    RetentionFile, RouteFile, StoreFile, UpstreamFile,
 };
 use super::finding::Findings;
 use super::order;
@@ -16,8 +16,8 @@ use super::secret;
 use super::setting::Setting;
 use super::value::{Label, Size, duration_in_words};
 use super::words::{BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord};
-use super::{Config, Limits, StoreConfig, StoreLocation, UpstreamConfig};
-use crate::identity::{FingerprintRules, KeySource, ScopeSource};
+use super::{Config, EncryptionKey, Limits, StoreConfig, StoreLocation, UpstreamConfig};
+use crate::identity::{FingerprintRules, IdKeyBytes, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
 use crate::route::{Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
 
@@ -79,8 +79,12 @@ fn store(file: Option<&StoreFile>, findings: &mut Findings) -> Option<StoreConfi
     let file = file?;
     let id_key = match file.id_key.get()? {
         None => None,
-        Some(secret) => Some(secret::id_key(secret, &file.id_key.place, findings)?),
+        Some(secret) => {
+            let key = secret::key(secret, &file.id_key.place, findings)?;
+            Some(IdKeyBytes(key))
+        }
     };
+    let encryption_keys = encryption_keys(file.encryption_keys.get()?, findings)?;
     let location = file.url.value()?;
     let max_size = match (file.max_size.value()?, &location) {
         (Some(size), _) => size.0.0,
@@ -97,7 +101,26 @@ fn store(file: Option<&StoreFile>, findings: &mut Findings) -> Option<StoreConfi
             .map(|namespace| namespace.0)
             .unwrap_or_default(),
         id_key,
+        encryption_keys,
     })
+}
+
+fn encryption_keys(
+    files: &[EncryptionKeyFile],
+    findings: &mut Findings,
+) -> Option<Vec<EncryptionKey>> {
+    let mut keys: Vec<EncryptionKey> = Vec::new();
+    for (index, file) in files.iter().enumerate() {
+        let id = file.id.value()?.0;
+        if let Some(first) = keys.iter().position(|key| key.id == id) {
+            let message = format!("{id:?} names two keys");
+            findings.conflict(&files[index].id.place, message, &files[first].id.place);
+            return None;
+        }
+        let bytes = secret::key(file.key.get()?, &file.key.place, findings)?;
+        keys.push(EncryptionKey { id, bytes });
+    }
+    Some(keys)
 }
 
 fn limits(file: &LimitsFile) -> Option<Limits> {

@@ -14,6 +14,7 @@ mod setting;
 mod value;
 mod words;
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -175,6 +176,22 @@ pub struct StoreConfig {
     pub namespace: String,
     /// Keys record ids and fingerprints; `None`: made by the store.
     pub id_key: Option<crate::identity::IdKeyBytes>,
+    /// The first one encrypts recorded responses, all of them decrypt; empty: they are stored as they are.
+    pub encryption_keys: Vec<EncryptionKey>,
+}
+
+/// What recorded responses are encrypted with.
+pub struct EncryptionKey {
+    /// Its name.
+    pub id: String,
+    /// 256 bits.
+    pub bytes: [u8; 32],
+}
+
+impl fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EncryptionKey").field(&self.id).finish()
+    }
 }
 
 /// Which store.

@@ -245,6 +245,13 @@ impl Shared {
                     return (Decision::Replayed, replay::replayed(response));
                 }
                 Answer::NotStored(_) => (Decision::NotStored, Problem::ResponseNotStored),
+                Answer::Sealed(_) => {
+                    tracing::error!(
+                        key_ref = %subject.key_ref(), route = subject.route(),
+                        "the recorded response is sealed, and no `encryption_keys` are configured",
+                    );
+                    (Decision::StoreUnavailable, Problem::StoreUnavailable)
+                }
             },
             Verdict::Unknown { .. } => (Decision::Unknown, Problem::OutcomeUnknown),
             Verdict::Mismatch => (Decision::Mismatch, Problem::KeyReused),

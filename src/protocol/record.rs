@@ -164,6 +164,17 @@ pub enum Answer {
     Stored(Arc<Response>),
     /// Only that it came.
     NotStored(NotStored),
+    /// All of it, as it is at rest: only a store that holds the key makes or reads it.
+    Sealed(Sealed),
+}
+
+/// A response that is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sealed {
+    /// The id of the key.
+    pub key: Arc<str>,
+    /// What it is made to.
+    pub text: Bytes,
 }
 
 /// A recorded response: what is replayed.

@@ -250,6 +250,7 @@ fn size(record: &Record) -> u64 {
                 headers + length(response.body.len())
             }
             Answer::NotStored(_) => 0,
+            Answer::Sealed(sealed) => length(sealed.text.len()),
         },
         State::Claimed(_) | State::Unknown(_) | State::Expired => 0,
     };

@@ -8,6 +8,7 @@ mod embedded;
 mod marks;
 mod memory;
 mod retention;
+mod sealing;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
 pub use codec::Unreadable;
 pub use embedded::{Embedded, OpenError};
 pub use memory::Memory;
+pub use sealing::{Sealing, SealingKey};
 
 /// A clock that a store reads: milliseconds since the Unix epoch. Tests pass one that they set.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;

@@ -206,7 +206,7 @@ impl FaultyStore {
         match self.state()? {
             State::Completed(completed) => match completed.answer {
                 Answer::Stored(response) => Some(response.body.clone()),
-                Answer::NotStored(_) => None,
+                Answer::NotStored(_) | Answer::Sealed(_) => None,
             },
             _ => None,
         }
