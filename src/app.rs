@@ -129,6 +129,8 @@ impl Running {
         }
         tokio::spawn(admin.serve());
         tokio::spawn(watch_store(gateway.clone(), readiness));
+        let follower = gateway.clone();
+        tokio::spawn(async move { follower.follow_epoch().await });
         let (draining, drain) = watch::channel(None);
         let server = tokio::spawn(server.run(gateway.clone(), drain));
         Ok(Self {

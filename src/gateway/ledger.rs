@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::protocol::{Fingerprint, Op, RecordId, Verdict};
-use crate::store::{NotDone, Store, StoreError};
+use crate::store::{Hints, NotDone, Store, StoreError};
 use crate::telemetry::{Metrics, StoreOp, StoreResult};
 
 /// The first pause before a call is repeated.
@@ -88,6 +88,28 @@ impl Ledger {
         .await
     }
 
+    /// Hints about a record that another process may be settling, see [`Store::hints`].
+    #[must_use]
+    pub fn hints(&self, id: RecordId) -> Option<Hints> {
+        self.store.hints(id)
+    }
+
+    /// See [`Store::epoch`].
+    ///
+    /// # Errors
+    /// What the store says, or that it says nothing in time.
+    pub async fn epoch(&self) -> Result<Option<u64>, StoreError> {
+        timeout(self.timeout, self.store.epoch())
+            .await
+            .unwrap_or_else(|_| Err(silent()))
+    }
+
+    /// How long one call may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Whether the store can be asked.
     ///
     /// # Errors
@@ -106,7 +128,7 @@ impl Ledger {
         let asked = Instant::now();
         let answer = timeout(patience, call)
             .await
-            .unwrap_or_else(|_| Err(StoreError::InDoubt("no answer in time".to_owned())));
+            .unwrap_or_else(|_| Err(silent()));
         let result = match &answer {
             Ok(_) => StoreResult::Done,
             Err(StoreError::NotDone(_)) => StoreResult::NotDone,
@@ -115,6 +137,10 @@ impl Ledger {
         self.metrics.store.call(label, result, asked.elapsed());
         answer
     }
+}
+
+fn silent() -> StoreError {
+    StoreError::InDoubt("no answer in time".to_owned())
 }
 
 #[cfg(test)]

@@ -7,14 +7,17 @@
 //! ```
 //!
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
-//! is asked, `lease` keeps a claim alive, `waiters` and `replay` answer duplicates, `problem` words refusals.
+//! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `problem` words refusals.
 //! Nothing in here opens a socket or a file.
 
 mod attempt;
 mod body;
 mod detach;
 mod dispatch;
+#[cfg(test)]
+mod elsewhere;
 mod exchange;
+mod foreign;
 mod headers;
 mod lease;
 mod ledger;
@@ -49,6 +52,7 @@ use crate::upstream::Upstream;
 pub use body::Body;
 
 use body::Budget;
+use foreign::Foreign;
 use ledger::Ledger;
 use problem::{Problem, Refusal};
 use replay::ReplayCache;
@@ -91,6 +95,7 @@ pub struct Shared {
     lanes: Vec<Arc<Lane>>,
     ledger: Arc<Ledger>,
     waiters: Arc<Waiters>,
+    foreign: Arc<Foreign>,
     cache: ReplayCache,
     budget: Arc<Budget>,
     late: Arc<Semaphore>,
@@ -137,10 +142,12 @@ impl Gateway {
         metrics.late_dispatches_limit.set(limits.max_late as u64);
         metrics.replay_cache.limit_bytes.set(limits.replay_cache);
         let ledger = Ledger::new(parts.store, parts.store_timeout, Arc::clone(&metrics));
+        let ledger = Arc::new(ledger);
         Self(Arc::new(Shared {
             lanes: routes.routes().iter().enumerate().map(lane).collect(),
             routes,
-            ledger: Arc::new(ledger),
+            foreign: Foreign::new(Arc::clone(&ledger)),
+            ledger,
             waiters: Waiters::new(limits.max_waiters, limits.max_waiters_per_key),
             cache: ReplayCache::new(limits.replay_cache),
             budget: Budget::new(limits.max_buffered),
@@ -165,6 +172,11 @@ impl Gateway {
     #[must_use]
     pub fn refusal_when_full(&self) -> Vec<u8> {
         self.0.refusal(Problem::Overloaded).unread()
+    }
+
+    /// Keeps the replay cache true where other processes have the store, too: to be run beside the gateway.
+    pub async fn follow_epoch(&self) {
+        self.0.cache.follow(&self.0.ledger).await;
     }
 
     /// Sets the gauges that mirror what is held here; for each scrape.

@@ -4,13 +4,12 @@
 //! goes on then in a task of its own.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, Request, Response, request};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
 use super::body::{self, Body, Unread, Whole};
@@ -28,9 +27,6 @@ use crate::protocol::{Origin, Owner, Verdict};
 use crate::route::{OnStoreDown, Policy};
 use crate::server::{Peer, RequestBody};
 use crate::telemetry::Decision;
-
-/// How often a duplicate asks the store about an attempt that is not under way in this process.
-const POLL_EVERY: Duration = Duration::from_secs(1);
 
 /// Answers a request on a protected route.
 pub async fn protected(
@@ -364,33 +360,35 @@ impl Call {
         let Some(_place) = self.shared.waiters.place() else {
             return self.full(tally);
         };
-        while !self.is_over() {
-            sleep_until(self.give_up.min(Instant::now() + POLL_EVERY)).await;
-            let fingerprint = self.subject.origin.fingerprint;
-            let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
-            if !matches!(record, Ok(Some(Verdict::InFlight { .. })) | Err(_)) {
-                break;
-            }
+        let fingerprint = self.subject.origin.fingerprint;
+        let ended = self.shared.foreign.ended(self.subject.id, fingerprint);
+        match timeout_at(self.give_up, ended).await {
+            Ok(verdict) => self.after_waiting(tally, verdict),
+            Err(_) => self.looked(tally).await,
         }
-        self.looked(tally).await
     }
 
-    /// Answers what the record says now. Where there is none any more, the first attempt was released: those that
-    /// waited for it are told to come again, and do not all dispatch at once.
+    /// Answers what the record says now.
     async fn looked(self, tally: Tally) -> Response<Body> {
         let fingerprint = self.subject.origin.fingerprint;
         match self.shared.ledger.look(self.subject.id, fingerprint).await {
-            Ok(Some(verdict)) => {
-                let (decision, response) = self.shared.told(&self.subject, verdict);
-                tally.decide(match decision {
-                    Decision::Replayed => Decision::Joined,
-                    decision => decision,
-                });
-                response
-            }
-            Ok(None) => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),
+            Ok(verdict) => self.after_waiting(tally, verdict),
             Err(_) => self.refused(tally, Decision::StoreUnavailable, Problem::StoreUnavailable),
         }
+    }
+
+    /// Answers one that has waited. Where there is no record any more, the first attempt was released: those that
+    /// waited for it are told to come again, and do not all dispatch at once.
+    fn after_waiting(&self, tally: Tally, verdict: Option<Verdict>) -> Response<Body> {
+        let Some(verdict) = verdict else {
+            return self.refused(tally, Decision::InProgress, Problem::RequestInProgress);
+        };
+        let (decision, response) = self.shared.told(&self.subject, verdict);
+        tally.decide(match decision {
+            Decision::Replayed => Decision::Joined,
+            decision => decision,
+        });
+        response
     }
 
     /// The store gave no claim. Nothing was sent under it, and nothing will be.

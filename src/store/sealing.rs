@@ -16,7 +16,7 @@ use aws_lc_rs::{hmac, rand};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 
-use super::{NotDone, Store, StoreError, Usage};
+use super::{Hints, NotDone, Store, StoreError, Usage};
 use crate::protocol::{
     Answer, Completed, Fingerprint, Found, Op, Record, RecordId, Resolution, Response, Sealed,
     State, Verdict,
@@ -148,6 +148,14 @@ impl Store for Sealing {
 
     fn usage(&self) -> Usage {
         self.inner.usage()
+    }
+
+    fn hints(&self, id: RecordId) -> Option<Hints> {
+        self.inner.hints(id)
+    }
+
+    fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
+        self.inner.epoch()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
