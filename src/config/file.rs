@@ -10,7 +10,7 @@ use super::document::OWN;
 use super::finding::Findings;
 use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
-use super::value::{Count, Label, Named, Positive, Size};
+use super::value::{Count, Label, Named, Partly, Positive, Size};
 use super::words::{
     AfterExpiry, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAge, KeyWord, ModeWord,
     OnStoreDownWord, OnUnknown, Profile, ScopeWord, StatusWord, UnknownStatus,
@@ -223,9 +223,9 @@ section! {
     /// What the upstream's status says about the operation. What is in neither list is recorded.
     OutcomesFile {
         /// The upstream did nothing: the key is free again.
-        release: Vec<StatusWord> = ["401", "425", "429"],
+        release: Partly<StatusWord> = ["401", "425", "429"],
         /// The status does not say what happened.
-        unknown: Vec<StatusWord> = ["408", "502", "503", "504"],
+        unknown: Partly<StatusWord> = ["408", "502", "503", "504"],
     }
     later {}
 }
@@ -252,7 +252,7 @@ impl Value for DefaultsFile {
         let route = RouteFile::read(written, findings)?;
         let own = [("name", &route.name), ("id", &route.id)];
         for (name, setting) in own {
-            if setting.get().is_none_or(Option::is_some) {
+            if setting.written().is_some() {
                 findings.value(
                     &setting.place,
                     format!("belongs to one route; there is no `{name}` for all"),

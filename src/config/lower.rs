@@ -4,17 +4,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{HeaderName, header};
+use http::HeaderName;
 
 use super::file::{
     AdminFile, ConfigFile, FingerprintFile, LimitsFile, OutcomesFile, RetentionFile, RouteFile,
     StoreFile, UpstreamFile,
 };
-use super::finding::Findings;
+use super::finding::{Findings, Place};
+use super::home::nearest;
 use super::order;
 use super::secret;
 use super::setting::Setting;
-use super::value::{Label, Size, duration_in_words};
+use super::value::{Label, Positive, Size, duration_in_words, size_in_words};
 use super::words::{BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord};
 use super::{Config, Limits, StoreConfig, StoreLocation, UpstreamConfig};
 use crate::identity::{FingerprintRules, KeySource, ScopeSource};
@@ -60,19 +61,42 @@ fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<SocketAdd
         .chain(admin)
         .collect();
     for (index, address) in all.iter().enumerate() {
-        let same = |other: &&&Setting<SocketAddr>| {
-            // Port 0 is another one each time.
-            address.get().is_some_and(|address| address.port() != 0) && other.get() == address.get()
+        let first = all[..index].iter().find_map(|first| {
+            let (first_address, address) = (first.get()?, address.get()?);
+            clash(*first_address, *address).then_some((first, first_address))
+        });
+        let Some((first, first_address)) = first else {
+            continue;
         };
-        if let Some(first) = all[..index].iter().find(same) {
-            let message = format!("{} is taken twice", address.get()?);
-            findings.conflict(&address.place, message, &first.place);
-        }
+        let by_default = match first.written() {
+            Some(_) => "",
+            None => ", by default",
+        };
+        let message = format!(
+            "{} is taken by `{}` = \"{first_address}\"{by_default}; choose another port for one of them",
+            address.get()?,
+            first.place.path,
+        );
+        // What stands by default has no place of its own.
+        let (place, other) = match (address.written(), first.written()) {
+            (None, Some(written)) => (written, None),
+            (_, other) => (&address.place, other),
+        };
+        findings.conflict(place, message, other.as_slice());
     }
     listeners
         .iter()
         .map(|listener| listener.address.value())
         .collect()
+}
+
+/// Whether one address cannot be listened on beside the other.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = |address: SocketAddr| address.ip().is_unspecified();
+    // Port 0 is another one each time.
+    one.port() != 0
+        && one.port() == other.port()
+        && (one.ip() == other.ip() || one.is_ipv4() == other.is_ipv4() && (all(one) || all(other)))
 }
 
 fn store(file: Option<&StoreFile>, findings: &mut Findings) -> Option<StoreConfig> {
@@ -125,7 +149,7 @@ fn upstreams(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<UpstreamC
     }
     let upstreams: Vec<_> = upstreams
         .iter()
-        .map(|(name, file)| upstream(name, file, findings))
+        .map(|(name, file)| upstream(name, file.as_ref()?, findings))
         .collect();
     upstreams.into_iter().collect()
 }
@@ -170,19 +194,23 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
     let max_buffered = file
         .limits
         .get()
-        .and_then(|limits| limits.max_buffered.get());
-    let max_buffered = max_buffered.map(|size| size.0);
-    let store = file.store.get().and_then(|store| store.timeout.get());
-    let store_timeout = store.map(|timeout| timeout.0);
+        .map(|limits| &limits.max_buffered);
+    let store_timeout = file.store.get().map(|store| &store.timeout);
     let mut lowered = Vec::new();
     for route_file in files {
-        bounds(route_file, max_buffered, findings);
-        outlives(route_file, store_timeout, findings);
+        if let Some(max_buffered) = max_buffered {
+            bounds(route_file, max_buffered, findings);
+        }
+        if let Some(store_timeout) = store_timeout {
+            outlives(route_file, store_timeout, findings);
+        }
         lowered.push(route(route_file, file, findings));
     }
     order::names(files, findings);
+    order::colons(files, findings);
+    order::tokens(files, findings);
+    order::shadows(files, findings);
     let routes: Vec<Route> = lowered.into_iter().collect::<Option<_>>()?;
-    order::shadows(files, &routes, findings);
     order::spellings(files, &routes, findings);
     Some(routes)
 }
@@ -195,10 +223,13 @@ fn route(file: &RouteFile, config: &ConfigFile, findings: &mut Findings) -> Opti
         && !upstreams.0.contains_key(name)
     {
         let names: Vec<&str> = upstreams.0.keys().map(String::as_str).collect();
-        let message = format!(
-            "there is no upstream `{name}`; there are {}",
-            names.join(", ")
-        );
+        let advice = match (nearest(name, &names), names.as_slice()) {
+            (Some(near), _) => format!("did you mean \"{near}\"?"),
+            (None, []) => format!("write `[upstreams.{name}]` with its endpoints"),
+            (None, [one]) => format!("there is only {one}"),
+            (None, names) => format!("there are {}", names.join(", ")),
+        };
+        let message = format!("there is no upstream `{name}`; {advice}");
         findings.whole(&file.upstream.place, message);
     }
     let mode = mode(file, findings);
@@ -322,11 +353,6 @@ fn scope(
     if let Some(ScopeWord::Header(twice)) = repeated(&words) {
         findings.whole(&setting.place, format!("has `header:{twice}` twice"));
     }
-    if words.contains(&ScopeWord::Header(header::AUTHORIZATION)) {
-        let message = "a client that refreshes its token between two tries is another client by \
-                       `header:Authorization`; where a header names the client for good, use that";
-        findings.warn(&setting.place, message.to_owned(), None);
-    }
     let sources = words.into_iter().filter_map(|word| match word {
         ScopeWord::Header(name) => Some(ScopeSource::Header(name)),
         ScopeWord::None => None,
@@ -340,7 +366,8 @@ fn fingerprint(file: &FingerprintFile, findings: &mut Findings) -> Option<Finger
     if !ignore.is_empty() && body.is_some_and(|body| body != BodyWord::Json) {
         let message =
             "members can only be ignored where the body counts as JSON; set body = \"json\"";
-        findings.whole(&file.ignore.place, message.to_owned());
+        let other = file.body.written();
+        findings.conflict(&file.ignore.place, message.to_owned(), other.as_slice());
     }
     let headers: Vec<HeaderName> = file.headers.value()?;
     if let Some(twice) = repeated(&headers) {
@@ -360,19 +387,27 @@ fn outcomes(file: &OutcomesFile, findings: &mut Findings) -> Option<Outcomes> {
         let words: Vec<&str> = words.iter().map(|word| word.0.as_str()).collect();
         StatusSet::parse(&words).ok()
     };
-    let release = set(file.release.get()?)?;
-    let unknown = set(file.unknown.get()?)?;
+    let release = set(&file.release.get()?.0)?;
+    let unknown = set(&file.unknown.get()?.0)?;
     if let Some(status) = release.overlap(&unknown) {
-        let (later, first) = if file.release.place.offset > file.unknown.place.offset {
-            (&file.release.place, &file.unknown.place)
-        } else {
-            (&file.unknown.place, &file.release.place)
+        let message = |list: &str| {
+            format!("{status} is in `{list}`, too; a status has one meaning: take it out of one of the lists")
         };
-        findings.conflict(
-            later,
-            format!("{status} is both in `release` and in `unknown`"),
-            first,
-        );
+        match (file.release.written(), file.unknown.written()) {
+            // The place of a default is the section: what is written beside it has to give way.
+            (Some(release), None) => findings.whole(
+                release,
+                format!("{status} is in `unknown` by default; write `unknown`, too, without it"),
+            ),
+            (None, Some(unknown)) => findings.whole(
+                unknown,
+                format!("{status} is in `release` by default; write `release`, too, without it"),
+            ),
+            (Some(release), Some(unknown)) if release.offset > unknown.offset => {
+                findings.conflict(release, message("unknown"), &[unknown]);
+            }
+            _ => findings.conflict(&file.unknown.place, message("release"), &[&file.release.place]),
+        }
     }
     Some(Outcomes { release, unknown })
 }
@@ -382,52 +417,84 @@ fn retention_of(
     route: &RouteFile,
     findings: &mut Findings,
 ) -> Option<RetentionPolicy> {
-    let retention = RetentionPolicy {
+    if let (Some(unknown), Some(longest)) = (file.unknown.get(), longest(route))
+        && unknown.0 < longest.sum
+    {
+        let message = format!(
+            "{} is less than the {} that an operation may take ({}): it would be forgotten while it runs",
+            duration_in_words(unknown.0),
+            duration_in_words(longest.sum),
+            longest.parts,
+        );
+        // It may be one of the parts that is written, and not this one.
+        let place = file.unknown.written().or(longest.written.first().copied());
+        let place = place.unwrap_or(&file.unknown.place);
+        findings.conflict(place, message, &longest.written);
+    }
+    Some(RetentionPolicy {
         success: file.success.get()?.0,
         failure: file.failure.get()?.0,
         unknown: file.unknown.get()?.0,
-    };
-    let longest: Duration = route.response_timeout.get()?.0
-        + route.late_response.value()?
-        + route.record_timeout.get()?.0
-        + route.lease.get()?.0;
-    if retention.unknown < longest {
-        let message = format!(
-            "{} is less than response_timeout, late_response, record_timeout and lease together; it has to be {} or \
-             more",
-            duration_in_words(retention.unknown),
-            duration_in_words(longest),
-        );
-        findings.whole(&file.unknown.place, message);
-    }
-    Some(retention)
+    })
+}
+
+/// The longest time between a claim and the recording of its outcome.
+struct Longest<'r> {
+    sum: Duration,
+    parts: String,
+    /// Where its parts are set, as far as they are.
+    written: Vec<&'r Place>,
+}
+
+fn longest(route: &RouteFile) -> Option<Longest<'_>> {
+    let parts = [
+        ("response_timeout", route.response_timeout.get()?.0, route.response_timeout.written()),
+        ("late_response", route.late_response.value()?, route.late_response.written()),
+        ("record_timeout", route.record_timeout.get()?.0, route.record_timeout.written()),
+        ("lease", route.lease.get()?.0, route.lease.written()),
+    ];
+    let words = parts.map(|(name, duration, _)| format!("{name} {}", duration_in_words(duration)));
+    Some(Longest {
+        sum: parts.iter().map(|(_, duration, _)| *duration).sum(),
+        parts: words.join(" + "),
+        written: parts.into_iter().filter_map(|(.., written)| written).collect(),
+    })
 }
 
 /// No body may be allowed that can never be held.
-fn bounds(file: &RouteFile, max_buffered: Option<Size>, findings: &mut Findings) {
+fn bounds(file: &RouteFile, max_buffered: &Setting<Positive<Size>>, findings: &mut Findings) {
     for size in [&file.max_request_body, &file.max_response_body] {
-        if let (Some(bytes), Some(max)) = (size.get(), max_buffered)
-            && bytes.0.0 > max.0
+        if let (Some(bytes), Some(max)) = (size.get(), max_buffered.get())
+            && bytes.0.0 > max.0.0
         {
-            let message = "is more than limits.max_buffered, which all bodies share";
-            findings.whole(&size.place, message.to_owned());
+            let message = format!(
+                "{} is more than the {} of `limits.max_buffered`, which all bodies share; lower this one, or raise \
+                 that one",
+                size_in_words(bytes.0),
+                size_in_words(max.0),
+            );
+            // A default gives way to nothing: what is written is what has to change.
+            let place = size.written().or(max_buffered.written());
+            let other = max_buffered.written();
+            findings.conflict(place.unwrap_or(&size.place), message, other.as_slice());
         }
     }
 }
 
 /// A claim must not be over before the store has answered it.
-fn outlives(file: &RouteFile, store_timeout: Option<Duration>, findings: &mut Findings) {
-    if let (Some(lease), Some(timeout)) = (file.lease.get(), store_timeout)
+fn outlives(file: &RouteFile, store_timeout: &Setting<Positive<Duration>>, findings: &mut Findings) {
+    if let (Some(lease), Some(timeout)) = (file.lease.get(), store_timeout.get())
         && file.mode.value() == Some(ModeWord::Enforce)
-        && lease.0 < 2 * timeout
+        && lease.0 < 2 * timeout.0
     {
         let message = format!(
-            "{} is less than twice the {} of store.timeout: a claim might be over before it is answered; it has to \
+            "{} is less than twice the {} of `store.timeout`: a claim might be over before it is answered; it has to \
              be {} or more",
             duration_in_words(lease.0),
-            duration_in_words(timeout),
-            duration_in_words(2 * timeout),
+            duration_in_words(timeout.0),
+            duration_in_words(2 * timeout.0),
         );
-        findings.whole(&file.lease.place, message);
+        let other = store_timeout.written();
+        findings.conflict(&file.lease.place, message, other.as_slice());
     }
 }

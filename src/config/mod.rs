@@ -6,6 +6,7 @@
 mod document;
 mod file;
 mod finding;
+mod home;
 mod lower;
 mod order;
 mod reference;
@@ -77,6 +78,8 @@ impl Config {
                 position: None,
                 setting: String::new(),
                 message,
+                others: Vec::new(),
+                excerpt: None,
             }])
         })?;
         Self::parse(&text, &name)
@@ -118,6 +121,7 @@ impl Config {
             .map_err(|Faults(mut faults)| {
                 for fault in &mut faults {
                     fault.position = None;
+                    fault.others.clear();
                     fault.setting = match fault.setting.as_str() {
                         "upstreams.upstream.endpoints[0]" => "--upstream".to_owned(),
                         "listeners[0].address" => "--listen".to_owned(),

@@ -15,6 +15,11 @@ pub(super) trait Scalar: Sized {
     /// `Err`: what is wrong; what to write instead is added from [`Scalar::kind`].
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String>;
 
+    /// The text of what was probably meant by a value that cannot be used, as it would stand in the file.
+    fn meant(_value: &DeValue<'_>) -> Option<String> {
+        None
+    }
+
     /// What to write.
     fn kind() -> String;
 
@@ -27,7 +32,9 @@ impl<T: Scalar> Value for T {
         match T::from_toml(written.value) {
             Ok(value) => Some(value),
             Err(wrong) => {
-                findings.value(&written.place, format!("{wrong}; write {}", T::kind()));
+                let meant = T::meant(written.value);
+                let meant = meant.map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
+                findings.value(&written.place, format!("{wrong}; write {}{meant}", T::kind()));
                 None
             }
         }
@@ -50,6 +57,11 @@ pub(super) trait Text: Sized {
     /// `Err`: what is wrong; what to write instead is added from [`Text::kind`].
     fn from_text(text: &str) -> Result<Self, String>;
 
+    /// What was probably meant by a text that is none of these. It is offered only where it could be used.
+    fn meant(_text: &str) -> Option<String> {
+        None
+    }
+
     /// What to write.
     fn kind() -> String;
 
@@ -68,6 +80,29 @@ impl<T: Text> Scalar for T {
             Some(later) => Err(format!("`{later}` is not in this version")),
             None => T::from_text(text),
         }
+    }
+
+    fn meant(value: &DeValue<'_>) -> Option<String> {
+        let text = match value {
+            DeValue::String(text) => text.clone().into_owned(),
+            DeValue::Integer(number) => number.to_string(),
+            DeValue::Array(items) => match &items[..] {
+                // One value where a list was not asked for.
+                [item] if T::from_toml(item.get_ref()).is_ok() => item.get_ref().as_str()?.to_owned(),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let is_later = |later: &&&str| text.starts_with(**later);
+        if T::LATER.iter().any(|later| is_later(&later)) {
+            return None;
+        }
+        let meant = if T::from_text(&text).is_ok() {
+            text
+        } else {
+            T::meant(&text).filter(|meant| T::from_text(meant).is_ok())?
+        };
+        Some(quoted(&meant))
     }
 
     fn kind() -> String {
@@ -102,7 +137,12 @@ impl<T: Value> Value for Option<T> {
 impl<T: Value> Value for Vec<T> {
     fn read(written: &Written<'_>, findings: &mut Findings) -> Option<Self> {
         let DeValue::Array(items) = written.value else {
-            written.wrong_type(&Self::kind(), findings);
+            if T::form() == Form::Section {
+                written.wrong_form(Form::List, findings);
+            } else {
+                let meant = alone::<T>(written);
+                written.wrong_type(&format!("{}{meant}", Self::kind()), findings);
+            }
             return None;
         };
         let mut whole = true;
@@ -152,6 +192,48 @@ impl<T: Value> Value for Vec<T> {
     }
 }
 
+/// The list that was probably meant by a single value.
+fn alone<T: Value>(written: &Written<'_>) -> String {
+    let text = match written.value {
+        DeValue::String(text) => quoted(text),
+        DeValue::Integer(number) => quoted(&number.to_string()),
+        _ => return String::new(),
+    };
+    match T::read(written, &mut Findings::default()) {
+        Some(_) => format!("; did you mean [{text}]?"),
+        None => String::new(),
+    }
+}
+
+/// A list of which what can be used is kept where something in it cannot be, so that the rest is still compared.
+pub(super) struct Partly<T>(pub(super) Vec<T>);
+
+impl<T: Value> Value for Partly<T> {
+    fn read(written: &Written<'_>, findings: &mut Findings) -> Option<Self> {
+        let DeValue::Array(items) = written.value else {
+            return Vec::<T>::read(written, findings).map(Self);
+        };
+        let values: Vec<T> = items
+            .iter()
+            .enumerate()
+            .filter_map(|(index, item)| {
+                let mut item_written = written.child("", item);
+                item_written.place.path = format!("{}[{index}]", written.place.path);
+                T::read(&item_written, findings)
+            })
+            .collect();
+        Some(Self(values))
+    }
+
+    fn kind() -> String {
+        Vec::<T>::kind()
+    }
+
+    fn schema() -> Json {
+        Vec::<T>::schema()
+    }
+}
+
 /// The name that an element of a list goes by in messages.
 fn name_of<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
     let name = value.as_table()?.get("name")?.get_ref().as_str()?;
@@ -159,30 +241,38 @@ fn name_of<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
 }
 
 /// `[name.A]`, `[name.B]`: sections under names that the user gives.
-pub(super) struct Named<T>(pub(super) BTreeMap<String, T>);
+///
+/// Without the section: its name is there, and it cannot be used.
+pub(super) struct Named<T>(pub(super) BTreeMap<String, Option<T>>);
 
 impl<T: Value> Value for Named<T> {
     fn read(written: &Written<'_>, findings: &mut Findings) -> Option<Self> {
         let DeValue::Table(table) = written.value else {
-            written.wrong_type(&Self::kind(), findings);
+            written.wrong_form(Form::Named, findings);
             return None;
         };
+        let settings = T::settings();
         let mut whole = true;
         let mut named = BTreeMap::new();
         for (key, value) in table {
             let name = key.get_ref().as_ref();
             let written = written.child(&name_in_path(name), value);
+            if !matches!(value.get_ref(), DeValue::Table(_)) && settings.iter().any(|setting| setting.name == name) {
+                let section = written.place.path.split('.').next().unwrap_or_default();
+                findings.value(
+                    &written.place,
+                    format!("belongs to one of them; write `[{section}.NAME]` before it, with a name of your choice"),
+                );
+                whole = false;
+                continue;
+            }
             if let Err(wrong) = Label::from_text(name) {
                 findings.value(
                     &written.place,
                     format!("the name {wrong}; write {}", <Label as Text>::kind()),
                 );
-                whole = false;
             }
-            match T::read(&written, findings) {
-                Some(value) => drop(named.insert(name.to_owned(), value)),
-                None => whole = false,
-            }
+            named.insert(name.to_owned(), T::read(&written, findings));
         }
         whole.then_some(Self(named))
     }
@@ -217,6 +307,18 @@ impl Scalar for bool {
             .ok_or_else(|| format!("is {}", type_in_words(value)))
     }
 
+    fn meant(value: &DeValue<'_>) -> Option<String> {
+        let word = value.as_str()?.to_lowercase();
+        let is_one_of = |words: [&str; 4]| words.contains(&word.as_str());
+        if is_one_of(["true", "yes", "on", "1"]) {
+            Some("true".to_owned())
+        } else if is_one_of(["false", "no", "off", "0"]) {
+            Some("false".to_owned())
+        } else {
+            None
+        }
+    }
+
     fn kind() -> String {
         "true or false".to_owned()
     }
@@ -229,6 +331,9 @@ impl Scalar for bool {
 /// A value of which there may be none.
 pub(super) trait Quantity: Scalar {
     fn is_zero(&self) -> bool;
+
+    /// The JSON Schema of one that is not zero.
+    fn positive_schema() -> Json;
 }
 
 /// More than none.
@@ -243,12 +348,16 @@ impl<T: Quantity> Scalar for Positive<T> {
         }
     }
 
+    fn meant(value: &DeValue<'_>) -> Option<String> {
+        T::meant(value)
+    }
+
     fn kind() -> String {
         format!("{}, above zero", T::kind())
     }
 
     fn schema() -> Json {
-        T::schema()
+        T::positive_schema()
     }
 }
 
@@ -278,6 +387,23 @@ impl Text for Duration {
         Ok(duration)
     }
 
+    fn meant(text: &str) -> Option<String> {
+        let parts = parts(text)?;
+        let sum = parts.iter().try_fold(0_u64, |sum, (number, unit)| {
+            let ms = match unit.as_str() {
+                "" | "s" | "sec" | "secs" | "second" | "seconds" => 1_000,
+                "ms" | "msec" | "millis" | "milliseconds" => 1,
+                "m" | "min" | "mins" | "minute" | "minutes" => 60_000,
+                "h" | "hr" | "hrs" | "hour" | "hours" => 3_600_000,
+                "d" | "day" | "days" => 86_400_000,
+                "w" | "week" | "weeks" => 7 * 86_400_000,
+                _ => return None,
+            };
+            sum.checked_add(number.checked_mul(ms)?)
+        })?;
+        Some(duration_in_words(Self::from_millis(sum)))
+    }
+
     fn kind() -> String {
         "a duration such as \"30s\" (ms, s, m, h, d)".to_owned()
     }
@@ -290,6 +416,10 @@ impl Text for Duration {
 impl Quantity for Duration {
     fn is_zero(&self) -> bool {
         Duration::is_zero(self)
+    }
+
+    fn positive_schema() -> Json {
+        json!({ "type": "string", "pattern": "^0*[1-9][0-9]*(ms|s|m|h|d)$" })
     }
 }
 
@@ -316,6 +446,16 @@ const SIZE_UNITS: [(&str, u64); 5] = [
     ("TiB", 1 << 40),
 ];
 
+/// A size as it would be written, in the largest unit that gives a whole number.
+pub(super) fn size_in_words(size: Size) -> String {
+    let (unit, factor) = SIZE_UNITS
+        .into_iter()
+        .rev()
+        .find(|(_, factor)| size.0.is_multiple_of(*factor) && size.0 >= *factor)
+        .unwrap_or(("B", 1));
+    format!("{}{unit}", size.0 / factor)
+}
+
 impl Scalar for Size {
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
         match value {
@@ -325,6 +465,27 @@ impl Scalar for Size {
             DeValue::Integer(number) => Err(format!("{number} has no unit")),
             other => Err(format!("is {}", type_in_words(other))),
         }
+    }
+
+    fn meant(value: &DeValue<'_>) -> Option<String> {
+        let text = match value {
+            DeValue::String(text) => text.clone().into_owned(),
+            DeValue::Integer(number) => number.to_string(),
+            _ => return None,
+        };
+        let parts = parts(&text)?;
+        let [(number, unit)] = parts.as_slice() else {
+            return None;
+        };
+        let unit = match unit.as_str() {
+            "" | "b" | "byte" | "bytes" => "B",
+            "k" | "kb" | "ki" | "kib" => "KiB",
+            "m" | "mb" | "mi" | "mib" => "MiB",
+            "g" | "gb" | "gi" | "gib" => "GiB",
+            "t" | "tb" | "ti" | "tib" => "TiB",
+            _ => return None,
+        };
+        Some(quoted(&format!("{number}{unit}")))
     }
 
     fn kind() -> String {
@@ -340,6 +501,27 @@ impl Quantity for Size {
     fn is_zero(&self) -> bool {
         self.0 == 0
     }
+
+    fn positive_schema() -> Json {
+        json!({ "type": "string", "pattern": "^0*[1-9][0-9]*(B|KiB|MiB|GiB|TiB)$" })
+    }
+}
+
+/// Numbers and the words after them, in lower case: what people write for quantities.
+fn parts(text: &str) -> Option<Vec<(u64, String)>> {
+    let mut parts = Vec::new();
+    let text = text.to_lowercase();
+    let mut rest = text.trim();
+    while !rest.is_empty() {
+        let digits = rest.find(|char: char| !char.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, after) = rest.split_at(digits);
+        let after = after.trim_start();
+        let letters = after.find(|char: char| !char.is_alphabetic()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(letters);
+        parts.push((number.parse().ok()?, unit.to_owned()));
+        rest = after.trim_start();
+    }
+    Some(parts).filter(|parts| !parts.is_empty())
 }
 
 /// Reads a whole number and one of these units.
@@ -385,6 +567,11 @@ impl Scalar for Count {
         }
     }
 
+    fn meant(value: &DeValue<'_>) -> Option<String> {
+        let number: u32 = value.as_str()?.trim().parse().ok()?;
+        (1..=MAX_COUNT).contains(&number).then(|| number.to_string())
+    }
+
     fn kind() -> String {
         format!("a whole number from 1 to {MAX_COUNT}")
     }
@@ -427,6 +614,18 @@ impl Text for SocketAddr {
 
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| format!("is {}", quoted(text)))
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        let text = text.trim_start_matches("http://").trim_end_matches('/');
+        let (host, port) = text.rsplit_once(':').unwrap_or(("localhost", text));
+        let host = match host {
+            "localhost" => "127.0.0.1",
+            // What others take for all addresses.
+            "" | "*" => "0.0.0.0",
+            host => host,
+        };
+        Some(format!("{host}:{port}"))
     }
 
     fn kind() -> String {
