@@ -56,12 +56,16 @@ fn store(location: &StoreLocation) -> Result<String, String> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
     let shown = path.display();
     match OpenOptions::new().read(true).write(true).open(&path) {
-        Ok(_) => Ok(format!("the store {shown} is there, and can be read and written")),
+        Ok(_) => Ok(format!(
+            "the store {shown} is there, and can be read and written"
+        )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // A file without a name, gone as soon as it is closed.
             let directory = path.parent().unwrap_or(Path::new("."));
             match tempfile::tempfile_in(directory) {
-                Ok(_) => Ok(format!("the store {shown} is not there yet; it can be made")),
+                Ok(_) => Ok(format!(
+                    "the store {shown} is not there yet; it can be made"
+                )),
                 Err(error) => Err(format!("the store {shown}: it cannot be made: {error}")),
             }
         }
@@ -77,10 +81,15 @@ async fn ask(upstream: &UpstreamConfig, endpoint: &Endpoint) -> Result<String, S
     let wrong = match timeout(upstream.connect_timeout, TcpStream::connect(address)).await {
         Ok(Ok(_)) => {
             let took = begun.elapsed().as_millis();
-            return Ok(format!("the upstream {name} at {url} takes connections ({took} ms)"));
+            return Ok(format!(
+                "the upstream {name} at {url} takes connections ({took} ms)"
+            ));
         }
         Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no connection within connect_timeout ({:?})", upstream.connect_timeout),
+        Err(_) => format!(
+            "no connection within connect_timeout ({:?})",
+            upstream.connect_timeout
+        ),
     };
     Err(format!("the upstream {name} at {url}: {wrong}"))
 }

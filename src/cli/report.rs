@@ -27,7 +27,10 @@ fn print(finding: &Finding, word: &str, style: anstyle::Style) {
     if let Some(position) = finding.position {
         let _ = write!(place, ":{position}");
     }
-    anstream::eprintln!("{BOLD}{place}:{BOLD:#} {style}{word}:{style:#} {}", finding.text());
+    anstream::eprintln!(
+        "{BOLD}{place}:{BOLD:#} {style}{word}:{style:#} {}",
+        finding.text()
+    );
     if let Some(excerpt) = &finding.excerpt {
         anstream::eprintln!("{excerpt}");
     }

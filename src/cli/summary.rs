@@ -12,15 +12,27 @@ use crate::route::{Mode, Policy, Route};
 pub(super) fn of(config: &Config) -> String {
     let mut text = String::new();
     let listeners: Vec<String> = config.listeners.iter().map(ToString::to_string).collect();
-    let _ = writeln!(text, "  listens on   {}; admin {}", listeners.join(", "), config.admin);
+    let _ = writeln!(
+        text,
+        "  listens on   {}; admin {}",
+        listeners.join(", "),
+        config.admin
+    );
     let _ = writeln!(text, "  keeps        {}", store(&config.store));
     for upstream in &config.upstreams {
         let endpoints: Vec<String> = upstream.endpoints.iter().map(url).collect();
-        let _ = writeln!(text, "  upstream     {}: {}", upstream.name, endpoints.join(", "));
+        let _ = writeln!(
+            text,
+            "  upstream     {}: {}",
+            upstream.name,
+            endpoints.join(", ")
+        );
     }
     text.push_str("  routes       the first that matches has a request; what none matches is answered with 404\n");
     let requests: Vec<String> = config.routes.iter().map(requests).collect();
-    let longest = |texts: &mut dyn Iterator<Item = &String>| texts.map(|text| text.chars().count()).max().unwrap_or(0);
+    let longest = |texts: &mut dyn Iterator<Item = &String>| {
+        texts.map(|text| text.chars().count()).max().unwrap_or(0)
+    };
     let names = longest(&mut config.routes.iter().map(|route| &route.name));
     let wide = longest(&mut requests.iter());
     for (index, (route, requests)) in config.routes.iter().zip(&requests).enumerate() {
@@ -75,14 +87,31 @@ fn treatment(route: &Route) -> String {
 }
 
 fn once(policy: &Policy, route: &Route) -> String {
-    let keys: Vec<String> = policy.key.iter().map(|KeySource::Header(name)| name.to_string()).collect();
-    let scope: Vec<String> = policy.scope.iter().map(ScopeSource::header).map(ToString::to_string).collect();
-    let needed = if policy.key_required { "needed" } else { "where sent" };
+    let keys: Vec<String> = policy
+        .key
+        .iter()
+        .map(|KeySource::Header(name)| name.to_string())
+        .collect();
+    let scope: Vec<String> = policy
+        .scope
+        .iter()
+        .map(ScopeSource::header)
+        .map(ToString::to_string)
+        .collect();
+    let needed = if policy.key_required {
+        "needed"
+    } else {
+        "where sent"
+    };
     let scope = match (scope.as_slice(), policy.scope_required) {
         ([], _) => "one client".to_owned(),
         (names, true) => format!("client by {}", names.join(" + ")),
         (names, false) => format!("client by {} where sent", names.join(" + ")),
     };
-    let safe = if route.matcher.methods.is_empty() { ", safe methods pass" } else { "" };
+    let safe = if route.matcher.methods.is_empty() {
+        ", safe methods pass"
+    } else {
+        ""
+    };
     format!("once, key {} ({needed}), {scope}{safe}", keys.join(" or "))
 }

@@ -55,7 +55,9 @@ fn in_words(said: &str, text: &str, offset: usize) -> String {
         .iter()
         .any(|word| said.contains(word));
     let instead = match first {
-        _ if line.contains(':') && !line.contains('=') => "a setting is written with `=`: name = value".to_owned(),
+        _ if line.contains(':') && !line.contains('=') => {
+            "a setting is written with `=`: name = value".to_owned()
+        }
         Some('“' | '”' | '„' | '‘' | '’') => "write straight quotes: \"…\"".to_owned(),
         Some(',') => "nothing stands between two settings but the end of the line".to_owned(),
         _ if word.eq_ignore_ascii_case("true") || word.eq_ignore_ascii_case("false") => {
@@ -79,14 +81,14 @@ fn first_of(root: &DeTable<'_>, text: &str, name: &str, second: usize) -> Option
         let (key, _) = table.get_key_value(name)?;
         Some(key.span().start).filter(|first| *first < second)
     };
-    if let Some(table) = inline_table_around(root, second) {
-        return earlier(table);
-    }
     let start = line_start(text, second);
     let line = text.get(start..)?.lines().next()?.trim_start();
     let is_header = line.starts_with('[');
     if is_header && let Some(first) = same_header(text, start, line) {
         return Some(first);
+    }
+    if let Some(table) = inline_table_around(root, second) {
+        return earlier(table);
     }
     let header = text
         .get(..start)?
@@ -100,8 +102,13 @@ fn first_of(root: &DeTable<'_>, text: &str, name: &str, second: usize) -> Option
         inside.unwrap_or_default().split('.').collect()
     });
     // `a.b` in front of the name, be it of a header or of a setting.
-    let prefix = text.get(start..second)?.trim_start().trim_start_matches('[');
-    let prefix = prefix.rsplit_once('.').map_or(Vec::new(), |(path, _)| path.split('.').collect());
+    let prefix = text
+        .get(start..second)?
+        .trim_start()
+        .trim_start_matches('[');
+    let prefix = prefix
+        .rsplit_once('.')
+        .map_or(Vec::new(), |(path, _)| path.split('.').collect());
     let mut table = root;
     for step in header.into_iter().chain(prefix) {
         let value = table.get(step.trim().trim_matches(['"', '\'']))?;

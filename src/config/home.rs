@@ -1,7 +1,21 @@
 //! Where a name that is written in one section belongs: what is said about a setting that is none.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use super::file::ConfigFile;
-use super::setting::{Definition, Form, Value};
+use super::setting::{Form, Value};
+
+/// Where the settings of each name belong, in words. Made once: a file may have many names that are none.
+static HOMES: LazyLock<BTreeMap<&str, Vec<String>>> = LazyLock::new(homes);
+
+/// How the sections at the top are written.
+static SECTIONS: LazyLock<BTreeMap<&str, Form>> = LazyLock::new(|| {
+    ConfigFile::settings()
+        .into_iter()
+        .map(|setting| (setting.name, setting.form))
+        .collect()
+});
 
 /// What other programs call a setting, and what it is called here. Said only where that setting is one.
 const ELSEWHERE: [(&str, &str); 19] = [
@@ -30,25 +44,34 @@ const ELSEWHERE: [(&str, &str); 19] = [
 /// was meant, where one is near.
 pub(super) fn advice(name: &str, names: &[&'static str]) -> (String, Option<&'static str>) {
     if let Some(known) = nearest(name, names) {
-        return (format!("did you mean {}?", heading(known, names)), Some(known));
+        return (
+            format!("did you mean {}?", heading(known, names)),
+            Some(known),
+        );
     }
-    let homes = homes(name);
     let meant = |(word, known): &(&str, &'static str)| {
         (*word == name && names.contains(known)).then_some(*known)
     };
     if let Some(known) = ELSEWHERE.iter().find_map(meant) {
-        return (format!("did you mean {}?", heading(known, names)), Some(known));
+        return (
+            format!("did you mean {}?", heading(known, names)),
+            Some(known),
+        );
     }
-    if !homes.is_empty() {
+    if let Some(homes) = HOMES.get(name) {
         return (format!("`{name}` belongs {}", homes.join(" or ")), None);
     }
-    let all = all_names();
+    let all: Vec<&str> = HOMES.keys().copied().collect();
     if let Some(known) = nearest(name, &all) {
-        let homes = self::homes(known).join(" or ");
+        let homes = HOMES[known].join(" or ");
         return (format!("did you mean `{known}`? It belongs {homes}"), None);
     }
     let these: Vec<String> = names.iter().map(|name| heading(name, names)).collect();
-    let are = if these.len() == 1 { "there is only" } else { "there are" };
+    let are = if these.len() == 1 {
+        "there is only"
+    } else {
+        "there are"
+    };
     (format!("{are} {}", these.join(", ")), None)
 }
 
@@ -63,14 +86,9 @@ pub(super) fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
 /// A name as it is written: a section at the top with its brackets.
 fn heading(name: &str, names: &[&str]) -> String {
     let is_top = names.contains(&"routes") && names.contains(&"upstreams");
-    let section = is_top
-        .then(ConfigFile::settings)
-        .into_iter()
-        .flatten()
-        .find(|setting| setting.name == name);
-    match section {
-        Some(setting) => written(name, setting.form),
-        None => format!("`{name}`"),
+    match SECTIONS.get(name) {
+        Some(form) if is_top => written(name, *form),
+        _ => format!("`{name}`"),
     }
 }
 
@@ -84,38 +102,23 @@ pub(super) fn written(name: &str, form: Form) -> String {
     }
 }
 
-/// The sections that a setting of this name belongs to.
-fn homes(name: &str) -> Vec<String> {
-    let mut homes = Vec::new();
-    let top = ConfigFile::settings();
-    if top.iter().any(|setting| setting.name == name) {
-        homes.push("at the top of the file, before the first section".to_owned());
-    }
-    for section in &top {
-        homes.extend(homes_in(section, name));
+fn homes() -> BTreeMap<&'static str, Vec<String>> {
+    let mut homes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for section in ConfigFile::settings() {
+        let top = "at the top of the file, before the first section";
+        homes.entry(section.name).or_default().push(top.to_owned());
+        let place = match section.name {
+            "routes" => "`[[routes]]` or `[defaults]`".to_owned(),
+            name => written(name, section.form),
+        };
+        for setting in section.inner {
+            let here = format!("to {place}");
+            homes.entry(setting.name).or_default().push(here);
+            for inner in setting.inner {
+                let here = format!("to `{}` in {place}", setting.name);
+                homes.entry(inner.name).or_default().push(here);
+            }
+        }
     }
     homes
-}
-
-fn homes_in(section: &Definition, name: &str) -> Vec<String> {
-    let of_routes = section.name == "routes";
-    let place = match section.form {
-        Form::List if of_routes => "`[[routes]]` or `[defaults]`".to_owned(),
-        form => written(section.name, form),
-    };
-    let own = section.inner.iter().filter(|setting| setting.name == name);
-    let own = own.map(|_| format!("to {place}"));
-    let deeper = section.inner.iter().filter(|table| table.inner.iter().any(|inner| inner.name == name));
-    let deeper = deeper.map(|table| format!("to `{}` in {place}", table.name));
-    own.chain(deeper).collect()
-}
-
-fn all_names() -> Vec<&'static str> {
-    let mut names = Vec::new();
-    let mut left = ConfigFile::settings();
-    while let Some(setting) = left.pop() {
-        names.push(setting.name);
-        left.extend(setting.inner);
-    }
-    names
 }

@@ -191,10 +191,7 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
             "is empty; there has to be one route".to_owned(),
         );
     }
-    let max_buffered = file
-        .limits
-        .get()
-        .map(|limits| &limits.max_buffered);
+    let max_buffered = file.limits.get().map(|limits| &limits.max_buffered);
     let store_timeout = file.store.get().map(|store| &store.timeout);
     let mut lowered = Vec::new();
     for route_file in files {
@@ -391,7 +388,9 @@ fn outcomes(file: &OutcomesFile, findings: &mut Findings) -> Option<Outcomes> {
     let unknown = set(&file.unknown.get()?.0)?;
     if let Some(status) = release.overlap(&unknown) {
         let message = |list: &str| {
-            format!("{status} is in `{list}`, too; a status has one meaning: take it out of one of the lists")
+            format!(
+                "{status} is in `{list}`, too; a status has one meaning: take it out of one of the lists"
+            )
         };
         match (file.release.written(), file.unknown.written()) {
             // The place of a default is the section: what is written beside it has to give way.
@@ -406,7 +405,11 @@ fn outcomes(file: &OutcomesFile, findings: &mut Findings) -> Option<Outcomes> {
             (Some(release), Some(unknown)) if release.offset > unknown.offset => {
                 findings.conflict(release, message("unknown"), &[unknown]);
             }
-            _ => findings.conflict(&file.unknown.place, message("release"), &[&file.release.place]),
+            _ => findings.conflict(
+                &file.unknown.place,
+                message("release"),
+                &[&file.release.place],
+            ),
         }
     }
     Some(Outcomes { release, unknown })
@@ -448,16 +451,31 @@ struct Longest<'r> {
 
 fn longest(route: &RouteFile) -> Option<Longest<'_>> {
     let parts = [
-        ("response_timeout", route.response_timeout.get()?.0, route.response_timeout.written()),
-        ("late_response", route.late_response.value()?, route.late_response.written()),
-        ("record_timeout", route.record_timeout.get()?.0, route.record_timeout.written()),
+        (
+            "response_timeout",
+            route.response_timeout.get()?.0,
+            route.response_timeout.written(),
+        ),
+        (
+            "late_response",
+            route.late_response.value()?,
+            route.late_response.written(),
+        ),
+        (
+            "record_timeout",
+            route.record_timeout.get()?.0,
+            route.record_timeout.written(),
+        ),
         ("lease", route.lease.get()?.0, route.lease.written()),
     ];
     let words = parts.map(|(name, duration, _)| format!("{name} {}", duration_in_words(duration)));
     Some(Longest {
         sum: parts.iter().map(|(_, duration, _)| *duration).sum(),
         parts: words.join(" + "),
-        written: parts.into_iter().filter_map(|(.., written)| written).collect(),
+        written: parts
+            .into_iter()
+            .filter_map(|(.., written)| written)
+            .collect(),
     })
 }
 
@@ -482,7 +500,11 @@ fn bounds(file: &RouteFile, max_buffered: &Setting<Positive<Size>>, findings: &m
 }
 
 /// A claim must not be over before the store has answered it.
-fn outlives(file: &RouteFile, store_timeout: &Setting<Positive<Duration>>, findings: &mut Findings) {
+fn outlives(
+    file: &RouteFile,
+    store_timeout: &Setting<Positive<Duration>>,
+    findings: &mut Findings,
+) {
     if let (Some(lease), Some(timeout)) = (file.lease.get(), store_timeout.get())
         && file.mode.value() == Some(ModeWord::Enforce)
         && lease.0 < 2 * timeout.0

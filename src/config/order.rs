@@ -19,7 +19,9 @@ pub(super) fn names(files: &[RouteFile], findings: &mut Findings) {
             continue;
         };
         if let Some(first) = names.get(&name) {
-            let message = format!("two routes have the name `{name}`; metrics and records go by it: rename one");
+            let message = format!(
+                "two routes have the name `{name}`; metrics and records go by it: rename one"
+            );
             findings.conflict(&file.name.place, message, &[first]);
             continue;
         }
@@ -104,8 +106,12 @@ pub(super) fn colons(files: &[RouteFile], findings: &mut Findings) {
             continue;
         };
         let path = path.to_string();
-        if let Some(name) = path.split('/').find_map(|segment| segment.strip_prefix(':')) {
-            let message = format!("`:{name}` stands for itself here; write `{{{name}}}` for any segment");
+        if let Some(name) = path
+            .split('/')
+            .find_map(|segment| segment.strip_prefix(':'))
+        {
+            let message =
+                format!("`:{name}` stands for itself here; write `{{{name}}}` for any segment");
             findings.warn(&file.path.place, message, &[]);
         }
     }
@@ -196,7 +202,10 @@ pub(super) fn spellings(files: &[RouteFile], routes: &[Route], findings: &mut Fi
     for (index, route) in routes.iter().enumerate() {
         if let Some((pass, path)) = leak(&table, index, route) {
             let leaked = format!("`{path}` for route `{}`", route.name);
-            leaks.entry(pass).or_default().push((leaked, &files[index].path.place));
+            leaks
+                .entry(pass)
+                .or_default()
+                .push((leaked, &files[index].path.place));
         }
     }
     for (pass, leaked) in leaks {

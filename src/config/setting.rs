@@ -111,7 +111,6 @@ impl<T> Setting<T> {
         self.is_written.then_some(&self.place)
     }
 
-
     /// The value, unless it could not be used.
     pub(super) fn get(&self) -> Option<&T> {
         self.value.as_ref()

@@ -15,7 +15,8 @@ pub(super) trait Scalar: Sized {
     /// `Err`: what is wrong; what to write instead is added from [`Scalar::kind`].
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String>;
 
-    /// The text of what was probably meant by a value that cannot be used, as it would stand in the file.
+    /// The text of what was probably meant by a value that cannot be used, as it would stand in the file. It is
+    /// offered only where it could be used.
     fn meant(_value: &DeValue<'_>) -> Option<String> {
         None
     }
@@ -32,9 +33,16 @@ impl<T: Scalar> Value for T {
         match T::from_toml(written.value) {
             Ok(value) => Some(value),
             Err(wrong) => {
-                let meant = T::meant(written.value);
-                let meant = meant.map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
-                findings.value(&written.place, format!("{wrong}; write {}{meant}", T::kind()));
+                let usable = |meant: &String| {
+                    DeValue::parse(meant).is_ok_and(|value| T::from_toml(value.get_ref()).is_ok())
+                };
+                let meant = T::meant(written.value).filter(usable);
+                let meant =
+                    meant.map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
+                findings.value(
+                    &written.place,
+                    format!("{wrong}; write {}{meant}", T::kind()),
+                );
                 None
             }
         }
@@ -57,7 +65,7 @@ pub(super) trait Text: Sized {
     /// `Err`: what is wrong; what to write instead is added from [`Text::kind`].
     fn from_text(text: &str) -> Result<Self, String>;
 
-    /// What was probably meant by a text that is none of these. It is offered only where it could be used.
+    /// What was probably meant by a text that is none of these.
     fn meant(_text: &str) -> Option<String> {
         None
     }
@@ -88,7 +96,9 @@ impl<T: Text> Scalar for T {
             DeValue::Integer(number) => number.to_string(),
             DeValue::Array(items) => match &items[..] {
                 // One value where a list was not asked for.
-                [item] if T::from_toml(item.get_ref()).is_ok() => item.get_ref().as_str()?.to_owned(),
+                [item] if T::from_toml(item.get_ref()).is_ok() => {
+                    item.get_ref().as_str()?.to_owned()
+                }
                 _ => return None,
             },
             _ => return None,
@@ -100,7 +110,7 @@ impl<T: Text> Scalar for T {
         let meant = if T::from_text(&text).is_ok() {
             text
         } else {
-            T::meant(&text).filter(|meant| T::from_text(meant).is_ok())?
+            T::meant(&text)?
         };
         Some(quoted(&meant))
     }
@@ -257,7 +267,9 @@ impl<T: Value> Value for Named<T> {
         for (key, value) in table {
             let name = key.get_ref().as_ref();
             let written = written.child(&name_in_path(name), value);
-            if !matches!(value.get_ref(), DeValue::Table(_)) && settings.iter().any(|setting| setting.name == name) {
+            if !matches!(value.get_ref(), DeValue::Table(_))
+                && settings.iter().any(|setting| setting.name == name)
+            {
                 let section = written.place.path.split('.').next().unwrap_or_default();
                 findings.value(
                     &written.place,
@@ -513,10 +525,14 @@ fn parts(text: &str) -> Option<Vec<(u64, String)>> {
     let text = text.to_lowercase();
     let mut rest = text.trim();
     while !rest.is_empty() {
-        let digits = rest.find(|char: char| !char.is_ascii_digit()).unwrap_or(rest.len());
+        let digits = rest
+            .find(|char: char| !char.is_ascii_digit())
+            .unwrap_or(rest.len());
         let (number, after) = rest.split_at(digits);
         let after = after.trim_start();
-        let letters = after.find(|char: char| !char.is_alphabetic()).unwrap_or(after.len());
+        let letters = after
+            .find(|char: char| !char.is_alphabetic())
+            .unwrap_or(after.len());
         let (unit, after) = after.split_at(letters);
         parts.push((number.parse().ok()?, unit.to_owned()));
         rest = after.trim_start();
@@ -569,7 +585,9 @@ impl Scalar for Count {
 
     fn meant(value: &DeValue<'_>) -> Option<String> {
         let number: u32 = value.as_str()?.trim().parse().ok()?;
-        (1..=MAX_COUNT).contains(&number).then(|| number.to_string())
+        (1..=MAX_COUNT)
+            .contains(&number)
+            .then(|| number.to_string())
     }
 
     fn kind() -> String {

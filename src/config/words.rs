@@ -83,7 +83,9 @@ impl Text for StoreLocation {
     fn meant(text: &str) -> Option<String> {
         match text {
             "memory" | "mem" | ":memory:" | "memory://" => Some("memory:".to_owned()),
-            path if path.ends_with(".db") && !path.contains(':') => Some(format!("embedded:{path}")),
+            path if path.ends_with(".db") && !path.contains(':') => {
+                Some(format!("embedded:{path}"))
+            }
             _ => None,
         }
     }
@@ -134,9 +136,14 @@ impl Text for Endpoint {
     }
 
     fn meant(text: &str) -> Option<String> {
-        let text = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        let text = text
+            .strip_prefix("http://")
+            .unwrap_or(text)
+            .trim_end_matches('/');
         let is_url = text.contains("://");
-        let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let has_port = text
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         match (is_url, has_port) {
             (true, _) => None,
             (false, true) => Some(format!("http://{text}")),
@@ -220,7 +227,10 @@ impl Text for PathPattern {
 
     fn meant(text: &str) -> Option<String> {
         let path = text.split(['?', '#']).next()?.trim();
-        let mut segments: Vec<&str> = path.split('/').skip_while(|segment| segment.is_empty()).collect();
+        let mut segments: Vec<&str> = path
+            .split('/')
+            .skip_while(|segment| segment.is_empty())
+            .collect();
         let last = segments.len().saturating_sub(1);
         for (index, segment) in segments.iter_mut().enumerate() {
             match *segment {
