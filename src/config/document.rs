@@ -22,6 +22,14 @@ pub(super) fn parse<'t>(text: &'t str, findings: &mut Findings) -> DeTable<'t> {
     errors.sort_by_key(|(span, _)| span.start);
     // What the parser says next of the same line comes from the first.
     errors.dedup_by_key(|(span, _)| line_start(text, span.start));
+    // After a list that is not closed, settings are read as if they were in it.
+    let open_list = |(span, said): &(Range<usize>, String)| {
+        said.contains("missing comma") && is_setting(text, span.start)
+    };
+    if let Some(index) = errors.iter().position(open_list) {
+        findings.lost_from(errors[index].0.start);
+        errors.truncate(index + 1);
+    }
     for (span, said) in errors {
         if said == "duplicate key" {
             let name = text.get(span.clone()).unwrap_or_default().trim();
@@ -41,6 +49,14 @@ fn line_start(text: &str, offset: usize) -> usize {
     before.rfind('\n').map_or(0, |newline| newline + 1)
 }
 
+/// Whether a line sets something, and this is where it begins.
+fn is_setting(text: &str, offset: usize) -> bool {
+    let start = line_start(text, offset);
+    let before = text.get(start..offset).unwrap_or_default();
+    let line = text.get(offset..).unwrap_or_default().lines().next();
+    before.trim().is_empty() && line.is_some_and(|line| line.contains('='))
+}
+
 /// What the parser says of a place, and what to write where the slip is a well-known one.
 fn in_words(said: &str, text: &str, offset: usize) -> String {
     let rest = text.get(offset..).unwrap_or_default();
@@ -55,6 +71,12 @@ fn in_words(said: &str, text: &str, offset: usize) -> String {
         .iter()
         .any(|word| said.contains(word));
     let instead = match first {
+        _ if said.contains("missing comma") && is_setting(text, offset) => {
+            "the list above it is not closed with `]`".to_owned()
+        }
+        None | Some('\r' | '\n') if line.trim_end().ends_with('=') => {
+            "nothing stands after the `=`".to_owned()
+        }
         _ if line.contains(':') && !line.contains('=') => {
             "a setting is written with `=`: name = value".to_owned()
         }
@@ -87,8 +109,8 @@ fn first_of(root: &DeTable<'_>, text: &str, name: &str, second: usize) -> Option
     if is_header && let Some(first) = same_header(text, start, line) {
         return Some(first);
     }
-    if let Some(table) = inline_table_around(root, second) {
-        return earlier(table);
+    if let Some(first) = inline_table_around(root, second).and_then(earlier) {
+        return Some(first);
     }
     let header = text
         .get(..start)?
@@ -110,7 +132,11 @@ fn first_of(root: &DeTable<'_>, text: &str, name: &str, second: usize) -> Option
         .rsplit_once('.')
         .map_or(Vec::new(), |(path, _)| path.split('.').collect());
     let mut table = root;
-    for step in header.into_iter().chain(prefix) {
+    let steps: Vec<&str> = header.into_iter().chain(prefix).collect();
+    if steps.is_empty() && is_header {
+        return dotted_before(text, start, name);
+    }
+    for step in steps {
         let value = table.get(step.trim().trim_matches(['"', '\'']))?;
         table = match value.get_ref() {
             DeValue::Table(table) => table,
@@ -124,6 +150,23 @@ fn first_of(root: &DeTable<'_>, text: &str, name: &str, second: usize) -> Option
         };
     }
     earlier(table)
+}
+
+/// Where a setting `name.x` stands before a header of this name.
+fn dotted_before(text: &str, start: usize, name: &str) -> Option<usize> {
+    let before = text.get(..start)?;
+    let mut at = 0;
+    before.split_inclusive('\n').find_map(|line| {
+        let line_start = at;
+        at += line.len();
+        let rest = line
+            .trim_start()
+            .trim_start_matches('[')
+            .strip_prefix(name)?;
+        rest.trim_start()
+            .starts_with(['.', '='])
+            .then_some(line_start)
+    })
 }
 
 /// Where the header of this line stands for the first time, further up.

@@ -114,6 +114,8 @@ pub(super) struct Findings {
     // A set: what is wrong in `defaults` is found again in each route, and said once.
     faults: BTreeSet<(usize, Kind, Note)>,
     warnings: BTreeSet<(usize, Kind, Note)>,
+    /// From here on the file is read as something else than was meant, and only its syntax is spoken of.
+    lost_from: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,6 +148,10 @@ impl Findings {
         };
         let others = other.into_iter().collect();
         insert(&mut self.faults, &place, Kind::Syntax, message, others);
+    }
+
+    pub(super) fn lost_from(&mut self, offset: usize) {
+        self.lost_from = Some(offset);
     }
 
     pub(super) fn value(&mut self, place: &Place, message: String) {
@@ -185,10 +191,13 @@ impl Findings {
         let sections_hold = broken
             .values()
             .all(|line| line.contains('=') && !line.contains(['[', ']', '{', '}']));
+        let lost_from = self.lost_from.unwrap_or(usize::MAX);
+        let is_read =
+            |offset| offset < lost_from && !broken.contains_key(&lines.position(offset).line);
         let credible = |(offset, kind, _): &(usize, Kind, Note)| match kind {
             Kind::Syntax => true,
-            Kind::Value => !broken.contains_key(&lines.position(*offset).line),
-            Kind::Name => sections_hold && !broken.contains_key(&lines.position(*offset).line),
+            Kind::Value => is_read(*offset),
+            Kind::Name => sections_hold && is_read(*offset),
             Kind::Whole => broken.is_empty(),
         };
         let finding = |(offset, kind, note): (usize, Kind, Note)| Finding {

@@ -43,23 +43,28 @@ const ELSEWHERE: [(&str, &str); 19] = [
 /// What to do about a name that is no setting of a section with these `names`, and the setting of that section that
 /// was meant, where one is near.
 pub(super) fn advice(name: &str, names: &[&'static str]) -> (String, Option<&'static str>) {
-    if let Some(known) = nearest(name, names) {
-        return (
+    let here = |known: &'static str| {
+        (
             format!("did you mean {}?", heading(known, names)),
             Some(known),
-        );
+        )
+    };
+    let near = nearest(name, names);
+    // One letter away: that, whatever is called so elsewhere.
+    if let Some(known) = near.filter(|known| strsim::damerau_levenshtein(name, known) == 1) {
+        return here(known);
     }
     let meant = |(word, known): &(&str, &'static str)| {
         (*word == name && names.contains(known)).then_some(*known)
     };
     if let Some(known) = ELSEWHERE.iter().find_map(meant) {
-        return (
-            format!("did you mean {}?", heading(known, names)),
-            Some(known),
-        );
+        return here(known);
     }
     if let Some(homes) = HOMES.get(name) {
         return (format!("`{name}` belongs {}", homes.join(" or ")), None);
+    }
+    if let Some(known) = near {
+        return here(known);
     }
     let all: Vec<&str> = HOMES.keys().copied().collect();
     if let Some(known) = nearest(name, &all) {

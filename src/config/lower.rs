@@ -15,7 +15,8 @@ use super::home::nearest;
 use super::order;
 use super::secret;
 use super::setting::Setting;
-use super::value::{Label, Positive, Size, duration_in_words, size_in_words};
+use super::setting::Value;
+use super::value::{Label, Positive, Size, at_least_in_words, duration_in_words, size_in_words};
 use super::words::{BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord};
 use super::{Config, Limits, StoreConfig, StoreLocation, UpstreamConfig};
 use crate::identity::{FingerprintRules, KeySource, ScopeSource};
@@ -61,33 +62,43 @@ fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<SocketAdd
         .chain(admin)
         .collect();
     for (index, address) in all.iter().enumerate() {
-        let first = all[..index].iter().find_map(|first| {
-            let (first_address, address) = (first.get()?, address.get()?);
-            clash(*first_address, *address).then_some((first, first_address))
-        });
-        let Some((first, first_address)) = first else {
-            continue;
+        let clashes = |first: &&&Setting<SocketAddr>| {
+            let addresses = first.get().zip(address.get());
+            addresses.is_some_and(|(first, address)| clash(*first, *address))
         };
-        let by_default = match first.written() {
-            Some(_) => "",
-            None => ", by default",
-        };
-        let message = format!(
-            "{} is taken by `{}` = \"{first_address}\"{by_default}; choose another port for one of them",
-            address.get()?,
-            first.place.path,
-        );
-        // What stands by default has no place of its own.
-        let (place, other) = match (address.written(), first.written()) {
-            (None, Some(written)) => (written, None),
-            (_, other) => (&address.place, other),
-        };
-        findings.conflict(place, message, other.as_slice());
+        if let Some(first) = all[..index].iter().find(clashes) {
+            taken(first, address, findings);
+        }
     }
     listeners
         .iter()
         .map(|listener| listener.address.value())
         .collect()
+}
+
+/// Says that two listeners want one address: at the later one that is written, for a default has no place.
+fn taken(
+    first: &Setting<SocketAddr>,
+    second: &Setting<SocketAddr>,
+    findings: &mut Findings,
+) -> Option<()> {
+    let (this, other) = if second.written().is_none() && first.written().is_some() {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    let by_default = match other.written() {
+        Some(_) => "",
+        None => ", by default",
+    };
+    let message = format!(
+        "{} is taken by `{}` = \"{}\"{by_default}; choose another port for one of them",
+        this.get()?,
+        other.place.path,
+        other.get()?,
+    );
+    findings.conflict(&this.place, message, other.written().as_slice());
+    Some(())
 }
 
 /// Whether one address cannot be listened on beside the other.
@@ -215,7 +226,15 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
 fn route(file: &RouteFile, config: &ConfigFile, findings: &mut Findings) -> Option<Route> {
     let name = required(&file.name, "", findings);
     let path = required(&file.path, ", here or in `defaults`", findings);
-    let upstream = required(&file.upstream, ", here or in `defaults`", findings);
+    let names = config.upstreams.get().map_or_else(Vec::new, |upstreams| {
+        upstreams.0.keys().map(String::as_str).collect()
+    });
+    let which = match names.as_slice() {
+        [] => String::new(),
+        names => format!(", as the name of an upstream ({})", names.join(", ")),
+    };
+    let which = format!(", here or in `defaults`{which}");
+    let upstream = required(&file.upstream, &which, findings);
     if let (Some(Label(name)), Some(upstreams)) = (&upstream, config.upstreams.get())
         && !upstreams.0.contains_key(name)
     {
@@ -246,14 +265,15 @@ fn route(file: &RouteFile, config: &ConfigFile, findings: &mut Findings) -> Opti
 }
 
 /// A setting that only looks as if it might be left out.
-fn required<T: Clone>(
+fn required<T: Value + Clone>(
     setting: &Setting<Option<T>>,
     where_to: &str,
     findings: &mut Findings,
 ) -> Option<T> {
     let value = setting.value()?;
     if value.is_none() {
-        findings.whole(&setting.place, format!("is required{where_to}"));
+        let message = format!("is required{where_to}; write {}", T::kind());
+        findings.whole(&setting.place, message);
     }
     value
 }
@@ -424,10 +444,11 @@ fn retention_of(
         && unknown.0 < longest.sum
     {
         let message = format!(
-            "{} is less than the {} that an operation may take ({}): it would be forgotten while it runs",
+            "`retention.unknown` = {:?} is less than {} together: an outcome would be forgotten while it is open; it \
+             has to be {} or more",
             duration_in_words(unknown.0),
-            duration_in_words(longest.sum),
             longest.parts,
+            at_least_in_words(longest.sum),
         );
         // It may be one of the parts that is written, and not this one.
         let place = file.unknown.written().or(longest.written.first().copied());
@@ -481,13 +502,17 @@ fn longest(route: &RouteFile) -> Option<Longest<'_>> {
 
 /// No body may be allowed that can never be held.
 fn bounds(file: &RouteFile, max_buffered: &Setting<Positive<Size>>, findings: &mut Findings) {
-    for size in [&file.max_request_body, &file.max_response_body] {
+    let sizes = [
+        ("max_request_body", &file.max_request_body),
+        ("max_response_body", &file.max_response_body),
+    ];
+    for (name, size) in sizes {
         if let (Some(bytes), Some(max)) = (size.get(), max_buffered.get())
             && bytes.0.0 > max.0.0
         {
             let message = format!(
-                "{} is more than the {} of `limits.max_buffered`, which all bodies share; lower this one, or raise \
-                 that one",
+                "`{name}` = \"{}\" is more than `limits.max_buffered` = \"{}\", which all bodies share; lower the \
+                 former, or raise the latter",
                 size_in_words(bytes.0),
                 size_in_words(max.0),
             );

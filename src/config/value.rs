@@ -82,8 +82,14 @@ impl<T: Text> Scalar for T {
         let DeValue::String(text) = value else {
             return Err(format!("is {}", type_in_words(value)));
         };
-        let is =
-            |later: &&&str| *text == ***later || later.ends_with(':') && text.starts_with(**later);
+        let is = |later: &&&str| {
+            let slips = strsim::damerau_levenshtein(&text.to_lowercase(), later);
+            match later.strip_suffix(':') {
+                Some(_) => text.starts_with(**later),
+                // As far as no word of this version is as near.
+                None => slips == 0 || slips == 1 && T::from_text(text).is_err(),
+            }
+        };
         match T::LATER.iter().find(is) {
             Some(later) => Err(format!("`{later}` is not in this version")),
             None => T::from_text(text),
@@ -446,6 +452,17 @@ pub(super) fn duration_in_words(duration: Duration) -> String {
     format!("{}{unit}", ms / factor)
 }
 
+/// A duration that is as long as this one or somewhat longer, as it would be written: in a unit of which there are
+/// not thousands.
+pub(super) fn at_least_in_words(duration: Duration) -> String {
+    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let unit = DURATION_UNITS
+        .into_iter()
+        .find(|(_, factor)| ms.div_ceil(*factor) < 1_000);
+    let (unit, factor) = unit.unwrap_or(("d", 86_400_000));
+    format!("{}{unit}", ms.div_ceil(factor))
+}
+
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub(super) u64);
@@ -611,6 +628,9 @@ impl Text for Label {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if text.is_empty() {
             Err("is empty".to_owned())
+        } else if text.contains("://") {
+            // There may be a password in it.
+            Err("is a URL where a name is needed, as `api` is of `[upstreams.api]`".to_owned())
         } else if text.len() > MAX_LABEL || !text.bytes().all(plain) {
             Err(format!("is {}", quoted(text)))
         } else {

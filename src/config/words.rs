@@ -173,6 +173,12 @@ pub(super) struct HostName(pub(super) String);
 
 impl Text for HostName {
     fn from_text(text: &str) -> Result<Self, String> {
+        if text.contains('*') {
+            return Err(format!(
+                "is {}: a route takes one host, or all of them where this is left out",
+                quoted(text)
+            ));
+        }
         let bare = text
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'));
