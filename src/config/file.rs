@@ -8,9 +8,10 @@ use http::{HeaderName, Method};
 
 use super::document::OWN;
 use super::finding::Findings;
+use super::quantity::{Count, Positive, Size};
 use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
-use super::value::{Count, Label, Named, Partly, Positive, Size};
+use super::value::{Label, Named, Partly};
 use super::words::{
     AfterExpiry, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAge, KeyWord, ModeWord,
     OnStoreDownWord, OnUnknown, Profile, ScopeWord, StatusWord, UnknownStatus,

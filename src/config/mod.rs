@@ -6,9 +6,11 @@
 mod document;
 mod file;
 mod finding;
+mod fit;
 mod home;
 mod lower;
 mod order;
+mod quantity;
 mod reference;
 mod secret;
 mod setting;
