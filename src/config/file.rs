@@ -8,9 +8,10 @@ use http::{HeaderName, Method};
 
 use super::document::OWN;
 use super::finding::Findings;
+use super::quantity::{Count, Positive, Size};
 use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
-use super::value::{Count, Label, Named, Positive, Size};
+use super::value::{Label, Named, Partly};
 use super::words::{
     AfterExpiry, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAge, KeyWord, ModeWord,
     OnStoreDownWord, OnUnknown, Profile, ScopeWord, StatusWord, UnknownStatus,
@@ -239,9 +240,9 @@ section! {
     /// What the upstream's status says about the operation. What is in neither list is recorded.
     OutcomesFile {
         /// The upstream did nothing: the key is free again.
-        release: Vec<StatusWord> = ["401", "425", "429"],
+        release: Partly<StatusWord> = ["401", "425", "429"],
         /// The status does not say what happened.
-        unknown: Vec<StatusWord> = ["408", "502", "503", "504"],
+        unknown: Partly<StatusWord> = ["408", "502", "503", "504"],
     }
     later {}
 }
@@ -268,7 +269,7 @@ impl Value for DefaultsFile {
         let route = RouteFile::read(written, findings)?;
         let own = [("name", &route.name), ("id", &route.id)];
         for (name, setting) in own {
-            if setting.get().is_none_or(Option::is_some) {
+            if setting.written().is_some() {
                 findings.value(
                     &setting.place,
                     format!("belongs to one route; there is no `{name}` for all"),

@@ -6,8 +6,11 @@
 mod document;
 mod file;
 mod finding;
+mod fit;
+mod home;
 mod lower;
 mod order;
+mod quantity;
 mod reference;
 mod secret;
 mod setting;
@@ -78,6 +81,8 @@ impl Config {
                 position: None,
                 setting: String::new(),
                 message,
+                others: Vec::new(),
+                excerpt: None,
             }])
         })?;
         Self::parse(&text, &name)
@@ -119,6 +124,7 @@ impl Config {
             .map_err(|Faults(mut faults)| {
                 for fault in &mut faults {
                     fault.position = None;
+                    fault.others.clear();
                     fault.setting = match fault.setting.as_str() {
                         "upstreams.upstream.endpoints[0]" => "--upstream".to_owned(),
                         "listeners[0].address" => "--listen".to_owned(),

@@ -146,6 +146,27 @@ impl Gateway {
     }
 }
 
+/// A configuration that listens where it is told to: a ready one has sections for that, others get them.
+fn listening(toml: &str, listen: &str) -> String {
+    let mut file = toml
+        .replace("address = \"0.0.0.0:8080\"", "address = \"127.0.0.1:8080\"")
+        .replace(
+            "address = \"127.0.0.1:8080\"",
+            &format!("address = \"{listen}\""),
+        )
+        .replace(
+            "address = \"127.0.0.1:9090\"",
+            &format!("address = \"{ANY_PORT}\""),
+        );
+    if !toml.contains("\n[admin]") {
+        file.push_str(&format!("\n[admin]\naddress = \"{ANY_PORT}\"\n"));
+    }
+    if !toml.contains("[[listeners]]") {
+        file.push_str(&format!("\n[[listeners]]\naddress = \"{listen}\"\n"));
+    }
+    file
+}
+
 /// One run of the binary.
 struct Process {
     child: Child,
@@ -159,9 +180,7 @@ impl Process {
         match given {
             Given::File(toml) => {
                 let config = directory.join("oncegate.toml");
-                let file = format!(
-                    "{toml}\n[admin]\naddress = \"{ANY_PORT}\"\n[[listeners]]\naddress = \"{listen}\"\n"
-                );
+                let file = listening(toml, listen);
                 std::fs::write(&config, file).expect("a configuration");
                 command.arg("--config").arg(config)
             }
