@@ -15,11 +15,13 @@ use super::order;
 use super::secret;
 use super::setting::Setting;
 use super::value::{Label, Size, duration_in_words};
-use super::words::{BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord};
+use super::words::{
+    AfterExpiryWord, BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord,
+};
 use super::{Config, Limits, StoreConfig, StoreLocation, UpstreamConfig};
 use crate::identity::{FingerprintRules, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
-use crate::route::{Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
+use crate::route::{AfterExpiry, Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
 
 /// What a store may hold unless it is set, in bytes.
 const MAX_SIZE: u64 = 10 << 30;
@@ -234,6 +236,7 @@ fn mode(file: &RouteFile, findings: &mut Findings) -> Option<Mode> {
     match file.mode.value()? {
         ModeWord::Pass => Some(Mode::Pass),
         ModeWord::Enforce => policy(file, findings).map(Box::new).map(Mode::Enforce),
+        ModeWord::Observe => policy(file, findings).map(Box::new).map(Mode::Observe),
     }
 }
 
@@ -268,6 +271,10 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         unknown_status: file.unknown_status.get()?.0,
         outcomes: outcomes?,
         retention: retention?,
+        after_expiry: match file.after_expiry.value()? {
+            AfterExpiryWord::Execute => AfterExpiry::Execute,
+            AfterExpiryWord::Reject => AfterExpiry::Reject,
+        },
         on_store_down: match file.on_store_down.value()? {
             OnStoreDownWord::Reject => OnStoreDown::Reject,
             OnStoreDownWord::Forward => OnStoreDown::Forward,
@@ -418,7 +425,10 @@ fn bounds(file: &RouteFile, max_buffered: Option<Size>, findings: &mut Findings)
 /// A claim must not be over before the store has answered it.
 fn outlives(file: &RouteFile, store_timeout: Option<Duration>, findings: &mut Findings) {
     if let (Some(lease), Some(timeout)) = (file.lease.get(), store_timeout)
-        && file.mode.value() == Some(ModeWord::Enforce)
+        && matches!(
+            file.mode.value(),
+            Some(ModeWord::Enforce | ModeWord::Observe)
+        )
         && lease.0 < 2 * timeout
     {
         let message = format!(

@@ -53,7 +53,7 @@ pub(super) fn shadows(files: &[RouteFile], routes: &[Route], findings: &mut Find
             findings.conflict(place, message, &files[first].path.place);
             continue;
         }
-        let passes = |first: &Route| matches!(first.mode, Mode::Pass);
+        let passes = |first: &Route| !matches!(first.mode, Mode::Enforce(_));
         for (first, pass) in earlier.iter().enumerate().filter(|(_, r)| passes(r)) {
             if let Mode::Enforce(_) = route.mode
                 && let Some(method) = route.matcher.loses(&pass.matcher)
@@ -92,7 +92,7 @@ pub(super) fn spellings(files: &[RouteFile], routes: &[Route], findings: &mut Fi
             else {
                 continue;
             };
-            if other != index && matches!(pass.mode, Mode::Pass) {
+            if other != index && !matches!(pass.mode, Mode::Enforce(_)) {
                 let message = format!(
                     "`{path}` passes unprotected by route `{}`; if the upstream takes it for a path of this route, \
                      narrow that one",

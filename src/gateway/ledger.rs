@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::protocol::{Fingerprint, Op, RecordId, Verdict};
-use crate::store::{NotDone, Store, StoreError};
+use crate::store::{NotDone, Store, StoreError, Usage};
 use crate::telemetry::{Metrics, StoreOp, StoreResult};
 
 /// The first pause before a call is repeated.
@@ -88,6 +88,12 @@ impl Ledger {
         .await
     }
 
+    /// How full the store is. Never waits.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.store.usage()
+    }
+
     /// Whether the store can be asked.
     ///
     /// # Errors
@@ -123,7 +129,6 @@ mod tests {
 
     use super::*;
     use crate::protocol::{Owner, Record};
-    use crate::store::Usage;
 
     /// Answers well, and a second late.
     struct Slow;
