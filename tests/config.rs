@@ -66,7 +66,7 @@ fn faults_in_route(settings: &str) -> String {
 
 fn policy(route: &Route) -> &Policy {
     match &route.mode {
-        Mode::Enforce(policy) => policy,
+        Mode::Enforce(policy) | Mode::Observe(policy) => policy,
         Mode::Pass => panic!("{} is not protected", route.name),
     }
 }
@@ -550,6 +550,92 @@ fn retention_of_unknown_outcomes_may_be_as_short_as_everything_together() {
 }
 
 #[test]
+fn retention_of_unknown_outcomes_is_judged_by_what_a_route_and_the_defaults_say_together() {
+    let with = |defaults: &str, route: &str| {
+        let text = format!(
+            "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[defaults]\nupstream = \"api\"\n\
+             scope = [\"none\"]\n{defaults}\n[[routes]]\nname = \"all\"\npath = \"/*\"\n{route}\n"
+        );
+        Config::parse(&text, "f")
+    };
+    // 30s, 5m, 2s and 15s are the defaults of the others.
+    for (defaults, route, fits) in [
+        ("retention.unknown = \"347s\"", "", true),
+        ("retention.unknown = \"346999ms\"", "", false),
+        ("retention.unknown = \"347s\"", "lease = \"16s\"", false),
+        (
+            "retention.unknown = \"347s\"",
+            "late_response = \"0s\"",
+            true,
+        ),
+        ("lease = \"16s\"", "retention.unknown = \"347s\"", false),
+        ("lease = \"16s\"", "retention.unknown = \"348s\"", true),
+        (
+            "retention.unknown = \"1s\"",
+            "retention.unknown = \"347s\"",
+            true,
+        ),
+        (
+            "retention.unknown = \"1s\"",
+            "retention.success = \"30d\"",
+            false,
+        ),
+        ("retention.unknown = \"1s\"", "mode = \"observe\"", false),
+        ("retention.unknown = \"1s\"", "mode = \"pass\"", true),
+        // What is remembered longer is no excuse.
+        (
+            "retention.unknown = \"200s\"",
+            "after_expiry = \"reject\"",
+            false,
+        ),
+        (
+            "record_timeout = \"36500d\"",
+            "retention.unknown = \"36500d\"",
+            false,
+        ),
+    ] {
+        let said = with(defaults, route)
+            .map(drop)
+            .map_err(|faults| faults.to_string());
+        assert_eq!(said.is_ok(), fits, "{defaults} {route}: {said:?}");
+        if let Err(said) = said {
+            assert!(said.contains("routes.all.retention.unknown"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_key_is_remembered_for_as_long_again_where_the_route_says_so() {
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    for (after_expiry, tombstones, open) in [("execute", 0, 720), ("reject", 1, 1440)] {
+        let settings = format!(
+            "[\"none\"]\nafter_expiry = \"{after_expiry}\"\nretention = {{ success = \"1h\", failure = \"2h\" }}"
+        );
+        let loaded = parse(&SMALLEST.replace("[\"none\"]", &settings));
+        let policy = policy(&loaded.config.routes[0]);
+        for (status, keep) in [
+            (201, hours(1)),
+            (399, hours(1)),
+            (400, hours(2)),
+            (503, hours(2)),
+        ] {
+            let kept = policy.keep_answer(status);
+            assert_eq!((kept.keep, kept.tombstone), (keep, keep * tombstones));
+        }
+        assert_eq!(policy.keep_open(), hours(open));
+    }
+}
+
+#[test]
+fn an_observed_route_is_held_to_what_enforcing_would_ask_of_it() {
+    let observed = |settings: &str| faults_in_route(&format!("mode = \"observe\"\n{settings}"));
+    assert!(observed("lease = \"499ms\"").contains("routes.all.lease"));
+    assert!(observed("scope = []").contains("routes.all.scope"));
+    let loaded = parse(&SMALLEST.replace("[\"none\"]", "[\"none\"]\nmode = \"observe\""));
+    assert!(matches!(loaded.config.routes[0].mode, Mode::Observe(_)));
+}
+
+#[test]
 fn what_is_missing_is_said() {
     let text = "[upstreams.a]\n\n[[routes]]\nmethods = [\"POST\"]\n";
     let scope = "is required on a protected route, here or in `defaults`; write what names the client, such as \
@@ -600,7 +686,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         );
     }
     for settings in [
-        "mode = \"observe\"",
         "key = [\"query:key\"]",
         "key = [\"json:/key\"]",
         "key = [\"graphql:idempotent\"]",
@@ -612,7 +697,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         "on_unknown = \"resend\"",
         "on_unknown = \"probe\"",
         "probe = { method = \"GET\" }",
-        "after_expiry = \"reject\"",
         "key_age = \"reject\"",
         "dialect = \"stripe\"",
         "dialect = \"graphql\"",
@@ -644,7 +728,7 @@ scope = ["none"]
 [[routes]]
 name = "one"
 path = "/*"
-mode = "observe"
+mode = "watch"
 "#;
     let Faults(said) = Config::parse(text, "f").unwrap_err();
     let places: Vec<String> = said
@@ -829,9 +913,14 @@ mode = "pass"
 
 /// The findings about a route that protects POST /v1/payments, after one of these settings that passes.
 fn after_a_pass_route(pass: &str) -> Result<Vec<String>, String> {
+    after_a_route("pass", pass)
+}
+
+/// The same after one of this mode.
+fn after_a_route(mode: &str, pass: &str) -> Result<Vec<String>, String> {
     let text = format!(
         "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[defaults]\nupstream = \"api\"\n\
-         scope = [\"none\"]\n[[routes]]\nname = \"rest\"\nmode = \"pass\"\n{pass}\n[[routes]]\nname = \"create\"\n\
+         scope = [\"none\"]\n[[routes]]\nname = \"rest\"\nmode = \"{mode}\"\n{pass}\n[[routes]]\nname = \"create\"\n\
          methods = [\"POST\"]\npath = \"/v1/{{any}}\"\n"
     );
     match Config::parse(&text, "f") {
@@ -866,6 +955,8 @@ fn requests_of_a_protected_route_that_an_earlier_one_passes_are_warned_of() {
         "path = \"/*\"\nhost = \"one.example.com\"",
     ] {
         let said = after_a_pass_route(pass).unwrap();
+        assert_eq!(after_a_route("observe", pass).as_ref(), Ok(&said));
+        assert_eq!(after_a_route("enforce", pass), Ok(Vec::new()));
         let line = 12 + pass.lines().count();
         assert_eq!(
             said,

@@ -178,6 +178,32 @@ async fn what_enforce_mode_makes_of_a_request_is_what_observe_mode_says_that_it_
 }
 
 #[tokio::test]
+async fn requests_over_http2_are_observed_like_all_others() {
+    let upstream = ToyUpstream::start();
+    let gateway = observing(&upstream).start().await;
+    let http2 = Http2::open(gateway.address).await;
+    for (request, would_be, times) in [
+        (payment("k"), "executed", 1),
+        (payment("k"), "replayed", 1),
+        (payment("k").body(""), "mismatch", 1),
+        (payment("empty").body(""), "executed", 2),
+        (payment("empty").body(""), "replayed", 2),
+    ] {
+        http2.send(&request).await.is(201, "observed");
+        observes(&gateway, would_be, times).await;
+    }
+    // An early answer, and a body that is never whole.
+    upstream.next(Act::respond(413, &[], "").early());
+    let mut client = gateway.connect().await;
+    let head = payment("early").header("Content-Length", "9").body("part");
+    client.write_request(&head).await;
+    let (status, _) = client.answer_head().await;
+    assert_eq!(status, 413);
+    client.hang_up();
+    observes(&gateway, "not_observed", 1).await;
+}
+
+#[tokio::test]
 async fn upgrades_and_requests_that_hide_who_they_are_pass_and_are_counted_as_malformed() {
     let upstream = ToyUpstream::start();
     let gateway = observing(&upstream).start().await;
