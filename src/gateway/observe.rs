@@ -36,7 +36,7 @@ use crate::telemetry::{Decision, Label, ObservedReplay, WouldBe};
 use crate::upstream::OutBody;
 
 /// Requests that are observed at a time, from their heads to the ends of their answers: twice the default of client
-/// connections. Further ones go through uncounted, so that observing takes no more than some megabytes.
+/// connections. Further ones go through uncounted, so that observing takes no more than some tens of megabytes.
 const MAX_OBSERVED: usize = 8192;
 
 /// How often it is looked whether the store has heard how the first request ended.

@@ -23,7 +23,7 @@ use crate::upstream::InBody;
 /// What was seen of a request's body. One that was not seen to its end is told of by nobody.
 pub enum Payload {
     /// All of it.
-    Whole(Print),
+    Whole(Box<Print>),
     /// It is longer than the route would take.
     TooLarge,
     /// There is a key in its trailers.
@@ -51,13 +51,14 @@ enum Counted {
 impl Print {
     /// The head of the request is in `under_way`; copies for JSON come out of the budget's spare half.
     #[must_use]
-    pub fn new(rule: BodyRule, under_way: FingerprintUnderWay, budget: &Arc<Budget>) -> Self {
+    pub fn new(rule: BodyRule, under_way: FingerprintUnderWay, budget: &Arc<Budget>) -> Box<Self> {
         let body = match rule {
             BodyRule::None => Counted::Not,
             BodyRule::Bytes => Counted::Bytes,
             BodyRule::Json => Counted::Json(BytesMut::new(), budget.hold()),
         };
-        Self { under_way, body }
+        // Boxed: a hash under way is a kilobyte, and it is handed on.
+        Box::new(Self { under_way, body })
     }
 
     /// The fingerprint of the whole request.
@@ -90,13 +91,13 @@ pub struct PayloadWatch {
     lane: Arc<Lane>,
     length: u64,
     /// Gone once there is something to tell.
-    waiting: Option<(Print, oneshot::Sender<Payload>)>,
+    waiting: Option<(Box<Print>, oneshot::Sender<Payload>)>,
 }
 
 impl PayloadWatch {
     /// Tells `seen` what the body was, as soon as that is known; drops it where the body does not come to its end.
     #[must_use]
-    pub fn new(lane: Arc<Lane>, print: Print, seen: oneshot::Sender<Payload>) -> Self {
+    pub fn new(lane: Arc<Lane>, print: Box<Print>, seen: oneshot::Sender<Payload>) -> Self {
         Self {
             lane,
             length: 0,

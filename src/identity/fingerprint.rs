@@ -65,7 +65,7 @@ const BODY_NOT_JSON: u8 = 3;
 
 /// A fingerprint of which the head is written and the body comes in pieces: for those that let it pass and hold nothing.
 ///
-/// It is another one than [`write()`] makes of the same request: the length stands behind the body, because nobody
+/// It is another one than a body that is held makes of the same request: the length stands behind the body, because nobody
 /// knows it before.
 pub struct FingerprintUnderWay {
     hash: Keyed,
