@@ -1,5 +1,7 @@
 //! What a key meets when its retention is over.
 
+use std::time::{Duration, Instant};
+
 use crate::support::{Act, Problem, Setup, ToyUpstream, payment, until};
 
 #[tokio::test]
@@ -35,6 +37,7 @@ async fn a_key_that_is_remembered_is_refused_after_kill_9_too() {
         .route("retention = { success = \"24h\", failure = \"2s\" }")
         .start()
         .await;
+    let began = Instant::now();
     upstream.next(Act::respond(422, &[], "first"));
     gateway.send(&payment("k")).await.is(422, "executed");
     gateway.kill9().await;
@@ -43,11 +46,9 @@ async fn a_key_that_is_remembered_is_refused_after_kill_9_too() {
         let answer = gateway.send(&payment("k")).await;
         (answer.idempotency_status() != "replayed").then_some(answer)
     });
-    // On a busy machine the restart may have taken longer than the tombstone stood.
     let after = after.await;
-    if after.idempotency_status() == "refused" {
+    // On a busy machine the restart may have taken longer than the tombstone stood.
+    if began.elapsed() < Duration::from_secs(4) {
         after.refuses(Problem::EXPIRED);
-    } else {
-        after.is(201, "executed");
     }
 }

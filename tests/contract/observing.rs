@@ -268,6 +268,34 @@ async fn bodies_of_any_length_go_through_without_being_held() {
 }
 
 #[tokio::test]
+async fn what_is_observed_leaves_room_in_the_store_for_what_protects() {
+    let upstream = ToyUpstream::start();
+    let gateway = observing(&upstream)
+        .store("max_size = \"16KiB\"")
+        .another_route("name = \"strict\"\npath = \"/strict\"")
+        .start()
+        .await;
+    let mut seen = 0;
+    while would_have(&gateway.metrics().await, "not_observed") == 0 {
+        assert!(seen < 100, "the store never gets full");
+        let key = format!("k{seen}");
+        gateway.send(&payment(&key)).await.is(201, "observed");
+        seen += 1;
+        until("the request to be counted", || async {
+            let counted = gateway.metrics().await.decisions("pay", "observed");
+            (counted == seen).then_some(())
+        })
+        .await;
+    }
+    assert!(seen > 3, "{seen}");
+    for key in ["one", "two", "three"] {
+        let strict = to("/strict", &payment(key));
+        gateway.send(&strict).await.is(201, "executed");
+        gateway.send(&strict).await.is(201, "replayed");
+    }
+}
+
+#[tokio::test]
 async fn a_duplicate_is_told_of_in_the_log_and_nothing_else_is() {
     let upstream = ToyUpstream::start();
     let gateway = observing(&upstream).start().await;
