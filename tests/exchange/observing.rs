@@ -5,7 +5,7 @@ use oncegate::telemetry::StoreOp;
 
 use crate::rig::{Rig, impatient, patient};
 use crate::store::Fate;
-use crate::support::{Act, Gate, RefusedPort, Setup, ToyUpstream, payment};
+use crate::support::{Act, Gate, RefusedPort, Setup, Step, ToyUpstream, payment};
 
 fn observing(upstream: &ToyUpstream) -> Setup {
     impatient(upstream).route("mode = \"observe\"")
@@ -198,10 +198,29 @@ async fn an_answer_with_another_status_than_the_first_one_had_is_counted() {
     upstream.next(Act::reset_after_reading());
     rig.pay("k").await.is(502, "observed");
     rig.pay("k").await.is(201, "observed");
-    for answer in ["other_status", "no_answer", "same_status"] {
+    rig.pay("k").await.is(201, "observed");
+    for (answer, times) in [("other_status", 1), ("no_answer", 1), ("same_status", 2)] {
         let labels = [("route", "pay"), ("answer", answer)];
-        rig.counts("observed_replays_total", &labels, 1).await;
+        rig.counts("observed_replays_total", &labels, times).await;
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_breaks_off_and_its_retry_is_counted_as_unknown() {
+    let upstream = ToyUpstream::start();
+    let rig = Rig::start(&observing(&upstream));
+    let gate = Gate::closed();
+    let part = Act::stream(200, &[]).chunk("part").then_wait(&gate);
+    upstream.next(part.then(Step::Close));
+    let mut client = rig.client("k").await;
+    assert_eq!(client.answer_head().await.0, 200);
+    assert_eq!(client.chunk().await.as_deref(), Some(&b"part"[..]));
+    gate.open();
+    client.closed().await;
+    rig.store.verdicts(StoreOp::MarkUnknown, 1).await;
+    assert_eq!(rig.store.unknown_cause(), Some(Cause::Truncated));
+    rig.pay("k").await.is(201, "observed");
+    rig.observes("unknown", 1).await;
 }
 
 #[tokio::test]
