@@ -135,6 +135,9 @@ fn count(lane: &Lane, tally: Tally, would_be: WouldBe) {
     });
 }
 
+/// What the store says to a claim.
+type Asked = Result<Verdict, StoreError>;
+
 /// Where it is learned how a request ended.
 type Ends = watch::Receiver<Option<Ending>>;
 
@@ -231,15 +234,15 @@ impl Observation {
         let fingerprint = print.fingerprint(&self.policy().fingerprint);
         let asked = Instant::now();
         let first_has_ended = self.place.enter(self.id, &ending);
-        let verdict = self.shared.ledger.ask(self.id, self.claim(fingerprint));
-        let (would_be, first_status) = match verdict.await {
+        let mut verdict = self.ask(fingerprint).await;
+        if first_has_ended && matches!(verdict, Ok(Verdict::InFlight { .. })) {
+            // Enforce mode answers nobody before the store knows; here the store may learn of it only now.
+            verdict = self.ask_after_first(fingerprint, verdict).await;
+        }
+        let (would_be, first_status) = match verdict {
             Ok(Verdict::Acquired { .. }) => {
                 count(&self.lane, tally, WouldBe::Executed);
                 return self.follow(fingerprint, asked, ending).await;
-            }
-            // Enforce mode answers nobody before the store knows; here the store may learn of it only now.
-            Ok(Verdict::InFlight { .. }) if first_has_ended => {
-                self.settled_first(fingerprint).await
             }
             Ok(verdict) => told(&verdict, fingerprint),
             Err(error) => {
@@ -291,22 +294,28 @@ impl Observation {
         std::future::pending().await
     }
 
-    /// What is said of the first request once the store has heard how it ended.
-    async fn settled_first(&self, fingerprint: Fingerprint) -> (WouldBe, Option<u16>) {
-        let settled = async {
-            loop {
+    /// What the store says to a claim once it has heard how the first request ended.
+    async fn ask_after_first(&self, fingerprint: Fingerprint, before: Asked) -> Asked {
+        let heard = async {
+            let under_way = |record| matches!(record, Ok(Some(Verdict::InFlight { .. })) | Err(_));
+            while under_way(self.shared.ledger.look(self.id, fingerprint).await) {
                 sleep(LOOK_EVERY).await;
-                match self.shared.ledger.look(self.id, fingerprint).await {
-                    Ok(Some(Verdict::InFlight { .. })) | Err(_) => {}
-                    Ok(Some(verdict)) => return told(&verdict, fingerprint),
-                    // It was released: this one would have been sent.
-                    Ok(None) => return (WouldBe::Executed, None),
-                }
             }
         };
-        let patience = self.policy().record_timeout;
-        let settled = timeout(patience, settled).await;
-        settled.unwrap_or((WouldBe::InProgress, None))
+        match timeout(self.policy().record_timeout, heard).await {
+            Ok(()) => self.ask(fingerprint).await,
+            Err(_) => before,
+        }
+    }
+
+    async fn ask(&self, fingerprint: Fingerprint) -> Asked {
+        let claim = Op::Claim {
+            owner: self.owner,
+            origin: origin(fingerprint),
+            lease: self.policy().lease,
+            keep: self.policy().keep_open(),
+        };
+        self.shared.ledger.ask(self.id, claim).await
     }
 
     /// The op by which an attempt that ended so would have settled its record.
@@ -363,15 +372,6 @@ impl Observation {
             %key_ref, route = %self.lane.route.name, would_be = would_be.name(), first_status, status,
             "a duplicate was let through",
         );
-    }
-
-    fn claim(&self, fingerprint: Fingerprint) -> Op {
-        Op::Claim {
-            owner: self.owner,
-            origin: origin(fingerprint),
-            lease: self.policy().lease,
-            keep: self.policy().keep_open(),
-        }
     }
 
     /// How the request ended; `None` where nobody has seen it.

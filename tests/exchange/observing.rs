@@ -127,6 +127,27 @@ async fn a_duplicate_that_comes_before_the_store_has_heard_of_the_end_is_counted
 }
 
 #[tokio::test]
+async fn a_duplicate_of_what_is_being_released_is_the_first_of_its_key() {
+    let upstream = ToyUpstream::start();
+    let rig = Rig::start(
+        &patient(&upstream)
+            .route("mode = \"observe\"")
+            .route("record_timeout = \"20s\""),
+    );
+    let released = Gate::closed();
+    rig.store
+        .next(StoreOp::Release, Fate::Slow(released.clone()));
+    upstream.next(Act::respond(429, &[], ""));
+    rig.pay("k").await.is(429, "observed");
+    rig.pay("k").await.is(201, "observed");
+    rig.store.asked(StoreOp::Look, 1).await;
+    released.open();
+    rig.observes("executed", 2).await;
+    rig.pay("k").await.is(201, "observed");
+    rig.observes("replayed", 1).await;
+}
+
+#[tokio::test]
 async fn what_the_first_came_to_is_what_a_duplicate_would_have_met() {
     let upstream = ToyUpstream::start();
     let streamed = || Act::event_stream().chunk("data: 1\n\n").last_chunk();
