@@ -11,8 +11,8 @@ use support::{Act, Gate, Gateway, Request, ToyUpstream, payment, until};
 
 /// The examples that a test below exercises, by name. One that is not among them fails
 /// [`every_example_is_exercised`].
-const EXERCISED: [&str; 8] = [
-    "ci", "oncegate", "payments", "queue", "services", "sidecar", "strict", "webhooks",
+const EXERCISED: [&str; 9] = [
+    "ci", "observe", "oncegate", "payments", "queue", "services", "sidecar", "strict", "webhooks",
 ];
 
 fn folder() -> PathBuf {
@@ -90,6 +90,21 @@ async fn oncegate_protects_payments_and_passes_the_rest() {
     gateway.send(&other).await.is(422, "refused");
     gateway.send(&Request::get("/else")).await.is(201, "");
     assert_eq!(upstream.charges(), 2);
+}
+
+#[tokio::test]
+async fn observe_passes_payments_and_counts_those_that_enforcing_would_have_replayed() {
+    let upstream = ToyUpstream::start();
+    let gateway = start("observe", &[&upstream]).await;
+    gateway.send(&payment("k")).await.is(201, "observed");
+    gateway.send(&payment("k")).await.is(201, "observed");
+    assert_eq!(upstream.charges(), 2);
+    let labels = [("route", "create-payment"), ("would_be", "replayed")];
+    until("the duplicate to be counted", || async {
+        let metrics = gateway.metrics().await;
+        (metrics.value("oncegate_observed_total", &labels)? >= 1.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

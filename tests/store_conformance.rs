@@ -41,6 +41,11 @@ async fn memory_forgets_what_has_ended() {
 }
 
 #[tokio::test]
+async fn memory_remembers_keys_until_they_may_be_forgotten() {
+    conformance::remembers_keys_until_they_may_be_forgotten(&mut InMemory::new(ROOMY)).await;
+}
+
+#[tokio::test]
 async fn a_closed_memory_says_so() {
     conformance::closed_says_so(&InMemory::new(ROOMY)).await;
 }
@@ -72,6 +77,11 @@ async fn a_full_embedded_store_refuses_new_claims_only() {
 #[tokio::test]
 async fn embedded_forgets_what_has_ended() {
     conformance::forgets_what_has_ended(&mut InFile::new(ROOMY)).await;
+}
+
+#[tokio::test]
+async fn embedded_remembers_keys_until_they_may_be_forgotten() {
+    conformance::remembers_keys_until_they_may_be_forgotten(&mut InFile::new(ROOMY)).await;
 }
 
 #[tokio::test]

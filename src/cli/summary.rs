@@ -82,6 +82,7 @@ fn requests(route: &Route) -> String {
 fn treatment(route: &Route) -> String {
     match &route.mode {
         Mode::Pass => "passes".to_owned(),
+        Mode::Observe(policy) => format!("observes what would be {}", once(policy, route)),
         Mode::Enforce(policy) => once(policy, route),
     }
 }

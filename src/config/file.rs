@@ -13,7 +13,7 @@ use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
 use super::value::{Label, Named, Partly};
 use super::words::{
-    AfterExpiry, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAge, KeyWord, ModeWord,
+    AfterExpiryWord, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAge, KeyWord, ModeWord,
     OnStoreDownWord, OnUnknown, Profile, ScopeWord, StatusWord, UnknownStatus,
 };
 use super::{Endpoint, StoreLocation};
@@ -164,7 +164,8 @@ section! {
         host: Option<HostName>,
         /// The name of the upstream that its requests go to. Required.
         upstream: Option<Label>,
-        /// `enforce` lets each operation through once; `pass` forwards untouched.
+        /// `enforce` lets each operation through once; `observe` forwards untouched, and counts what `enforce` would
+        /// have made of each request; `pass` forwards untouched.
         mode: ModeWord = "enforce",
         /// Where the key is looked for, in order.
         key: Vec<KeyWord> = ["header:Idempotency-Key"],
@@ -198,8 +199,10 @@ section! {
         unknown_status: UnknownStatus = 409,
         outcomes: OutcomesFile = {},
         retention: RetentionFile = {},
-        /// What a key meets when its retention is over: it is new again.
-        after_expiry: AfterExpiry = "execute",
+        /// What a key meets when its retention is over. With "execute" it is new again. With "reject" it is
+        /// remembered and refused (409 `result-expired`) for as long again; one of unknown outcome is held as unknown for twice
+        /// `retention.unknown`.
+        after_expiry: AfterExpiryWord = "execute",
         /// What is made of the time that some keys carry: nothing.
         key_age: KeyAge = "ignore",
         /// When the store cannot be asked, or is full and the key is new: "reject" answers with 503, "forward"

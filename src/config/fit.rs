@@ -186,7 +186,7 @@ pub(super) fn lease(file: &RouteFile, store: Option<&StoreFile>, findings: &mut 
         return;
     };
     if let (Some(lease), Some(timeout)) = (file.lease.get(), store_timeout.get())
-        && file.mode.value() == Some(ModeWord::Enforce)
+        && file.mode.value() != Some(ModeWord::Pass)
         && lease.0 < 2 * timeout.0
     {
         let message = format!(

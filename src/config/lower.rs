@@ -17,11 +17,13 @@ use super::secret;
 use super::setting::Setting;
 use super::setting::Value;
 use super::value::Label;
-use super::words::{BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord};
+use super::words::{
+    AfterExpiryWord, BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord,
+};
 use super::{Config, EncryptionKey, Limits, StoreConfig, StoreLocation, UpstreamConfig};
 use crate::identity::{FingerprintRules, IdKeyBytes, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
-use crate::route::{Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
+use crate::route::{AfterExpiry, Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
 
 /// What a store may hold unless it is set, in bytes.
 const MAX_SIZE: u64 = 10 << 30;
@@ -255,6 +257,7 @@ fn mode(file: &RouteFile, findings: &mut Findings) -> Option<Mode> {
     match file.mode.value()? {
         ModeWord::Pass => Some(Mode::Pass),
         ModeWord::Enforce => policy(file, findings).map(Box::new).map(Mode::Enforce),
+        ModeWord::Observe => policy(file, findings).map(Box::new).map(Mode::Observe),
     }
 }
 
@@ -289,6 +292,10 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         unknown_status: file.unknown_status.get()?.0,
         outcomes: outcomes?,
         retention: retention?,
+        after_expiry: match file.after_expiry.value()? {
+            AfterExpiryWord::Execute => AfterExpiry::Execute,
+            AfterExpiryWord::Reject => AfterExpiry::Reject,
+        },
         on_store_down: match file.on_store_down.value()? {
             OnStoreDownWord::Reject => OnStoreDown::Reject,
             OnStoreDownWord::Forward => OnStoreDown::Forward,

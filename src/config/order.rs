@@ -55,7 +55,7 @@ pub(super) fn names(files: &[RouteFile], findings: &mut Findings) {
 pub(super) fn tokens(files: &[RouteFile], findings: &mut Findings) {
     let by_token: Vec<(String, &Place)> = files
         .iter()
-        .filter(|file| file.mode.value() == Some(ModeWord::Enforce))
+        .filter(|file| file.mode.value() != Some(ModeWord::Pass))
         .filter(|file| {
             let words = file.scope.get().and_then(Option::as_ref);
             words.is_some_and(|words| words.contains(&ScopeWord::Header(header::AUTHORIZATION)))
@@ -157,7 +157,7 @@ pub(super) fn shadows(files: &[RouteFile], findings: &mut Findings) {
             continue;
         }
         for (first, pass) in earlier() {
-            if let Some(pass) = pass.as_ref().filter(|pass| pass.mode == ModeWord::Pass)
+            if let Some(pass) = pass.as_ref().filter(|pass| pass.mode != ModeWord::Enforce)
                 && let Some(method) = route.matcher.loses(&pass.matcher)
             {
                 let lost = format!("{method} of {}", route.name);
@@ -186,7 +186,7 @@ fn unreachable(route: &Seen<'_>, first: &Seen<'_>, findings: &mut Findings) {
         "no request reaches route {}: route {} stands before it and takes them all",
         route.name, first.name
     );
-    if route.mode == ModeWord::Enforce && first.mode == ModeWord::Pass {
+    if route.mode == ModeWord::Enforce && first.mode != ModeWord::Enforce {
         let message = format!("{said}, unprotected; put this one first, or remove it");
         findings.conflict(route.place, message, &[first.place]);
     } else {
@@ -239,7 +239,7 @@ fn leak(table: &Table, index: usize, route: &Route) -> Option<(usize, String)> {
                 index: other,
                 route: pass,
                 ..
-            } if other != index && matches!(pass.mode, Mode::Pass) => Some((other, path)),
+            } if other != index && !matches!(pass.mode, Mode::Enforce(_)) => Some((other, path)),
             _ => None,
         })
 }

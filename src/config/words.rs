@@ -16,9 +16,9 @@ use crate::protocol::StatusSet;
 use crate::route::PathPattern;
 
 choice!(Profile { Sidecar = "sidecar" } later { "edge" });
-choice!(ModeWord { Enforce = "enforce", Pass = "pass" } later { "observe" });
+choice!(ModeWord { Enforce = "enforce", Observe = "observe", Pass = "pass" } later {});
 choice!(OnUnknown { Hold = "hold" } later { "resend", "probe" });
-choice!(AfterExpiry { Execute = "execute" } later { "reject" });
+choice!(AfterExpiryWord { Execute = "execute", Reject = "reject" } later {});
 choice!(KeyAge { Ignore = "ignore" } later { "reject" });
 choice!(OnStoreDownWord { Reject = "reject", Forward = "forward" } later {});
 choice!(Dialect { Ietf = "ietf" } later { "stripe", "graphql" });

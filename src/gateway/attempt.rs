@@ -17,7 +17,7 @@ use super::outbound::Outbound;
 use super::problem::Problem;
 use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
-use crate::protocol::{Answer, Cause, Op, Outcome, Owner, Response, Retention, Unknown, Verdict};
+use crate::protocol::{Answer, Cause, Op, Outcome, Owner, Response, Unknown, Verdict};
 use crate::store::NotDone;
 use crate::telemetry::{Decision, Hold, LateAnswer, UpstreamError};
 use crate::upstream::{Gate, SendErrorKind};
@@ -368,20 +368,11 @@ impl Attempt {
     }
 
     fn completion(&self, status: u16, answer: Answer) -> Op {
-        let retention = &self.subject.policy().retention;
-        let keep = if status < 400 {
-            retention.success
-        } else {
-            retention.failure
-        };
         Op::Complete {
             owner: self.owner,
             origin: self.subject.origin.clone(),
             answer,
-            retention: Retention {
-                keep,
-                tombstone: std::time::Duration::ZERO,
-            },
+            retention: self.subject.policy().keep_answer(status),
         }
     }
 
@@ -391,7 +382,7 @@ impl Attempt {
             origin: self.subject.origin.clone(),
             fence: self.fence,
             cause,
-            keep: self.subject.policy().retention.unknown,
+            keep: self.subject.policy().keep_open(),
         }
     }
 

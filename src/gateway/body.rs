@@ -11,6 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::mpsc;
 
+use super::sight::Watched;
 use crate::upstream::InBody;
 
 /// Whatever ended a body before its end.
@@ -24,6 +25,8 @@ enum Kind {
     Full(Full<Bytes>),
     /// An upstream's answer on its way through; dropping it closes the upstream's connection.
     Upstream(InBody),
+    /// The same, and somebody is told how it ends.
+    Watched(Watched),
     /// An upstream's answer that a detached dispatch passes on.
     Passed(Passage),
 }
@@ -39,6 +42,15 @@ impl Body {
     #[must_use]
     pub fn upstream(body: InBody) -> Self {
         Self(Kind::Upstream(body))
+    }
+
+    /// The same body, watched where it comes from an upstream.
+    #[must_use]
+    pub fn watched(self, watch: impl FnOnce(InBody) -> Watched) -> Self {
+        Self(match self.0 {
+            Kind::Upstream(body) => Kind::Watched(watch(body)),
+            other => other,
+        })
     }
 
     /// A body that another task passes on.
@@ -120,6 +132,7 @@ impl HttpBody for Body {
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
             Kind::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Kind::Watched(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Kind::Passed(body) => body.poll_piece(cx).map_err(Into::into),
         }
     }
@@ -128,6 +141,7 @@ impl HttpBody for Body {
         match &self.0 {
             Kind::Full(body) => body.is_end_stream(),
             Kind::Upstream(body) => body.is_end_stream(),
+            Kind::Watched(body) => body.is_end_stream(),
             Kind::Passed(body) => body.ended,
         }
     }
@@ -136,6 +150,7 @@ impl HttpBody for Body {
         match &self.0 {
             Kind::Full(body) => body.size_hint(),
             Kind::Upstream(body) => body.size_hint(),
+            Kind::Watched(body) => body.size_hint(),
             Kind::Passed(_) => SizeHint::default(),
         }
     }
@@ -184,8 +199,17 @@ impl Budget {
 impl Held {
     /// Takes more of the budget; false, and nothing taken, where that is too much.
     fn grow(&mut self, bytes: u64) -> bool {
+        self.grow_within(bytes, self.budget.limit)
+    }
+
+    /// The same for what can be done without: the other half of the budget is left to those that cannot.
+    pub fn grow_spare(&mut self, bytes: u64) -> bool {
+        self.grow_within(bytes, self.budget.limit / 2)
+    }
+
+    fn grow_within(&mut self, bytes: u64, limit: u64) -> bool {
         let before = self.budget.held.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.budget.limit {
+        if before.saturating_add(bytes) > limit {
             self.budget.held.fetch_sub(bytes, Ordering::Relaxed);
             return false;
         }

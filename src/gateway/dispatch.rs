@@ -152,7 +152,8 @@ pub async fn pass(client: Passing, begun: Bytes, mut rest: InBody, patience: Dur
     let _ = timeout(patience, drain).await;
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
+/// Whether it is a stream without an end of its own.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())

@@ -65,7 +65,7 @@ impl Exchange {
             owner: self.owner,
             origin: self.subject.origin.clone(),
             lease: policy.lease,
-            keep: policy.retention.unknown,
+            keep: policy.keep_open(),
         };
         match self.shared.ledger.ask(self.subject.id, claim).await {
             Ok(Verdict::Acquired { seen, prior }) => {

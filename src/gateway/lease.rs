@@ -91,7 +91,7 @@ impl Keeper {
                 origin: self.subject.origin.clone(),
                 fence: self.fence,
                 lease,
-                keep: policy.retention.unknown,
+                keep: policy.keep_open(),
             };
             match self.ledger.ask(self.subject.id, renewal).await {
                 Ok(Verdict::Held { .. }) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::protocol::{Fingerprint, Op, RecordId, Verdict};
-use crate::store::{Hints, NotDone, Store, StoreError};
+use crate::store::{Hints, NotDone, Store, StoreError, Usage};
 use crate::telemetry::{Metrics, StoreOp, StoreResult};
 
 /// The first pause before a call is repeated.
@@ -110,6 +110,12 @@ impl Ledger {
         self.timeout
     }
 
+    /// How full the store is. Never waits.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.store.usage()
+    }
+
     /// Whether the store can be asked.
     ///
     /// # Errors
@@ -149,7 +155,6 @@ mod tests {
 
     use super::*;
     use crate::protocol::{Owner, Record};
-    use crate::store::Usage;
 
     /// Answers well, and a second late.
     struct Slow;

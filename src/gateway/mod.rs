@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! HTTP policy → route → pass ─────────────────────────────────────────────→ forward
+//!       → observe, sight: forward, and count beside it what `protect` would have made of it
 //!       → protect: read body, identify, replay cache, waiters
 //!                  → exchange (outlives its client): claim → attempt: dispatch, judge, settle → answer
 //! ```
@@ -22,11 +23,13 @@ mod headers;
 mod lease;
 mod ledger;
 mod message;
+mod observe;
 mod outbound;
 mod pass;
 mod problem;
 mod protect;
 mod replay;
+mod sight;
 mod subject;
 mod waiters;
 
@@ -43,7 +46,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Limits;
 use crate::identity::{IdKeyBytes, Identifier};
 use crate::protocol::{Answer, Verdict};
-use crate::route::{Found, Table};
+use crate::route::{Found, Mode, Table};
 use crate::server::{Handler, Peer, RequestBody};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{Decision, Hold, Metrics, Unrouted};
@@ -54,6 +57,7 @@ pub use body::Body;
 use body::Budget;
 use foreign::Foreign;
 use ledger::Ledger;
+use observe::UnderWay;
 use problem::{Problem, Refusal};
 use replay::ReplayCache;
 use subject::{Lane, Subject};
@@ -100,6 +104,7 @@ pub struct Shared {
     budget: Arc<Budget>,
     late: Arc<Semaphore>,
     claims: Arc<Semaphore>,
+    observed: Arc<UnderWay>,
     problem_base: Option<String>,
     metrics: Arc<Metrics>,
     /// Exchanges under way, claims in doubt, recordings that go on in the background.
@@ -153,6 +158,7 @@ impl Gateway {
             budget: Budget::new(limits.max_buffered),
             late: Arc::new(Semaphore::new(limits.max_late)),
             claims: Arc::new(Semaphore::new(MAX_CLAIMS)),
+            observed: UnderWay::new(),
             problem_base: parts.problem_base,
             metrics,
             tasks: TaskTracker::new(),
@@ -233,6 +239,11 @@ impl Handler for Gateway {
                 policy: None,
                 ..
             } => pass::untouched(shared, &shared.lanes[index], request, peer).await,
+            Found::Route { index, route, .. } if matches!(route.mode, Mode::Observe(_)) => {
+                observe::observed(shared, &shared.lanes[index], request, peer)
+                    .boxed()
+                    .await
+            }
             Found::Route { index, .. } => {
                 // Boxed, so that what passes needs no room for what is protected.
                 protect::protected(shared, &shared.lanes[index], request, peer)

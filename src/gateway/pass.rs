@@ -75,7 +75,8 @@ fn marked(response: &mut Response<Body>) {
     headers.insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("unkeyed"));
 }
 
-fn prepared(
+/// The request as its upstream gets it, around this body.
+pub fn prepared(
     request: Request<RequestBody>,
     peer: Peer,
     body: impl FnOnce(RequestBody) -> OutBody,
@@ -104,7 +105,8 @@ pub fn target(uri: &Uri) -> Uri {
         .map_or_else(|| Uri::from_static("/"), Uri::from)
 }
 
-async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> Response<Body> {
+/// The upstream's answer, or a refusal, which bears its [`Problem`] as an extension for those that watch.
+pub async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> Response<Body> {
     let head_timeout = lane.route.response_timeout;
     let method = request.method().clone();
     let started = tokio::time::Instant::now();
@@ -137,7 +139,9 @@ async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> R
         // A part of it may have been sent.
         refusal.detail = Some("The request's body broke off, or stalled.".to_owned());
     }
-    refusal.unprotected()
+    let mut response = refusal.unprotected();
+    response.extensions_mut().insert(problem);
+    response
 }
 
 /// A body whose trailers bear no key: it would be one that the upstream sees and nobody has looked at.

@@ -22,7 +22,10 @@ use super::problem::Problem;
 use super::replay;
 use super::subject::{Lane, Subject, Tally};
 use super::waiters::{Ended, Met, Ticket, Waiting};
-use crate::identity::{Key, KeySource, Reference, RequestParts, Scope, ScopeSource, key, scope};
+use crate::identity::{
+    Key, KeyInvalid, KeySource, Reference, RequestParts, Scope, ScopeMissing, ScopeSource, key,
+    scope,
+};
 use crate::protocol::{Origin, Owner, Verdict};
 use crate::route::{OnStoreDown, Policy};
 use crate::server::{Peer, RequestBody};
@@ -87,7 +90,7 @@ pub async fn protected(
 }
 
 /// Whether the client asks for headers to be removed that say what the request is, or whose.
-fn hides_identity(policy: &Policy, headers: &HeaderMap) -> bool {
+pub fn hides_identity(policy: &Policy, headers: &HeaderMap) -> bool {
     if !headers.contains_key(CONNECTION) {
         return false;
     }
@@ -96,6 +99,36 @@ fn hides_identity(policy: &Policy, headers: &HeaderMap) -> bool {
     keys.chain(scopes)
         .chain(&policy.fingerprint.headers)
         .any(|name| headers::hides(headers, name))
+}
+
+/// Why it cannot be said which operation a request is.
+pub enum Unidentified {
+    /// It bears no key or no scope, and its route requires none.
+    Unkeyed,
+    /// It bears no key.
+    KeyMissing,
+    /// It bears none that can be one.
+    KeyInvalid(KeyInvalid),
+    /// It does not say who asks.
+    ScopeMissing(ScopeMissing),
+}
+
+/// Whose operation it is, and which of theirs.
+///
+/// # Errors
+/// Why that cannot be said.
+pub fn identity(policy: &Policy, headers: &HeaderMap) -> Result<(Key, Scope), Unidentified> {
+    let key = match key::find(&policy.key, &policy.key_format, headers) {
+        Ok(Some(key)) => key,
+        Ok(None) if !policy.key_required => return Err(Unidentified::Unkeyed),
+        Ok(None) => return Err(Unidentified::KeyMissing),
+        Err(reason) => return Err(Unidentified::KeyInvalid(reason)),
+    };
+    match scope::find(&policy.scope, headers) {
+        Ok(scope) => Ok((key, scope)),
+        Err(_) if !policy.scope_required => Err(Unidentified::Unkeyed),
+        Err(missing) => Err(Unidentified::ScopeMissing(missing)),
+    }
 }
 
 /// A refusal and what it counts as.
@@ -108,10 +141,10 @@ fn identified(
     headers: &HeaderMap,
 ) -> Result<Option<(Key, Scope)>, Refused> {
     let policy = lane.policy();
-    let key = match key::find(&policy.key, &policy.key_format, headers) {
-        Ok(Some(key)) => key,
-        Ok(None) if !policy.key_required => return Ok(None),
-        Ok(None) => {
+    match identity(policy, headers) {
+        Ok(who) => Ok(Some(who)),
+        Err(Unidentified::Unkeyed) => Ok(None),
+        Err(Unidentified::KeyMissing) => {
             let names: Vec<&str> = policy
                 .key
                 .iter()
@@ -122,18 +155,14 @@ fn identified(
                 "Send a key of your own making, a new one for each operation, in {}.",
                 names.join(" or "),
             ));
-            return Err((Decision::KeyMissing, Box::new(refusal.protected())));
+            Err((Decision::KeyMissing, Box::new(refusal.protected())))
         }
-        Err(reason) => {
+        Err(Unidentified::KeyInvalid(reason)) => {
             let mut refusal = shared.refusal(Problem::KeyInvalid);
             refusal.detail = Some(reason.to_string());
-            return Err((Decision::KeyInvalid, Box::new(refusal.protected())));
+            Err((Decision::KeyInvalid, Box::new(refusal.protected())))
         }
-    };
-    match scope::find(&policy.scope, headers) {
-        Ok(scope) => Ok(Some((key, scope))),
-        Err(_) if !policy.scope_required => Ok(None),
-        Err(missing) => {
+        Err(Unidentified::ScopeMissing(missing)) => {
             let mut refusal = shared.refusal(Problem::ScopeMissing);
             refusal.detail = Some(missing.to_string());
             refusal.challenge = Some(&policy.challenge);
@@ -161,7 +190,8 @@ fn unread(shared: &Shared, tally: Tally, reason: &Unread) -> Response<Body> {
     shared.refusal(problem).protected()
 }
 
-fn names_key(policy: &Policy, trailers: Option<&HeaderMap>) -> bool {
+/// Whether trailers bear what is looked for as a key.
+pub fn names_key(policy: &Policy, trailers: Option<&HeaderMap>) -> bool {
     trailers.is_some_and(|trailers| {
         let mut sources = policy.key.iter();
         sources.any(|KeySource::Header(name)| trailers.contains_key(name))
@@ -207,13 +237,16 @@ fn subject(
 }
 
 /// What must not be guessed or repeated.
-struct Random {
-    owner: Owner,
+pub struct Random {
+    /// Of one attempt.
+    pub owner: Owner,
     nonce: [u8; 12],
 }
 
 impl Random {
-    fn new() -> Self {
+    /// From the system's source.
+    #[must_use]
+    pub fn new() -> Self {
         // In one go, which costs as much as either.
         let mut bytes = [0; 16 + 12];
         aws_lc_rs::rand::fill(&mut bytes).expect("the system has a source of randomness");

@@ -27,10 +27,10 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// The settings of a protected route.
+    /// The settings of a route that protects its requests or watches them.
     ///
     /// # Panics
-    /// On a pass route: only what was protected has a subject.
+    /// On a pass route: nothing that merely passes asks for them.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         self.route
@@ -137,6 +137,12 @@ impl Tally {
     /// This is what became of it.
     pub fn decide(mut self, decision: Decision) {
         self.count(decision);
+    }
+
+    /// The same where the answer is timed elsewhere, because it does not wait for the decision.
+    pub fn decide_untimed(mut self, decision: Decision) {
+        self.decided = true;
+        self.lane.metrics().decision(decision);
     }
 
     /// It is no request that could be decided upon.

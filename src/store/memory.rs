@@ -169,6 +169,12 @@ impl Memory {
             };
             match retention::look(record, now) {
                 Look::Forget => self.forget(shard, id),
+                Look::Shrink(bucket) => {
+                    let record = record.clone();
+                    let tombstone = record.clone().at(now);
+                    self.keep(shard, id, Some(&record), tombstone);
+                    shard.due.entry(bucket).or_default().push(id);
+                }
                 Look::Again(bucket) => shard.due.entry(bucket).or_default().push(id),
                 Look::Drop => {}
             }

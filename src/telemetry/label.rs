@@ -98,10 +98,82 @@ label! {
         Unkeyed = "unkeyed",
         /// It was forwarded without protection because the store was down.
         Unprotected = "unprotected",
-        /// Observe mode: it went through, and its key was new.
+        /// Observe mode: it went through, and no earlier request with its key was seen.
         Observed = "observed",
         /// Observe mode: it went through, and enforce mode would have met a duplicate.
         ObservedDuplicate = "observed_duplicate",
+    }
+}
+
+label! {
+    /// What enforce mode would have made of a request that observe mode let through.
+    pub enum WouldBe {
+        /// Sent: its key is new.
+        Executed = "executed",
+        /// A duplicate, answered from the record of the first one.
+        Replayed = "replayed",
+        /// A duplicate while the first one was under way: it would have waited for as long as `wait` says, or been
+        /// refused (409).
+        InProgress = "in_progress",
+        /// A duplicate, refused (422): the key was used for another request.
+        Mismatch = "mismatch",
+        /// A duplicate, refused (409): the first one's response could not have been kept.
+        NotStored = "not_stored",
+        /// A duplicate, refused (409): the first one was sent, and its outcome is not known.
+        Unknown = "unknown",
+        /// A duplicate of a request that was not seen to its end, because its client left or this process ended.
+        /// Enforce mode goes on without the client, and answers from the record.
+        Unseen = "unseen",
+        /// A duplicate, refused (409): the retention is over and the key is remembered.
+        Expired = "expired",
+        /// Refused (400): the route requires a key.
+        KeyMissing = "key_missing",
+        /// Refused (400): the key is too long, malformed, in a trailer, or there are several.
+        KeyInvalid = "key_invalid",
+        /// Refused (401): the request does not say who is asking.
+        ScopeMissing = "scope_missing",
+        /// Forwarded without protection because it bears no key or no scope.
+        Unkeyed = "unkeyed",
+        /// Refused (400): an upgrade, a `Connection` that names the key, the scope or a header of the fingerprint, or a
+        /// body that broke off.
+        BadRequest = "bad_request",
+        /// Refused (413): the body is beyond the route's limit.
+        BodyTooLarge = "body_too_large",
+        /// The store did not say: refused (503), or forwarded without protection where the route says so.
+        StoreUnavailable = "store_unavailable",
+        /// Not known, because observing is not to cost more: too many requests are observed at a time, the store is
+        /// three quarters full, there is no room for the copy of a JSON body, or the request was answered before its
+        /// body was whole.
+        NotObserved = "not_observed",
+    }
+}
+
+impl WouldBe {
+    /// Whether an earlier request with the same key was seen.
+    #[must_use]
+    pub fn is_duplicate(self) -> bool {
+        matches!(
+            self,
+            Self::Replayed
+                | Self::InProgress
+                | Self::Mismatch
+                | Self::NotStored
+                | Self::Unknown
+                | Self::Unseen
+                | Self::Expired
+        )
+    }
+}
+
+label! {
+    /// How the answer that an observed duplicate got compares with the one that would have been replayed.
+    pub enum ObservedReplay {
+        /// The same status.
+        SameStatus = "same_status",
+        /// Another status.
+        OtherStatus = "other_status",
+        /// It got no whole answer.
+        NoAnswer = "no_answer",
     }
 }
 
@@ -291,6 +363,8 @@ mod tests {
     #[test]
     fn every_label_value_has_a_place_and_a_name_of_its_own() {
         assert_well_formed::<Decision>();
+        assert_well_formed::<WouldBe>();
+        assert_well_formed::<ObservedReplay>();
         assert_well_formed::<Unrouted>();
         assert_well_formed::<StoreOp>();
         assert_well_formed::<StoreResult>();

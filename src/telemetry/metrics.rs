@@ -7,7 +7,8 @@ use prometheus::{Registry, TextEncoder};
 
 use super::instrument::{Counter, Gauge, MirroredCounter, PerLabel, Registrar, Timing};
 use super::label::{
-    Beat, Decision, Label, LateAnswer, LeaseLost, StoreOp, StoreResult, Unrouted, UpstreamError,
+    Beat, Decision, Label, LateAnswer, LeaseLost, ObservedReplay, StoreOp, StoreResult, Unrouted,
+    UpstreamError, WouldBe,
 };
 use crate::protocol::{Cause, NotStored};
 
@@ -79,6 +80,8 @@ pub struct RouteMetrics {
     unknown_outcomes: PerLabel<Cause, Counter>,
     late_answers: PerLabel<LateAnswer, Counter>,
     not_stored: PerLabel<NotStored, Counter>,
+    observed: PerLabel<WouldBe, Counter>,
+    observed_replays: PerLabel<ObservedReplay, Counter>,
 }
 
 /// The metrics of one upstream.
@@ -265,6 +268,16 @@ impl RouteMetrics {
         self.late_answers.inc(result);
     }
 
+    /// A request that was let through would have become this.
+    pub fn observed(&self, would_be: WouldBe) {
+        self.observed.inc(would_be);
+    }
+
+    /// A duplicate that was let through got this instead of a replay.
+    pub fn observed_replay(&self, answer: ObservedReplay) {
+        self.observed_replays.inc(answer);
+    }
+
     /// A response was passed on without being kept.
     pub fn not_stored(&self, reason: NotStored) {
         self.not_stored.inc(reason);
@@ -391,6 +404,16 @@ fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box<[RouteMetr
         &["route", "reason"],
         "Responses that were passed on and could not be kept for replay.",
     );
+    let observed = registrar.counter_family(
+        "oncegate_observed_total",
+        &["route", "would_be"],
+        "What enforce mode would have made of the requests that observe mode let through.",
+    );
+    let observed_replays = registrar.counter_family(
+        "oncegate_observed_replays_total",
+        &["route", "answer"],
+        "Observed duplicates that would have been replayed, by how the answer that they got instead compares.",
+    );
     let metrics_of = |route: &&str| RouteMetrics {
         decisions: PerLabel::new(|value: Decision| decisions.with(&[route, value.name()])),
         duration: duration.with(&[route]),
@@ -399,6 +422,10 @@ fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box<[RouteMetr
         }),
         late_answers: PerLabel::new(|value: LateAnswer| late_answers.with(&[route, value.name()])),
         not_stored: PerLabel::new(|reason| not_stored.with(&[route, Label::name(reason)])),
+        observed: PerLabel::new(|value: WouldBe| observed.with(&[route, value.name()])),
+        observed_replays: PerLabel::new(|value: ObservedReplay| {
+            observed_replays.with(&[route, value.name()])
+        }),
     };
     routes.iter().map(metrics_of).collect()
 }

@@ -334,7 +334,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         );
     }
     for settings in [
-        "mode = \"observe\"",
         "key = [\"query:key\"]",
         "key = [\"json:/key\"]",
         "key = [\"graphql:idempotent\"]",
@@ -346,7 +345,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         "on_unknown = \"resend\"",
         "on_unknown = \"probe\"",
         "probe = { method = \"GET\" }",
-        "after_expiry = \"reject\"",
         "key_age = \"reject\"",
         "dialect = \"stripe\"",
         "dialect = \"graphql\"",
@@ -378,7 +376,7 @@ scope = ["none"]
 [[routes]]
 name = "one"
 path = "/*"
-mode = "observe"
+mode = "watch"
 "#;
     let Faults(said) = Config::parse(text, "f").unwrap_err();
     let places: Vec<String> = said

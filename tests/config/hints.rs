@@ -187,7 +187,7 @@ fn what_cannot_be_used_either_is_not_offered() {
 #[test]
 fn a_word_of_a_later_version_is_known_with_a_slip_in_it() {
     for (settings, word) in [
-        ("mode = \"obsrve\"", "observe"),
+        ("key_age = \"rejct\"", "reject"),
         ("dialect = \"Stripe\"", "stripe"),
     ] {
         let said = faults_in_route(settings);

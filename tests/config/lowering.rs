@@ -7,7 +7,7 @@ use oncegate::config::{Config, Endpoint, StoreLocation};
 use oncegate::identity::{BodyRule, KeyFormat, KeySource, ScopeSource};
 use oncegate::route::{Mode, OnStoreDown};
 
-use crate::{SMALLEST, example, parse, policy};
+use crate::{SMALLEST, example, faults_in_route, parse, policy};
 
 #[test]
 fn defaults_are_those_of_the_reference() {
@@ -152,6 +152,92 @@ fn retention_of_unknown_outcomes_may_be_as_short_as_everything_together() {
         policy(&parse(&text).config.routes[0]).retention.unknown,
         Duration::from_secs(347)
     );
+}
+
+#[test]
+fn retention_of_unknown_outcomes_is_judged_by_what_a_route_and_the_defaults_say_together() {
+    let with = |defaults: &str, route: &str| {
+        let text = format!(
+            "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[defaults]\nupstream = \"api\"\n\
+             scope = [\"none\"]\n{defaults}\n[[routes]]\nname = \"all\"\npath = \"/*\"\n{route}\n"
+        );
+        Config::parse(&text, "f")
+    };
+    // 30s, 5m, 2s and 15s are the defaults of the others.
+    for (defaults, route, fits) in [
+        ("retention.unknown = \"347s\"", "", true),
+        ("retention.unknown = \"346999ms\"", "", false),
+        ("retention.unknown = \"347s\"", "lease = \"16s\"", false),
+        (
+            "retention.unknown = \"347s\"",
+            "late_response = \"0s\"",
+            true,
+        ),
+        ("lease = \"16s\"", "retention.unknown = \"347s\"", false),
+        ("lease = \"16s\"", "retention.unknown = \"348s\"", true),
+        (
+            "retention.unknown = \"1s\"",
+            "retention.unknown = \"347s\"",
+            true,
+        ),
+        (
+            "retention.unknown = \"1s\"",
+            "retention.success = \"30d\"",
+            false,
+        ),
+        ("retention.unknown = \"1s\"", "mode = \"observe\"", false),
+        ("retention.unknown = \"1s\"", "mode = \"pass\"", true),
+        // What is remembered longer is no excuse.
+        (
+            "retention.unknown = \"200s\"",
+            "after_expiry = \"reject\"",
+            false,
+        ),
+        (
+            "record_timeout = \"36500d\"",
+            "retention.unknown = \"36500d\"",
+            false,
+        ),
+    ] {
+        let said = with(defaults, route)
+            .map(drop)
+            .map_err(|faults| faults.to_string());
+        assert_eq!(said.is_ok(), fits, "{defaults} {route}: {said:?}");
+        if let Err(said) = said {
+            assert!(said.contains("routes.all.retention.unknown"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_key_is_remembered_for_as_long_again_where_the_route_says_so() {
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    for (after_expiry, tombstones, open) in [("execute", 0, 720), ("reject", 1, 1440)] {
+        let settings = format!(
+            "[\"none\"]\nafter_expiry = \"{after_expiry}\"\nretention = {{ success = \"1h\", failure = \"2h\" }}"
+        );
+        let loaded = parse(&SMALLEST.replace("[\"none\"]", &settings));
+        let policy = policy(&loaded.config.routes[0]);
+        for (status, keep) in [
+            (201, hours(1)),
+            (399, hours(1)),
+            (400, hours(2)),
+            (503, hours(2)),
+        ] {
+            let kept = policy.keep_answer(status);
+            assert_eq!((kept.keep, kept.tombstone), (keep, keep * tombstones));
+        }
+        assert_eq!(policy.keep_open(), hours(open));
+    }
+}
+
+#[test]
+fn an_observed_route_is_held_to_what_enforcing_would_ask_of_it() {
+    let observed = |settings: &str| faults_in_route(&format!("mode = \"observe\"\n{settings}"));
+    assert!(observed("lease = \"499ms\"").contains("routes.all.lease"));
+    assert!(observed("scope = []").contains("routes.all.scope"));
+    let loaded = parse(&SMALLEST.replace("[\"none\"]", "[\"none\"]\nmode = \"observe\""));
+    assert!(matches!(loaded.config.routes[0].mode, Mode::Observe(_)));
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn faults_in_route(settings: &str) -> String {
 
 fn policy(route: &Route) -> &Policy {
     match &route.mode {
-        Mode::Enforce(policy) => policy,
+        Mode::Enforce(policy) | Mode::Observe(policy) => policy,
         Mode::Pass => panic!("{} is not protected", route.name),
     }
 }

@@ -49,9 +49,14 @@ mode = "pass"
 
 /// The findings about a route that protects POST /v1/payments, after one of these settings that passes.
 fn after_a_pass_route(pass: &str) -> Result<Vec<String>, String> {
+    after_a_route("pass", pass)
+}
+
+/// The same after one of this mode.
+fn after_a_route(mode: &str, pass: &str) -> Result<Vec<String>, String> {
     let text = format!(
         "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[defaults]\nupstream = \"api\"\n\
-         scope = [\"none\"]\n[[routes]]\nname = \"rest\"\nmode = \"pass\"\n{pass}\n[[routes]]\nname = \"create\"\n\
+         scope = [\"none\"]\n[[routes]]\nname = \"rest\"\nmode = \"{mode}\"\n{pass}\n[[routes]]\nname = \"create\"\n\
          methods = [\"POST\"]\npath = \"/v1/{{any}}\"\n"
     );
     match Config::parse(&text, "f") {
@@ -86,6 +91,8 @@ fn requests_of_a_protected_route_that_an_earlier_one_passes_are_warned_of() {
         "path = \"/*\"\nhost = \"one.example.com\"",
     ] {
         let said = after_a_pass_route(pass).unwrap();
+        assert_eq!(after_a_route("observe", pass).as_ref(), Ok(&said));
+        assert_eq!(after_a_route("enforce", pass), Ok(Vec::new()));
         let line = 12 + pass.lines().count();
         assert_eq!(
             said,

@@ -212,6 +212,11 @@ impl FaultyStore {
         }
     }
 
+    /// Time goes by for the store.
+    pub fn ages(&self, by: Duration) {
+        self.records().ahead += by;
+    }
+
     /// An operator settles the record, whose owner has gone silent by this store's clock.
     pub fn resolve(&self, resolution: Resolution) {
         let mut records = self.records();

@@ -99,6 +99,15 @@ impl Gateway {
         Metrics::parse(&answer.text())
     }
 
+    /// The most memory that it has taken so far, in bytes (`VmHWM`).
+    pub fn most_resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.child.id());
+        let status = std::fs::read_to_string(path).expect("a process that we started");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.expect("a number of kilobytes") * 1024
+    }
+
     /// Ends it without any warning, as a power cut would.
     pub async fn kill9(&mut self) {
         self.process
@@ -126,6 +135,11 @@ impl Gateway {
             .child
             .wait()
             .expect("a process that we started")
+    }
+
+    /// What it is to be started again with: another configuration.
+    pub fn given(&mut self, toml: &str) {
+        self.given = Given::File(toml.to_owned());
     }
 
     /// Starts it again, after it ended, on the same port and the same store.

@@ -25,7 +25,7 @@ mod wire;
 use std::future::Future;
 use std::time::Duration;
 
-pub use act::{Act, Gate};
+pub use act::{Act, Gate, Step};
 pub use client::{Answer, Connection, Request, payment};
 pub use gateway::Gateway;
 pub use h2::Http2;
