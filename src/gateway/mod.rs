@@ -1,7 +1,7 @@
 //! The way of a request.
 //!
 //! ```text
-//! HTTP policy → route → pass ─────────────────────────────────────────────→ forward
+//! HTTP policy → route → pass ─────────────────────────────────────────────→ forward, perhaps tunnel
 //!       → protect: read body, identify, replay cache, waiters
 //!                  → exchange (outlives its client): claim → attempt: dispatch, judge, settle → answer
 //! ```
@@ -25,6 +25,7 @@ mod problem;
 mod protect;
 mod replay;
 mod subject;
+mod tunnel;
 mod waiters;
 
 use std::sync::Arc;

@@ -16,22 +16,33 @@ use super::headers::{self, IDEMPOTENCY_STATUS};
 use super::outbound::Outbound;
 use super::problem::Problem;
 use super::subject::{Lane, Tally};
+use super::tunnel::Wish;
 use crate::identity::KeySource;
 use crate::route::Policy;
 use crate::server::{Peer, RequestBody, RequestBodyError};
 use crate::telemetry::Decision;
-use crate::upstream::{Gate, OutBody, SendErrorKind};
+use crate::upstream::{Gate, OutBody, SendErrorKind, Tunnel};
 
 /// Forwards a request that its route does not protect.
 pub async fn untouched(
     shared: &Shared,
     lane: &Arc<Lane>,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
     peer: Peer,
 ) -> Response<Body> {
     let tally = Tally::new(Arc::clone(lane));
-    let request = prepared(request, peer, OutBody::streaming);
-    let response = forwarded(shared, lane, request).await;
+    let wish = Wish::of(&mut request);
+    let mut request = prepared(request, peer, OutBody::streaming);
+    if let Some(wish) = &wish {
+        headers::switch(request.headers_mut(), wish.protocols.clone());
+    }
+    let mut response = forwarded(shared, lane, request).await;
+    // Only what was wished for is answered so.
+    if let Some(far) = response.extensions_mut().remove::<Tunnel>()
+        && let Some(wish) = wish
+    {
+        wish.grant(far, shared.stop.clone());
+    }
     tally.decide(Decision::Passthrough);
     response
 }
@@ -113,7 +124,11 @@ async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> R
             lane.upstream_metrics().observe(started.elapsed());
             let (mut head, body) = response.into_parts();
             let has_body = headers::has_body(&method, head.status);
+            let switched = headers::switched(head.status, &head.headers);
             headers::from_upstream(&mut head.headers, has_body, body.size_hint().exact());
+            if let Some(protocol) = switched {
+                headers::switch(&mut head.headers, protocol);
+            }
             return Response::from_parts(head, Body::upstream(body));
         }
         Ok(Err(error)) => {
