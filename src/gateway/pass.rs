@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::timeout;
 
@@ -123,6 +123,8 @@ async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> R
         Ok(Ok(response)) => {
             lane.upstream_metrics().observe(started.elapsed());
             let (mut head, body) = response.into_parts();
+            // The upstream's own would make an answer in HTTP/1.0 end, for the client, wherever it breaks off.
+            head.version = Version::HTTP_11;
             let has_body = headers::has_body(&method, head.status);
             let switched = headers::switched(head.status, &head.headers);
             headers::from_upstream(&mut head.headers, has_body, body.size_hint().exact());

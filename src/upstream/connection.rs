@@ -111,11 +111,12 @@ impl Connection {
             body,
             wire: Arc::clone(&self.wire),
         });
-        let mut error = match self.sender.try_send_request(request).await {
-            Ok(response) => return Ok((response, self)),
-            Err(error) => error,
+        let (kind, request) = match self.sender.try_send_request(request).await {
+            Ok(response) if self.wire.has_begun() => return Ok((response, self)),
+            // It answers something else.
+            Ok(_) => (SendErrorKind::BadResponse, None),
+            Err(mut error) => (kind(error.error()), error.take_message()),
         };
-        let (kind, request) = (kind(error.error()), error.take_message());
         Err(match self.wire.give_up() {
             Fate::Unsent => Failed {
                 kind,

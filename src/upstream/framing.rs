@@ -41,9 +41,8 @@ pub(super) fn frame(request: &mut Request<OutBody>) {
 pub(super) fn is_ambiguous(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let length = lengths.next();
-    let is_plain = |value: &HeaderValue| {
-        !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
-    };
+    let is_plain =
+        |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
     if lengths.next().is_some() || length.is_some_and(|length| !is_plain(length)) {
         return true;
     }
@@ -52,7 +51,9 @@ pub(super) fn is_ambiguous(headers: &HeaderMap) -> bool {
         return false;
     };
     // No other coding was asked for, and what is chunked twice or not at all has no end that all agree on.
-    length.is_some() || codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+    length.is_some()
+        || codings.next().is_some()
+        || !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
 }
 
 /// Whether a 101 switches to protocols that the request has offered, as it must (RFC 9110, section 7.8).
@@ -63,7 +64,11 @@ pub(super) fn switches_as_asked(offered: Option<&HeaderValue>, headers: &HeaderM
         names.collect::<Vec<_>>()
     };
     let offered = offered.map(protocols).unwrap_or_default();
-    let mut switched = headers.get_all(UPGRADE).iter().flat_map(protocols).peekable();
+    let mut switched = headers
+        .get_all(UPGRADE)
+        .iter()
+        .flat_map(protocols)
+        .peekable();
     switched.peek().is_some() && switched.all(|protocol| offered.contains(&protocol))
 }
 
@@ -99,7 +104,10 @@ mod tests {
             &[(CONTENT_LENGTH, "1"), (TRANSFER_ENCODING, "chunked")],
             &[(TRANSFER_ENCODING, "gzip, chunked")],
             &[(TRANSFER_ENCODING, "identity")],
-            &[(TRANSFER_ENCODING, "chunked"), (TRANSFER_ENCODING, "chunked")],
+            &[
+                (TRANSFER_ENCODING, "chunked"),
+                (TRANSFER_ENCODING, "chunked"),
+            ],
         ] {
             assert!(is_ambiguous(&headers(lines)), "{lines:?}");
         }
@@ -112,6 +120,9 @@ mod tests {
         assert!(switched("websocket") && switched("foo/2"));
         assert!(!switched("h2c") && !switched("websocket, h2c") && !switched(""));
         assert!(!switches_as_asked(Some(&offered), &headers(&[])));
-        assert!(!switches_as_asked(None, &headers(&[(UPGRADE, "websocket")])));
+        assert!(!switches_as_asked(
+            None,
+            &headers(&[(UPGRADE, "websocket")])
+        ));
     }
 }

@@ -73,8 +73,8 @@ pub(super) struct Lease {
 impl Lease {
     pub(super) fn new<B>(place: Place, connection: Connection, response: &Response<B>) -> Self {
         // Answered early, the upstream may take the rest of the request for another one.
-        let keep = keep(response, place.upstream.idle_timeout)
-            .filter(|_| connection.has_sent_request());
+        let keep =
+            keep(response, place.upstream.idle_timeout).filter(|_| connection.has_sent_request());
         Self {
             place,
             connection,

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::header::{HeaderValue, UPGRADE};
+use http::header::{CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
 
 use crate::config::UpstreamConfig;
@@ -342,6 +342,10 @@ fn taken_in(
     connection: Connection,
 ) -> Response<InBody> {
     let lease = Lease::new(place, connection, &response);
+    if response.status() == StatusCode::NO_CONTENT {
+        // It has none, and must not speak of one (RFC 9110, section 8.6).
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return response.map(|incoming| InBody::new(incoming, Some(lease)));
     }

@@ -80,6 +80,11 @@ impl Wire {
         self.state().body_ended = true;
     }
 
+    /// Whether the socket has taken some of the request.
+    pub(super) fn has_begun(&self) -> bool {
+        matches!(self.state().request, Progress::Sent)
+    }
+
     /// Whether the socket has taken the whole request.
     pub(super) fn has_sent_request(&self) -> bool {
         let state = self.state();
@@ -145,13 +150,16 @@ impl State {
         };
         let result = match &self.request {
             Progress::Sent => write(socket),
-            // Whatever there is to read now is no answer to this request, and could be taken for it.
+            // Whatever there is to read now is no answer to this request. hyper would take it for one where it cannot
+            // write, so it is closed at once.
             Progress::Waiting(_) if !would_block(&peek(&socket)) => {
+                self.socket = None;
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
             Progress::Waiting(gate) => {
                 let Some(result) = gate.pass(|| write(socket)) else {
                     self.request = Progress::Refused;
+                    self.socket = None;
                     return Poll::Ready(Err(refusal()));
                 };
                 if matches!(result, Poll::Ready(Ok(1..))) {

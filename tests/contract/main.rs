@@ -12,4 +12,7 @@ mod forwarding;
 mod identity;
 mod messages;
 mod outcomes;
+mod passing;
 mod problems;
+mod tunnels;
+mod upstreams;

@@ -171,7 +171,7 @@ async fn a_tunnel_is_given_up_when_nothing_has_moved_in_it_for_an_hour() {
     let limits = limits();
     let activity = Activity::new(false);
     activity.begin_tunnel(std::future::ready(()).boxed());
-    let minutes = |minutes| Duration::from_secs(60 * minutes);
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     let is_fine = || matches!(activity.judge(&limits), Judgement::Fine(_));
     activity.stuck();
     tokio::time::advance(minutes(59)).await;
