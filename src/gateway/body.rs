@@ -11,6 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::mpsc;
 
+use super::headers;
 use crate::upstream::InBody;
 
 /// Whatever ended a body before its end.
@@ -119,7 +120,15 @@ impl HttpBody for Body {
             Kind::Full(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
-            Kind::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Kind::Upstream(body) => {
+                let mut frame = ready!(Pin::new(body).poll_frame(cx));
+                if let Some(Ok(frame)) = &mut frame
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    headers::from_upstream_trailers(trailers);
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
             Kind::Passed(body) => body.poll_piece(cx).map_err(Into::into),
         }
     }

@@ -142,6 +142,13 @@ pub fn from_upstream(headers: &mut HeaderMap, has_body: bool, length: Option<u64
     }
 }
 
+/// Removes from an upstream's trailers what trailers cannot say (RFC 9110, section 6.5.1), and what only this gateway may.
+pub fn from_upstream_trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
+    trailers.remove(CONTENT_LENGTH);
+    remove_own_responses(trailers);
+}
+
 /// The protocol that an answer switches to (101) or asks for (426); it concerns the next hop, and is passed on with the
 /// switch itself.
 #[must_use]

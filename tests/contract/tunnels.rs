@@ -69,6 +69,7 @@ async fn is_reset(stream: &mut TcpStream) {
 fn reset(stream: TcpStream) {
     let linger = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     linger.expect("linger can be set on an open socket");
+    drop(stream);
 }
 
 /// Asks for another protocol; what follows the head goes along with it.
