@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -312,6 +312,7 @@ async fn a_tunnel_may_last_until_the_end_of_a_drain_and_no_longer() {
     let far = Far::listen().await;
     let mut gateway = far.setup().top("drain_timeout = \"1s\"").start().await;
     let (mut client, mut upstream) = tunnel(&gateway, &far).await;
+    let begun = Instant::now();
     gateway.sigterm();
     gateway
         .log()
@@ -321,6 +322,12 @@ async fn a_tunnel_may_last_until_the_end_of_a_drain_and_no_longer() {
     hears(&mut upstream, b"one more").await;
     assert_eq!(hears_out(&mut client).await, b"");
     assert_eq!(hears_out(&mut upstream).await, b"");
+    // Between the drain's timeout and the moment at which whatever is left is dropped.
+    let lasted = begun.elapsed();
+    assert!(
+        lasted >= Duration::from_millis(900) && lasted < Duration::from_secs(3),
+        "{lasted:?}"
+    );
     let status = within("the gateway to end", gateway.ended()).await;
     assert!(status.success(), "{status}");
     let log = gateway.log().text();
