@@ -11,6 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::mpsc;
 
+use super::headers;
 use super::sight::Watched;
 use crate::upstream::InBody;
 
@@ -131,8 +132,8 @@ impl HttpBody for Body {
             Kind::Full(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
-            Kind::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Kind::Watched(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Kind::Upstream(body) => cleaned(ready!(Pin::new(body).poll_frame(cx))),
+            Kind::Watched(body) => cleaned(ready!(Pin::new(body).poll_frame(cx))),
             Kind::Passed(body) => body.poll_piece(cx).map_err(Into::into),
         }
     }
@@ -154,6 +155,18 @@ impl HttpBody for Body {
             Kind::Passed(_) => SizeHint::default(),
         }
     }
+}
+
+/// A piece of an upstream's answer whose trailers say nothing but what trailers may.
+fn cleaned<E: Into<BoxError>>(
+    mut frame: Option<Result<Frame<Bytes>, E>>,
+) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    if let Some(Ok(frame)) = &mut frame
+        && let Some(trailers) = frame.trailers_mut()
+    {
+        headers::from_upstream_trailers(trailers);
+    }
+    Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
 }
 
 /// The bytes of bodies that may be held at a time, all requests together (`limits.max_buffered`).

@@ -140,6 +140,8 @@ pub async fn pass(client: Passing, begun: Bytes, mut rest: InBody, patience: Dur
     let mut is_listening = begun.is_empty() || client.send(Frame::data(begun)).await;
     while is_listening {
         match timeout(patience, rest.frame()).await {
+            // As those of an answer that is recorded.
+            Ok(Some(Ok(frame))) if frame.is_trailers() => {}
             Ok(Some(Ok(frame))) => {
                 is_listening = timeout(patience, client.send(frame)).await == Ok(true);
             }

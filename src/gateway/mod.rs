@@ -1,7 +1,7 @@
 //! The way of a request.
 //!
 //! ```text
-//! HTTP policy → route → pass ─────────────────────────────────────────────→ forward
+//! HTTP policy → route → pass ─────────────────────────────────────────────→ forward, perhaps tunnel
 //!       → observe, sight: forward, and count beside it what `protect` would have made of it
 //!       → protect: read body, identify, replay cache, waiters
 //!                  → exchange (outlives its client): claim → attempt: dispatch, judge, settle → answer
@@ -31,6 +31,7 @@ mod protect;
 mod replay;
 mod sight;
 mod subject;
+mod tunnel;
 mod waiters;
 
 use std::sync::Arc;

@@ -53,14 +53,12 @@ pub async fn observed(
     peer: Peer,
 ) -> Response<Body> {
     let started = Instant::now();
-    let (request, ended) = match begin(shared, lane, &request) {
-        Some((watch, ended)) => {
-            let watched = |body| OutBody::streaming(watch.over(body));
-            (pass::prepared(request, peer, watched), Some(ended))
-        }
-        None => (pass::prepared(request, peer, OutBody::streaming), None),
+    let (watch, ended) = begin(shared, lane, &request).unzip();
+    let body = |body| match watch {
+        Some(watch) => OutBody::streaming(watch.over(body)),
+        None => OutBody::streaming(body),
     };
-    let mut response = pass::forwarded(shared, lane, request).await;
+    let mut response = pass::through(shared, lane, request, peer, body).await;
     lane.metrics().observe(started.elapsed());
     let headers = response.headers_mut();
     headers.insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("observed"));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::timeout;
 
@@ -16,11 +16,12 @@ use super::headers::{self, IDEMPOTENCY_STATUS};
 use super::outbound::Outbound;
 use super::problem::Problem;
 use super::subject::{Lane, Tally};
+use super::tunnel::Wish;
 use crate::identity::KeySource;
 use crate::route::Policy;
 use crate::server::{Peer, RequestBody, RequestBodyError};
 use crate::telemetry::Decision;
-use crate::upstream::{Gate, OutBody, SendErrorKind};
+use crate::upstream::{Gate, OutBody, SendErrorKind, Tunnel};
 
 /// Forwards a request that its route does not protect.
 pub async fn untouched(
@@ -30,9 +31,31 @@ pub async fn untouched(
     peer: Peer,
 ) -> Response<Body> {
     let tally = Tally::new(Arc::clone(lane));
-    let request = prepared(request, peer, OutBody::streaming);
-    let response = forwarded(shared, lane, request).await;
+    let response = through(shared, lane, request, peer, OutBody::streaming).await;
     tally.decide(Decision::Passthrough);
+    response
+}
+
+/// Forwards a request around this body; where it wishes for a tunnel and the upstream grants one, that comes about.
+pub async fn through(
+    shared: &Shared,
+    lane: &Lane,
+    mut request: Request<RequestBody>,
+    peer: Peer,
+    body: impl FnOnce(RequestBody) -> OutBody,
+) -> Response<Body> {
+    let wish = Wish::of(&mut request);
+    let mut request = prepared(request, peer, body);
+    if let Some(wish) = &wish {
+        headers::switch(request.headers_mut(), wish.protocols.clone());
+    }
+    let mut response = forwarded(shared, lane, request).await;
+    // Only what was wished for is answered so.
+    if let Some(far) = response.extensions_mut().remove::<Tunnel>()
+        && let Some(wish) = wish
+    {
+        wish.grant(far, shared.stop.clone());
+    }
     response
 }
 
@@ -76,7 +99,7 @@ fn marked(response: &mut Response<Body>) {
 }
 
 /// The request as its upstream gets it, around this body.
-pub fn prepared(
+fn prepared(
     request: Request<RequestBody>,
     peer: Peer,
     body: impl FnOnce(RequestBody) -> OutBody,
@@ -106,7 +129,7 @@ pub fn target(uri: &Uri) -> Uri {
 }
 
 /// The upstream's answer, or a refusal, which bears its [`Problem`] as an extension for those that watch.
-pub async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> Response<Body> {
+async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> Response<Body> {
     let head_timeout = lane.route.response_timeout;
     let method = request.method().clone();
     let started = tokio::time::Instant::now();
@@ -114,8 +137,14 @@ pub async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) 
         Ok(Ok(response)) => {
             lane.upstream_metrics().observe(started.elapsed());
             let (mut head, body) = response.into_parts();
+            // The upstream's own would make an answer in HTTP/1.0 end, for the client, wherever it breaks off.
+            head.version = Version::HTTP_11;
             let has_body = headers::has_body(&method, head.status);
+            let switched = headers::switched(head.status, &head.headers);
             headers::from_upstream(&mut head.headers, has_body, body.size_hint().exact());
+            if let Some(protocol) = switched {
+                headers::switch(&mut head.headers, protocol);
+            }
             return Response::from_parts(head, Body::upstream(body));
         }
         Ok(Err(error)) => {

@@ -23,6 +23,7 @@ use super::activity::{Activity, Judgement};
 use super::body::RequestBody;
 use super::flow::{ResponseBody, Streams};
 use super::socket::Socket;
+use super::upgrade::Upgrade;
 use super::{Drain, Handler, Peer, begins};
 use crate::config::Limits;
 
@@ -82,7 +83,7 @@ pub(super) async fn serve<H: Handler>(
             )
         }
     };
-    let rules = Rules {
+    let mut rules = Rules {
         activity: &activity,
         limits: &limits,
         drain: &mut drain,
@@ -98,10 +99,16 @@ pub(super) async fn serve<H: Handler>(
             .enforce(connection, http2::Connection::graceful_shutdown)
             .await;
     } else {
-        let connection = http1_builder().serve_connection(io, service_fn(answer));
+        let connection = http1_builder()
+            .serve_connection(io, service_fn(answer))
+            .with_upgrades();
         rules
-            .enforce(connection, http1::Connection::graceful_shutdown)
+            .enforce(connection, http1::UpgradeableConnection::graceful_shutdown)
             .await;
+        if let Some(tunnel) = activity.tunnel() {
+            // It may go on until the drain's deadline: nobody can be told to end what is not HTTP.
+            rules.enforce(tunnel, |_| {}).await;
+        }
     }
 }
 
@@ -124,11 +131,12 @@ async fn detect(stream: &mut TcpStream) -> io::Result<Option<(bool, Bytes)>> {
 /// What hyper calls for each request.
 async fn answer<H: Handler>(
     handler: H,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     peer: Peer,
     body_idle: Duration,
     activity: Arc<Activity>,
 ) -> Result<Response<impl Body<Data = Bytes, Error = <H::Body as Body>::Error>>, Infallible> {
+    Upgrade::offer(&mut request, &activity);
     let (request_half, response_half) = activity.begin(!request.body().is_end_stream());
     let request =
         request.map(|incoming| RequestBody::new(incoming, body_idle, activity, request_half));
@@ -174,7 +182,7 @@ struct Rules<'a> {
 
 impl Rules<'_> {
     /// Polls `connection` until it ends or has to be dropped; `say_goodbye` makes it end when it next can.
-    async fn enforce<C: Future>(self, connection: C, say_goodbye: impl Fn(Pin<&mut C>)) {
+    async fn enforce<C: Future>(&mut self, connection: C, say_goodbye: impl Fn(Pin<&mut C>)) {
         let mut connection = pin!(connection);
         let mut look = pin!(sleep(Duration::ZERO));
         let mut ends_by = None;

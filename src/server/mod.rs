@@ -6,7 +6,7 @@
 //! keys or records; a [`Handler`] makes the answers.
 //!
 //! Reading order: [`Server::run`], `connection`, `activity` (what a connection is doing, and for how long),
-//! `socket`, `flow` (whether an HTTP/2 client takes its responses), [`RequestBody`], `refusal`.
+//! `socket`, `flow` (whether an HTTP/2 client takes its responses), [`RequestBody`], [`Upgrade`], `refusal`.
 
 mod activity;
 mod body;
@@ -16,6 +16,7 @@ mod refusal;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 use std::error::Error;
 use std::future::{Future, pending};
@@ -38,6 +39,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::config::Limits;
 
 pub use body::{RequestBody, RequestBodyError};
+pub use upgrade::Upgrade;
 
 /// Connections that the kernel holds until they are accepted; it cuts this down to its own limit.
 const BACKLOG: i32 = 1024;

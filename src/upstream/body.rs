@@ -101,16 +101,13 @@ impl Body for OutBody {
 /// counts as in flight until then.
 pub struct InBody {
     incoming: Incoming,
-    /// Gone once the end was read or the body has failed.
+    /// Gone once the end was read or the body has failed; the tunnel has it where protocols were switched.
     lease: Option<Lease>,
 }
 
 impl InBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease) -> Self {
-        let mut body = Self {
-            incoming,
-            lease: Some(lease),
-        };
+    pub(super) fn new(incoming: Incoming, lease: Option<Lease>) -> Self {
+        let mut body = Self { incoming, lease };
         body.give_back_at_end();
         body
     }

@@ -14,5 +14,8 @@ mod identity;
 mod messages;
 mod observing;
 mod outcomes;
+mod passing;
 mod problems;
 mod sealed;
+mod tunnels;
+mod upstreams;

@@ -70,6 +70,11 @@ impl Gateway {
         self.directory.path()
     }
 
+    /// The process, as the kernel names it.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
     /// Sends a request on a connection of its own.
     pub async fn send(&self, request: &Request) -> Answer {
         self.connect().await.send(request).await
