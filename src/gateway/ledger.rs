@@ -122,8 +122,8 @@ mod tests {
     use futures_util::future::{BoxFuture, FutureExt, ready};
 
     use super::*;
-    use crate::protocol::{Owner, Record};
-    use crate::store::Usage;
+    use crate::protocol::{Owner, Record, Timestamp};
+    use crate::store::{Unresolved, Usage};
 
     /// Answers well, and a second late.
     struct Slow;
@@ -144,6 +144,14 @@ mod tests {
 
         fn read(&self, _: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
             ready(Ok(None)).boxed()
+        }
+
+        fn unresolved(
+            &self,
+            _: Option<(Timestamp, RecordId)>,
+            _: usize,
+        ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>> {
+            ready(Ok(Vec::new())).boxed()
         }
 
         fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

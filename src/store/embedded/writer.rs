@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use super::engine::{Change, Engine, Failure, Tally};
+use super::engine::{Change, Changed, Engine, Failure, Tally};
 use super::{MAX_MARKS, Phase, Shared};
 use crate::protocol::{self, Mark, Op, Owner, RecordId, Timestamp, Verdict};
 use crate::store::{NotDone, StoreError};
@@ -93,7 +93,7 @@ impl Writer {
             engine.change(self.tally, steps, |sequence| committing = Some(sequence))
         });
         let outcome = match outcome {
-            Ok(tally) => self.acknowledge(tally),
+            Ok(changed) => self.acknowledge(changed),
             Err(failure) => Err(failure),
         };
         let fate = match outcome {
@@ -105,13 +105,17 @@ impl Writer {
     }
 
     /// Notes the change in the file's head before anybody is told of it.
-    fn acknowledge(&mut self, tally: Tally) -> Result<(), Failure> {
+    fn acknowledge(&mut self, Changed { tally, moves }: Changed) -> Result<(), Failure> {
         if tally != self.tally {
             self.shared
                 .file
                 .acknowledge(tally.sequence)
                 .map_err(redb::Error::Io)?;
             self.hold(tally);
+            let mut open = self.shared.open();
+            for moved in moves {
+                open.make(moved);
+            }
         }
         Ok(())
     }
@@ -139,6 +143,7 @@ impl Writer {
             .file
             .acknowledge(tally.sequence)
             .map_err(redb::Error::Io)?;
+        *self.shared.open() = engine.index()?;
         self.hold(tally);
         self.shared.set_phase(Phase::Open(Box::new(engine)));
         Ok(())
