@@ -1,6 +1,8 @@
 //! The only place where the parts are put together: a configuration becomes a running gateway, and ends with a
 //! drain.
 
+mod unresolved;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,13 +13,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use self::unresolved::Census;
 use crate::admin::{Admin, Readiness};
 use crate::config::{Config, StoreConfig, StoreLocation};
 use crate::gateway::{Gateway, Parts};
 use crate::identity::IdKeyBytes;
 use crate::route::Table;
 use crate::server::Server;
-use crate::store::{Embedded, Memory, OpenError, Store, system_clock};
+use crate::store::{Embedded, Found, Memory, OpenError, Store, system_clock};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
@@ -89,6 +92,7 @@ impl Running {
             .map(|upstream| (upstream.name.clone(), Upstream::new(upstream)))
             .collect();
         let metrics = Arc::new(metrics(&config));
+        let census = Census::new(Arc::clone(&metrics), &config.routes);
         let gateway = Gateway::new(Parts {
             routes: Table::new(config.routes),
             upstreams: upstreams.clone(),
@@ -127,7 +131,7 @@ impl Running {
             tracing::info!(%address, "admin listening");
         }
         tokio::spawn(admin.serve());
-        tokio::spawn(watch_store(gateway.clone(), readiness));
+        tokio::spawn(watch_store(gateway.clone(), census, readiness));
         let (draining, drain) = watch::channel(None);
         let server = tokio::spawn(server.run(gateway.clone(), drain));
         Ok(Self {
@@ -189,8 +193,21 @@ async fn open(config: &StoreConfig) -> Result<(Arc<dyn Store>, IdKeyBytes), Erro
                 path = %path.display(),
                 "records are kept in a file; an embedded store serves a single process",
             );
+            say_found(store.found());
             Ok((Arc::new(store), IdKeyBytes(id_key)))
         }
+    }
+}
+
+/// What the last run left without a final outcome.
+fn say_found(Found { claims, unknown }: Found) {
+    if claims > 0 || unknown > 0 {
+        tracing::warn!(
+            claims,
+            unknown,
+            "the store holds operations without a known outcome; claims were open when it was used last, and read as \
+             unknown once a lease is over",
+        );
     }
 }
 
@@ -248,15 +265,25 @@ fn refresh(
     })
 }
 
-/// Asks the store from time to time, so that readiness and `store_up` are true without traffic, too.
-async fn watch_store(gateway: Gateway, readiness: Arc<Readiness>) {
+/// Asks the store from time to time, so that readiness, `store_up` and what is unresolved are true without traffic, too.
+async fn watch_store(gateway: Gateway, census: Census, readiness: Arc<Readiness>) {
     let mut pause = FIRST_PINGS_EVERY;
+    let mut is_up = true;
     loop {
-        let answer = gateway.ping_store().await;
+        let mut answer = gateway.ping_store().await;
         readiness.store_answered(answer.is_ok());
+        if answer.is_ok() {
+            answer = census.take(&gateway).await;
+        }
+        let was_up = std::mem::replace(&mut is_up, answer.is_ok());
         match answer {
             Ok(()) => pause = PINGS_EVERY,
-            Err(error) => tracing::warn!(%error, "the store does not answer"),
+            // Once is enough; what it does to requests is counted.
+            Err(error) if was_up => tracing::warn!(%error, "the store does not answer"),
+            Err(_) => {}
+        }
+        if is_up && !was_up {
+            tracing::info!("the store answers again");
         }
         sleep(pause).await;
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::protocol::{Fingerprint, Op, RecordId, Verdict};
-use crate::store::{NotDone, Store, StoreError};
+use crate::protocol::{Fingerprint, Op, RecordId, Timestamp, Verdict};
+use crate::store::{NotDone, Store, StoreError, Unresolved};
 use crate::telemetry::{Metrics, StoreOp, StoreResult};
 
 /// The first pause before a call is repeated.
@@ -88,6 +88,19 @@ impl Ledger {
         .await
     }
 
+    /// A page of unresolved records, see [`Store::unresolved`].
+    ///
+    /// # Errors
+    /// What the store says, or that it says nothing in time.
+    pub async fn unresolved(
+        &self,
+        after: Option<(Timestamp, RecordId)>,
+        limit: usize,
+    ) -> Result<Vec<Unresolved>, StoreError> {
+        let page = self.store.unresolved(after, limit);
+        self.bounded(StoreOp::Unresolved, self.timeout, page).await
+    }
+
     /// Whether the store can be asked.
     ///
     /// # Errors
@@ -122,8 +135,8 @@ mod tests {
     use futures_util::future::{BoxFuture, FutureExt, ready};
 
     use super::*;
-    use crate::protocol::{Owner, Record, Timestamp};
-    use crate::store::{Unresolved, Usage};
+    use crate::protocol::{Owner, Record};
+    use crate::store::Usage;
 
     /// Answers well, and a second late.
     struct Slow;

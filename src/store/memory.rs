@@ -112,19 +112,22 @@ impl Memory {
         Ok(record.and_then(|record| record.at((self.clock)())))
     }
 
-    /// The pages of all shards, merged. Each is as it is at its own moment, and a record never changes its shard.
+    /// The lists of all shards, merged as far as the page goes. Each is as it is at its own moment, and a record never
+    /// changes its shard.
     fn unresolved_now(
         &self,
         after: Option<(Timestamp, RecordId)>,
         limit: usize,
     ) -> Result<Vec<Unresolved>, NotDone> {
-        let mut page = Vec::new();
+        let mut page: Vec<Unresolved> = Vec::new();
         for shard in &self.shards {
             let shard = self.locked(shard)?;
-            page.extend(shard.open.unresolved(after, limit, (self.clock)()));
+            let full = page.get(limit.saturating_sub(1)).map(Unresolved::place);
+            let listed = shard.open.unresolved(after, (self.clock)()).take(limit);
+            page.extend(listed.take_while(|next| full.is_none_or(|last| next.place() < last)));
+            page.sort_by_key(Unresolved::place);
+            page.truncate(limit);
         }
-        page.sort_unstable_by_key(|unresolved| (unresolved.since, unresolved.id));
-        page.truncate(limit);
         Ok(page)
     }
 

@@ -326,7 +326,7 @@ async fn compare_unresolved(
     let mut expected = model.unresolved(ids, harness.now());
     let mut listed: Vec<Unresolved> = Vec::new();
     loop {
-        let after = listed.last().map(|last| (last.since, last.id));
+        let after = listed.last().map(Unresolved::place);
         let page = harness.store().unresolved(after, limit).await.unwrap();
         assert!(page.len() <= limit, "{context}: {limit} were asked for");
         let is_last = page.len() < limit;
@@ -335,9 +335,8 @@ async fn compare_unresolved(
             break;
         }
     }
-    let place = |unresolved: &Unresolved| (unresolved.since, unresolved.id);
     assert!(
-        listed.is_sorted_by(|one, next| place(one) < place(next)),
+        listed.is_sorted_by(|one, next| one.place() < next.place()),
         "{context}: the oldest first, each once: {listed:?}"
     );
     listed.retain(|unresolved| ids.contains(&unresolved.id));

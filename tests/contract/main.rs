@@ -13,3 +13,4 @@ mod identity;
 mod messages;
 mod outcomes;
 mod problems;
+mod unresolved;

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::client::{Answer, Connection, Request};
 use super::log::Log;
 use super::metrics::Metrics;
+use super::setup::Setup;
 use super::until;
 
 /// Any free port of the loopback interface.
@@ -134,6 +135,12 @@ impl Gateway {
         self.process = Process::start(self.directory.path(), &self.given, &listen);
         (self.address, self.admin) = self.process.addresses().await;
         self.ready().await;
+    }
+
+    /// The same with another configuration.
+    pub async fn restart_with(&mut self, setup: &Setup) {
+        self.given = Given::File(setup.toml());
+        self.restart().await;
     }
 
     async fn ready(&self) {
