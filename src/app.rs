@@ -19,7 +19,7 @@ use crate::config::{Config, StoreConfig, StoreLocation};
 use crate::gateway::{Gateway, Parts};
 use crate::identity::IdKeyBytes;
 use crate::route::Table;
-use crate::server::Server;
+use crate::server::{Ending, Server};
 use crate::store::{Embedded, Found, Memory, OpenError, Store, system_clock};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -30,6 +30,8 @@ const FIRST_PINGS_EVERY: Duration = Duration::from_millis(200);
 const PINGS_EVERY: Duration = Duration::from_secs(5);
 /// How long the last words of exchanges that a drain cuts short may take to reach the store.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the answers to them may take to reach their clients.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Why the gateway could not run.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +81,8 @@ struct Running {
     gateway: Gateway,
     store: Arc<dyn Store>,
     drain_timeout: Duration,
-    draining: watch::Sender<Option<Instant>>,
+    drain_delay: Duration,
+    draining: watch::Sender<Option<Ending>>,
     server: JoinHandle<()>,
 }
 
@@ -138,16 +141,22 @@ impl Running {
             gateway,
             store,
             drain_timeout: config.drain_timeout,
+            drain_delay: config.drain_delay,
             draining,
             server,
         })
     }
 
-    /// Takes no new connections, lets exchanges end, and settles what does not end in time: what is provably unsent
-    /// is released, the rest is marked unknown.
+    /// Takes no new connections after a moment, lets exchanges end, and settles what does not end in time: what is
+    /// provably unsent is released, the rest is marked unknown.
     async fn drain(mut self) {
-        let deadline = Instant::now() + self.drain_timeout;
-        self.draining.send_replace(Some(deadline + LAST_WORDS));
+        let began = Instant::now();
+        let deadline = began + self.drain_timeout;
+        let ending = Ending {
+            accepts_until: began + self.drain_delay.min(self.drain_timeout),
+            deadline: deadline + LAST_WORDS,
+        };
+        self.draining.send_replace(Some(ending));
         let in_time = async {
             let _ = (&mut self.server).await;
             self.gateway.finished().await;
@@ -155,15 +164,16 @@ impl Running {
         if timeout_at(deadline, in_time).await.is_err() {
             tracing::warn!("the drain takes too long; what is under way is cut short");
             self.gateway.cut_short();
-            let last_words = async {
-                self.gateway.finished().await;
-                // The answers are on their way to the clients. A handle must not be asked again after its end.
-                if !self.server.is_finished() {
-                    let _ = (&mut self.server).await;
-                }
-            };
-            if timeout(LAST_WORDS, last_words).await.is_err() {
+            if timeout(LAST_WORDS, self.gateway.finished()).await.is_err() {
                 tracing::error!("not everything was settled; open claims will read as unknown");
+            }
+            // The answers are on their way to the clients; what only passes through is cut off.
+            let deadline = Instant::now() + LAST_ANSWERS;
+            self.draining
+                .send_replace(Some(Ending { deadline, ..ending }));
+            // A handle must not be asked again after its end.
+            if !self.server.is_finished() {
+                let _ = (&mut self.server).await;
             }
         }
         self.store.close().await;

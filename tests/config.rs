@@ -144,6 +144,7 @@ fn defaults_are_those_of_the_reference() {
     let Config {
         problem_base,
         drain_timeout,
+        drain_delay,
         listeners,
         admin,
         store,
@@ -153,6 +154,7 @@ fn defaults_are_those_of_the_reference() {
     } = parse(SMALLEST).config;
     assert_eq!(problem_base, None);
     assert_eq!(drain_timeout, Duration::from_secs(30));
+    assert_eq!(drain_delay, Duration::from_secs(1));
     assert_eq!(listeners, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(admin, "127.0.0.1:9090".parse().unwrap());
     assert_eq!(
@@ -304,7 +306,7 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_allowed() {
         ),
         (
             "\"a b\" = 1",
-            "f:1:1: \"a b\": is not a setting; there are profile, problem_base, drain_timeout, listeners, admin, \
+            "f:1:1: \"a b\": is not a setting; there are profile, problem_base, drain_timeout, drain_delay, listeners, admin, \
              store, limits, upstreams, defaults, routes"
                 .to_owned(),
         ),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::gateway::Gateway;
 use crate::protocol::Timestamp;
 use crate::route::Route;
-use crate::store::{Clock, StoreError, system_clock};
+use crate::store::{Clock, StoreError, Unresolved, system_clock};
 use crate::telemetry::{Metrics, UNRESOLVED_COUNTED};
 
 /// Records asked for at a time, so that no call of the store is long.
@@ -56,7 +56,7 @@ impl Census {
                 count.oldest.get_or_insert(unresolved.since);
             }
             counted += page.len();
-            after = page.last().map(|last| last.place());
+            after = page.last().map(Unresolved::place);
             if page.len() < PAGE {
                 break;
             }

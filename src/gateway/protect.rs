@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, Request, Response, request};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Shared;
 use super::body::{self, Body, Unread, Whole};
@@ -31,6 +31,10 @@ use crate::telemetry::Decision;
 
 /// How often a duplicate asks the store about an attempt that is not under way in this process.
 const POLL_EVERY: Duration = Duration::from_secs(1);
+
+/// How long duplicates go on waiting for attempts that the end of a drain cuts short. These say that they are unknown
+/// at once, unless their store does not answer.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Answers a request on a protected route.
 pub async fn protected(
@@ -349,13 +353,19 @@ impl Call {
         if self.is_over() {
             return self.refused(tally, Decision::InProgress, Problem::RequestInProgress);
         }
-        match timeout_at(self.give_up, waiting.ended()).await {
-            Ok(Ended::Recorded(response)) => {
+        let ended = tokio::select! {
+            biased;
+            ended = waiting.ended() => Some(ended),
+            () = sleep_until(self.give_up) => None,
+            () = self.cut_short() => None,
+        };
+        match ended {
+            Some(Ended::Recorded(response)) => {
                 tally.decide(Decision::Joined);
                 replay::replayed(&response)
             }
-            Ok(Ended::AskStore) => self.looked(tally).await,
-            Err(_) => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),
+            Some(Ended::AskStore) => self.looked(tally).await,
+            None => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),
         }
     }
 
@@ -365,7 +375,10 @@ impl Call {
             return self.full(tally);
         };
         while !self.is_over() {
-            sleep_until(self.give_up.min(Instant::now() + POLL_EVERY)).await;
+            tokio::select! {
+                () = sleep_until(self.give_up.min(Instant::now() + POLL_EVERY)) => {}
+                () = self.shared.stop.cancelled() => break,
+            }
             let fingerprint = self.subject.origin.fingerprint;
             let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
             if !matches!(record, Ok(Some(Verdict::InFlight { .. })) | Err(_)) {
@@ -414,6 +427,12 @@ impl Call {
         } else {
             self.refused(tally, Decision::Overloaded, Problem::Overloaded)
         }
+    }
+
+    /// Waits for the end of a drain, and for as long as the attempts that it cuts short may take to say so.
+    async fn cut_short(&self) {
+        self.shared.stop.cancelled().await;
+        sleep(LAST_WAIT).await;
     }
 
     fn is_over(&self) -> bool {

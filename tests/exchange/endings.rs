@@ -4,8 +4,8 @@ use oncegate::protocol::Cause;
 use oncegate::telemetry::StoreOp;
 
 use crate::rig::{Rig, impatient, patient};
-use crate::stalled::StalledUpstream;
 use crate::store::Fate;
+use crate::support::StalledUpstream;
 use crate::support::{Act, Gate, Problem, Setup, ToyUpstream};
 
 #[tokio::test]

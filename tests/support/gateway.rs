@@ -120,6 +120,16 @@ impl Gateway {
         assert!(status.success(), "{kill}");
     }
 
+    /// The same, and waits until it says so.
+    pub async fn drains(&self) {
+        self.sigterm();
+        until("the gateway to stop being ready", || async {
+            let answer = self.admin("/readyz").await;
+            (!answer.is_some_and(|answer| answer.status == 200)).then_some(())
+        })
+        .await;
+    }
+
     /// Waits for its end and says how it went.
     pub async fn ended(&mut self) -> ExitStatus {
         self.process.log.ended().await;
