@@ -33,6 +33,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long the answers to them may take to reach their clients.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
+/// What the kernel says to a process whose file grows beyond its limit (Linux).
+const SIGXFSZ: i32 = 25;
+
 /// Why the gateway could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -307,6 +310,9 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
+        // With a handler, a write beyond the process's limit of file sizes fails as one to a full disk does; without
+        // one it would be the end of the process. Nobody need wait for it.
+        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

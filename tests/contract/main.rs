@@ -7,6 +7,7 @@ mod support;
 
 mod answers;
 mod crashes;
+mod disk;
 mod drain;
 mod duplicates;
 mod forwarding;

@@ -71,6 +71,11 @@ impl Gateway {
         self.directory.path()
     }
 
+    /// Its process, for tools.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
     /// Sends a request on a connection of its own.
     pub async fn send(&self, request: &Request) -> Answer {
         self.connect().await.send(request).await
@@ -125,7 +130,9 @@ impl Gateway {
         self.sigterm();
         until("the gateway to stop being ready", || async {
             let answer = self.admin("/readyz").await;
-            (!answer.is_some_and(|answer| answer.status == 200)).then_some(())
+            answer
+                .is_none_or(|answer| answer.status != 200)
+                .then_some(())
         })
         .await;
     }
