@@ -1,6 +1,8 @@
 //! The only place where the parts are put together: a configuration becomes a running gateway, and ends with a
 //! drain.
 
+mod unresolved;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,13 +13,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use self::unresolved::Census;
 use crate::admin::{Admin, Readiness};
 use crate::config::{Config, EncryptionKey, StoreConfig, StoreLocation};
 use crate::gateway::{Gateway, Parts};
 use crate::identity::IdKeyBytes;
 use crate::route::Table;
-use crate::server::Server;
-use crate::store::{Embedded, Memory, OpenError, Sealing, SealingKey, Store, system_clock};
+use crate::server::{Ending, Server};
+use crate::store::{Embedded, Found, Memory, OpenError, Sealing, SealingKey, Store, system_clock};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
@@ -27,6 +30,11 @@ const FIRST_PINGS_EVERY: Duration = Duration::from_millis(200);
 const PINGS_EVERY: Duration = Duration::from_secs(5);
 /// How long the last words of exchanges that a drain cuts short may take to reach the store.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the answers to them may take to reach their clients.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// What the kernel says to a process whose file grows beyond its limit (Linux).
+const SIGXFSZ: i32 = 25;
 
 /// Why the gateway could not run.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +84,8 @@ struct Running {
     gateway: Gateway,
     store: Arc<dyn Store>,
     drain_timeout: Duration,
-    draining: watch::Sender<Option<Instant>>,
+    drain_delay: Duration,
+    draining: watch::Sender<Option<Ending>>,
     server: JoinHandle<()>,
 }
 
@@ -90,6 +99,7 @@ impl Running {
             .map(|upstream| (upstream.name.clone(), Upstream::new(upstream)))
             .collect();
         let metrics = Arc::new(metrics(&config));
+        let census = Census::new(Arc::clone(&metrics), &config.routes);
         let gateway = Gateway::new(Parts {
             routes: Table::new(config.routes),
             upstreams: upstreams.clone(),
@@ -128,7 +138,7 @@ impl Running {
             tracing::info!(%address, "admin listening");
         }
         tokio::spawn(admin.serve());
-        tokio::spawn(watch_store(gateway.clone(), readiness));
+        tokio::spawn(watch_store(gateway.clone(), census, readiness));
         let follower = gateway.clone();
         tokio::spawn(async move { follower.follow_epoch().await });
         let (draining, drain) = watch::channel(None);
@@ -137,16 +147,22 @@ impl Running {
             gateway,
             store,
             drain_timeout: config.drain_timeout,
+            drain_delay: config.drain_delay,
             draining,
             server,
         })
     }
 
-    /// Takes no new connections, lets exchanges end, and settles what does not end in time: what is provably unsent
-    /// is released, the rest is marked unknown.
+    /// Takes no new connections after a moment, lets exchanges end, and settles what does not end in time: what is
+    /// provably unsent is released, the rest is marked unknown.
     async fn drain(mut self) {
-        let deadline = Instant::now() + self.drain_timeout;
-        self.draining.send_replace(Some(deadline + LAST_WORDS));
+        let began = Instant::now();
+        let deadline = began + self.drain_timeout;
+        let ending = Ending {
+            accepts_until: began + self.drain_delay.min(self.drain_timeout),
+            deadline: deadline + LAST_WORDS,
+        };
+        self.draining.send_replace(Some(ending));
         let in_time = async {
             let _ = (&mut self.server).await;
             self.gateway.finished().await;
@@ -154,15 +170,16 @@ impl Running {
         if timeout_at(deadline, in_time).await.is_err() {
             tracing::warn!("the drain takes too long; what is under way is cut short");
             self.gateway.cut_short();
-            let last_words = async {
-                self.gateway.finished().await;
-                // The answers are on their way to the clients. A handle must not be asked again after its end.
-                if !self.server.is_finished() {
-                    let _ = (&mut self.server).await;
-                }
-            };
-            if timeout(LAST_WORDS, last_words).await.is_err() {
+            if timeout(LAST_WORDS, self.gateway.finished()).await.is_err() {
                 tracing::error!("not everything was settled; open claims will read as unknown");
+            }
+            // The answers are on their way to the clients; what only passes through is cut off.
+            let deadline = Instant::now() + LAST_ANSWERS;
+            self.draining
+                .send_replace(Some(Ending { deadline, ..ending }));
+            // A handle must not be asked again after its end.
+            if !self.server.is_finished() {
+                let _ = (&mut self.server).await;
             }
         }
         self.store.close().await;
@@ -192,6 +209,7 @@ async fn open(config: &StoreConfig) -> Result<(Arc<dyn Store>, IdKeyBytes), Erro
                 path = %path.display(),
                 "records are kept in a file; an embedded store serves a single process",
             );
+            say_found(store.found());
             Ok((Arc::new(store), IdKeyBytes(id_key)))
         }
     }
@@ -211,6 +229,18 @@ fn sealed(store: Arc<dyn Store>, keys: &[EncryptionKey]) -> Arc<dyn Store> {
         .collect();
     tracing::info!(key = keys[0].id, "recorded responses are encrypted at rest");
     Arc::new(Sealing::new(store, &keys))
+}
+
+/// What the last run left without a final outcome.
+fn say_found(Found { claims, unknown }: Found) {
+    if claims > 0 || unknown > 0 {
+        tracing::warn!(
+            claims,
+            unknown,
+            "the store holds operations without a known outcome; claims were open when it was used last, and read as \
+             unknown once a lease is over",
+        );
+    }
 }
 
 fn absolute(path: &Path) -> PathBuf {
@@ -267,15 +297,25 @@ fn refresh(
     })
 }
 
-/// Asks the store from time to time, so that readiness and `store_up` are true without traffic, too.
-async fn watch_store(gateway: Gateway, readiness: Arc<Readiness>) {
+/// Asks the store from time to time, so that readiness, `store_up` and what is unresolved are true without traffic, too.
+async fn watch_store(gateway: Gateway, census: Census, readiness: Arc<Readiness>) {
     let mut pause = FIRST_PINGS_EVERY;
+    let mut is_up = true;
     loop {
-        let answer = gateway.ping_store().await;
+        let mut answer = gateway.ping_store().await;
         readiness.store_answered(answer.is_ok());
+        if answer.is_ok() {
+            answer = census.take(&gateway).await;
+        }
+        let was_up = std::mem::replace(&mut is_up, answer.is_ok());
         match answer {
             Ok(()) => pause = PINGS_EVERY,
-            Err(error) => tracing::warn!(%error, "the store does not answer"),
+            // Once is enough; what it does to requests is counted.
+            Err(error) if was_up => tracing::warn!(%error, "the store does not answer"),
+            Err(_) => {}
+        }
+        if is_up && !was_up {
+            tracing::info!("the store answers again");
         }
         sleep(pause).await;
     }
@@ -289,6 +329,9 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
+        // With a handler, a write beyond the process's limit of file sizes fails as one to a full disk does; without
+        // one it would be the end of the process. Nobody need wait for it.
+        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

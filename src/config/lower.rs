@@ -40,6 +40,7 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
     Some(Config {
         problem_base: file.problem_base.value()?.map(|base| base.0),
         drain_timeout: file.drain_timeout.value()?,
+        drain_delay: file.drain_delay.value()?,
         listeners: listeners?,
         admin: file.admin.get()?.address.value()?,
         store: store?,

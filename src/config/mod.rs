@@ -45,6 +45,8 @@ pub struct Config {
     pub problem_base: Option<String>,
     /// How long a drain may take.
     pub drain_timeout: Duration,
+    /// For how long of it new connections are taken.
+    pub drain_delay: Duration,
     /// Where clients connect; at least one.
     pub listeners: Vec<SocketAddr>,
     /// Where health and metrics are served.

@@ -69,6 +69,10 @@ impl Told {
 impl Attempt {
     /// Sends the request, once, and settles what comes of it.
     pub async fn run(mut self: Box<Self>, outbound: Outbound) {
+        if self.shared.stop.is_cancelled() {
+            // It came after the end of the drain, on a connection that was still open.
+            return self.give_back(Problem::Overloaded).boxed().await;
+        }
         let mut work = dispatch(
             Arc::clone(&self.shared),
             Arc::clone(&self.subject),
@@ -136,6 +140,7 @@ impl Attempt {
         lane.metrics().not_stored(streaming.reason);
         let answer = Answer::NotStored(streaming.reason);
         let (op, told) = self.judged(streaming.status.as_u16(), answer, Decision::Unrecorded);
+        let stop = self.shared.stop.clone();
         let (passing, passage) = body::passage(PASSED_PIECES);
         let (status, headers) = (streaming.status, streaming.headers);
         let settling = self.settle(op, told, |decision| {
@@ -146,6 +151,13 @@ impl Attempt {
         });
         let patience = lane.route.response_timeout;
         let passing = pass(passing, streaming.begun, streaming.rest, patience);
+        // The record says what there is to say: at the end of a drain the rest is cut off.
+        let passing = async {
+            tokio::select! {
+                () = passing => {}
+                () = stop.cancelled() => {}
+            }
+        };
         tokio::join!(settling, passing);
     }
 

@@ -8,8 +8,8 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::sync::watch;
 
 use super::ledger::Ledger;
-use crate::protocol::{Fingerprint, Op, Owner, Record, RecordId, Seen, Verdict};
-use crate::store::{Hints, NotDone, Store, StoreError, Usage};
+use crate::protocol::{Fingerprint, Op, Owner, Record, RecordId, Seen, Timestamp, Verdict};
+use crate::store::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::telemetry::Metrics;
 
 /// In flight until it is told otherwise.
@@ -62,6 +62,14 @@ impl Store for Elsewhere {
 
     fn read(&self, _: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
         ready(Ok(None)).boxed()
+    }
+
+    fn unresolved(
+        &self,
+        _: Option<(Timestamp, RecordId)>,
+        _: usize,
+    ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>> {
+        ready(Ok(Vec::new())).boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

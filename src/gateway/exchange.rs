@@ -93,7 +93,12 @@ impl Exchange {
         };
         // There is a record, whatever it says: to forward without protection is for stores that are down.
         let unreadable = matches!(error, StoreError::NotDone(NotDone::Unreadable(_)));
-        tracing::warn!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "no claim");
+        if matches!(error, StoreError::NotDone(NotDone::OutOfOrder(_))) {
+            // That the store is out of order is said once, when it begins, and counted for each request.
+            tracing::debug!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "no claim");
+        } else {
+            tracing::warn!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "no claim");
+        }
         let in_doubt = matches!(error, StoreError::InDoubt(_))
             .then(|| self.shared.metrics.claims_in_doubt.hold());
         drop(self.ticket);

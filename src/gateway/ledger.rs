@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::protocol::{Fingerprint, Op, RecordId, Verdict};
-use crate::store::{Hints, NotDone, Store, StoreError, Usage};
+use crate::protocol::{Fingerprint, Op, RecordId, Timestamp, Verdict};
+use crate::store::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::telemetry::{Metrics, StoreOp, StoreResult};
 
 /// The first pause before a call is repeated.
@@ -86,6 +86,19 @@ impl Ledger {
             self.store.look(id, fingerprint),
         )
         .await
+    }
+
+    /// A page of unresolved records, see [`Store::unresolved`].
+    ///
+    /// # Errors
+    /// What the store says, or that it says nothing in time.
+    pub async fn unresolved(
+        &self,
+        after: Option<(Timestamp, RecordId)>,
+        limit: usize,
+    ) -> Result<Vec<Unresolved>, StoreError> {
+        let page = self.store.unresolved(after, limit);
+        self.bounded(StoreOp::Unresolved, self.timeout, page).await
     }
 
     /// Hints about a record that another process may be settling, see [`Store::hints`].
@@ -175,6 +188,14 @@ mod tests {
 
         fn read(&self, _: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
             ready(Ok(None)).boxed()
+        }
+
+        fn unresolved(
+            &self,
+            _: Option<(Timestamp, RecordId)>,
+            _: usize,
+        ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>> {
+            ready(Ok(Vec::new())).boxed()
         }
 
         fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

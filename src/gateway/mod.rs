@@ -46,10 +46,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::identity::{IdKeyBytes, Identifier};
-use crate::protocol::{Answer, Verdict};
+use crate::protocol::{Answer, RecordId, Timestamp, Verdict};
 use crate::route::{Found, Mode, Table};
 use crate::server::{Handler, Peer, RequestBody};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Unresolved};
 use crate::telemetry::{Decision, Hold, Metrics, Unrouted};
 use crate::upstream::Upstream;
 
@@ -173,6 +173,18 @@ impl Gateway {
     /// Why not.
     pub async fn ping_store(&self) -> Result<(), StoreError> {
         self.0.ledger.ping().await
+    }
+
+    /// A page of unresolved records, see [`Store::unresolved`].
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn unresolved(
+        &self,
+        after: Option<(Timestamp, RecordId)>,
+        limit: usize,
+    ) -> Result<Vec<Unresolved>, StoreError> {
+        self.0.ledger.unresolved(after, limit).await
     }
 
     /// What clients are told that find no place among `max_connections`.

@@ -4,12 +4,13 @@
 //! goes on then in a task of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, Request, Response, request};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Shared;
 use super::body::{self, Body, Unread, Whole};
@@ -30,6 +31,10 @@ use crate::protocol::{Origin, Owner, Verdict};
 use crate::route::{OnStoreDown, Policy};
 use crate::server::{Peer, RequestBody};
 use crate::telemetry::Decision;
+
+/// How long duplicates go on waiting for attempts that the end of a drain cuts short. These say that they are unknown
+/// at once, unless their store does not answer.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Answers a request on a protected route.
 pub async fn protected(
@@ -378,13 +383,19 @@ impl Call {
         if self.is_over() {
             return self.refused(tally, Decision::InProgress, Problem::RequestInProgress);
         }
-        match timeout_at(self.give_up, waiting.ended()).await {
-            Ok(Ended::Recorded(response)) => {
+        let ended = tokio::select! {
+            biased;
+            ended = waiting.ended() => Some(ended),
+            () = sleep_until(self.give_up) => None,
+            () = self.cut_short() => None,
+        };
+        match ended {
+            Some(Ended::Recorded(response)) => {
                 tally.decide(Decision::Joined);
                 replay::replayed(&response)
             }
-            Ok(Ended::AskStore) => self.looked(tally).await,
-            Err(_) => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),
+            Some(Ended::AskStore) => self.looked(tally).await,
+            None => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),
         }
     }
 
@@ -395,9 +406,10 @@ impl Call {
         };
         let fingerprint = self.subject.origin.fingerprint;
         let ended = self.shared.foreign.ended(self.subject.id, fingerprint);
-        match timeout_at(self.give_up, ended).await {
-            Ok(verdict) => self.after_waiting(tally, verdict),
-            Err(_) => self.looked(tally).await,
+        tokio::select! {
+            Ok(verdict) = timeout_at(self.give_up, ended) => self.after_waiting(tally, verdict),
+            () = self.shared.stop.cancelled() => self.looked(tally).await,
+            else => self.looked(tally).await,
         }
     }
 
@@ -445,6 +457,12 @@ impl Call {
         } else {
             self.refused(tally, Decision::Overloaded, Problem::Overloaded)
         }
+    }
+
+    /// Waits for the end of a drain, and for as long as the attempts that it cuts short may take to say so.
+    async fn cut_short(&self) {
+        self.shared.stop.cancelled().await;
+        sleep(LAST_WAIT).await;
     }
 
     fn is_over(&self) -> bool {

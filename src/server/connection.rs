@@ -24,7 +24,7 @@ use super::body::RequestBody;
 use super::flow::{ResponseBody, Streams};
 use super::socket::Socket;
 use super::upgrade::Upgrade;
-use super::{Drain, Handler, Peer, begins};
+use super::{Drain, Handler, Peer, begins, refuses};
 use crate::config::Limits;
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -63,7 +63,8 @@ pub(super) async fn serve<H: Handler>(
     stream.set_nodelay(true).ok();
     let detected = tokio::select! {
         biased;
-        () = begins(&mut drain) => return,
+        // A client that has just come may have sent its request by now.
+        () = refuses(&mut drain) => return,
         detected = timeout(limits.first_byte, detect(&mut stream)) => detected,
     };
     let Ok(Ok(Some((is_http2, first)))) = detected else {

@@ -51,9 +51,18 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Connections that are being told that the server is full, at a time; further ones are closed unanswered.
 const MAX_REFUSALS: usize = 64;
 
-/// Says when to drain: `None` to serve, then the moment at which connections that have not ended are dropped.
-/// The moment may be moved. A dropped sender never drains.
-pub type Drain = watch::Receiver<Option<Instant>>;
+/// Says when to drain: `None` to serve, then how to end. What it says may be changed. A dropped sender never drains.
+pub type Drain = watch::Receiver<Option<Ending>>;
+
+/// How a server ends. Every connection is told at once that it ends (`Connection: close`, GOAWAY), and closed where it
+/// is idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Until when new connections are taken: whoever sends them may not have heard yet.
+    pub accepts_until: Instant,
+    /// When connections that have not ended are dropped.
+    pub deadline: Instant,
+}
 
 /// Makes the answers.
 pub trait Handler: Clone + Send + Sync + 'static {
@@ -163,8 +172,8 @@ impl Server {
         Counters(Arc::clone(&self.shared))
     }
 
-    /// Serves until `drain` says otherwise: then stops listening, tells every connection (`Connection: close`,
-    /// GOAWAY), and returns when all have ended or, at the drain's deadline, were dropped.
+    /// Serves until `drain` says otherwise: then tells every connection (`Connection: close`, GOAWAY), stops listening
+    /// when it is time, and returns when all connections have ended or, at the drain's deadline, were dropped.
     ///
     /// Where `max_connections` are open, a further one is accepted and, once it has sent something, told 503 and
     /// closed (GOAWAY where it speaks HTTP/2): a balancer then goes elsewhere at once, and a person sees why.
@@ -226,7 +235,7 @@ impl<H: Handler> Door<H> {
         loop {
             tokio::select! {
                 biased;
-                () = begins(&mut self.drain) => break,
+                () = refuses(&mut self.drain) => break,
                 Some(_) = self.connections.join_next() => {}
                 (socket, address) = accept(&listener) => self.admit(socket, address),
             }
@@ -263,7 +272,8 @@ impl<H: Handler> Door<H> {
 
     async fn wait_for_connections(&mut self) {
         while !self.connections.is_empty() {
-            let deadline = self.drain.borrow_and_update().unwrap_or_else(Instant::now);
+            let ending = *self.drain.borrow_and_update();
+            let deadline = ending.map_or_else(Instant::now, |ending| ending.deadline);
             tokio::select! {
                 biased;
                 _ = self.connections.join_next() => {}
@@ -278,6 +288,20 @@ impl<H: Handler> Door<H> {
 async fn begins(drain: &mut Drain) {
     if drain.wait_for(Option::is_some).await.is_err() {
         pending::<()>().await;
+    }
+}
+
+/// Waits until no new connections are taken any more.
+async fn refuses(drain: &mut Drain) {
+    loop {
+        begins(drain).await;
+        let Some(Ending { accepts_until, .. }) = *drain.borrow_and_update() else {
+            continue;
+        };
+        tokio::select! {
+            () = sleep_until(accepts_until) => return,
+            Ok(()) = drain.changed() => {}
+        }
     }
 }
 

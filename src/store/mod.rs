@@ -9,6 +9,7 @@ mod marks;
 mod memory;
 mod retention;
 mod sealing;
+mod unresolved;
 
 use std::sync::Arc;
 
@@ -18,9 +19,10 @@ use tokio::sync::watch;
 use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
 
 pub use codec::Unreadable;
-pub use embedded::{Embedded, OpenError};
+pub use embedded::{Embedded, Found, OpenError};
 pub use memory::Memory;
 pub use sealing::{Sealing, SealingKey};
+pub use unresolved::Unresolved;
 
 /// A clock that a store reads: milliseconds since the Unix epoch. Tests pass one that they set.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -56,6 +58,18 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::NotDone`], above all [`NotDone::Unreadable`].
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>>;
+
+    /// Records of which no final outcome is known, the oldest first: those after the given place, `limit` at most. Claims
+    /// whose owners are alive are not among them, nor is what is past its retention. The place of a record is its
+    /// `since` and its id; pages that are asked for one after the other are no snapshot.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDone`]: a question that fails has no effect.
+    fn unresolved(
+        &self,
+        after: Option<(Timestamp, RecordId)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>>;
 
     /// Asks the store whether it can be asked.
     ///

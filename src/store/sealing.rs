@@ -16,10 +16,10 @@ use aws_lc_rs::{hmac, rand};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 
-use super::{Hints, NotDone, Store, StoreError, Usage};
+use super::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::protocol::{
     Answer, Completed, Fingerprint, Found, Op, Record, RecordId, Resolution, Response, Sealed,
-    State, Verdict,
+    State, Timestamp, Verdict,
 };
 
 /// The first byte of a sealed text: its layout.
@@ -140,6 +140,14 @@ impl Store for Sealing {
             Ok(Some(record))
         }
         .boxed()
+    }
+
+    fn unresolved(
+        &self,
+        after: Option<(Timestamp, RecordId)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>> {
+        self.inner.unresolved(after, limit)
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -210,6 +210,8 @@ label! {
         Look = "look",
         /// The record as it is stored.
         Read = "read",
+        /// Which records are unresolved.
+        Unresolved = "unresolved",
         /// Whether the store can be asked.
         Ping = "ping",
     }

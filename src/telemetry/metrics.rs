@@ -10,6 +10,7 @@ use super::label::{
     Beat, Decision, Label, LateAnswer, LeaseLost, ObservedReplay, StoreOp, StoreResult, Unrouted,
     UpstreamError, WouldBe,
 };
+use super::unresolved::UnresolvedMetrics;
 use crate::protocol::{Cause, NotStored};
 
 /// Bounds of the buckets of what crosses a network: from a loopback answer to `response_timeout` and beyond.
@@ -70,6 +71,8 @@ pub struct Metrics {
     pub connections_refused: MirroredCounter,
     /// 1 while draining.
     pub draining: Gauge,
+    /// Set by a count from time to time: records without a final outcome.
+    pub unresolved: UnresolvedMetrics,
 }
 
 /// The metrics of one route.
@@ -212,6 +215,7 @@ impl Metrics {
                 "oncegate_draining",
                 "1 from the beginning of a drain, else 0.",
             ),
+            unresolved: UnresolvedMetrics::register(&registrar, routes),
             registry,
         }
     }

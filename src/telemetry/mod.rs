@@ -10,6 +10,7 @@ mod label;
 pub mod log;
 mod metrics;
 mod reference;
+mod unresolved;
 
 pub use instrument::{Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};
 pub use label::{
@@ -18,3 +19,4 @@ pub use label::{
 };
 pub use metrics::{CacheMetrics, Metrics, RouteMetrics, StoreMetrics, UpstreamMetrics};
 pub use reference::reference;
+pub use unresolved::{UNRESOLVED_COUNTED, UnresolvedGauges, UnresolvedMetrics};

@@ -14,6 +14,7 @@ fn defaults_are_those_of_the_reference() {
     let Config {
         problem_base,
         drain_timeout,
+        drain_delay,
         listeners,
         admin,
         store,
@@ -23,6 +24,7 @@ fn defaults_are_those_of_the_reference() {
     } = parse(SMALLEST).config;
     assert_eq!(problem_base, None);
     assert_eq!(drain_timeout, Duration::from_secs(30));
+    assert_eq!(drain_delay, Duration::from_secs(1));
     assert_eq!(listeners, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(admin, "127.0.0.1:9090".parse().unwrap());
     assert_eq!(

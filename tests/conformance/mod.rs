@@ -15,7 +15,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use oncegate::protocol::{
     self, Fingerprint, Op, Origin, Owner, Record, RecordId, Resolution, State, Timestamp, Verdict,
 };
-use oncegate::store::{NotDone, Store, StoreError, Usage};
+use oncegate::store::{NotDone, Store, StoreError, Unresolved, Usage};
 
 pub use random::Random;
 
@@ -68,6 +68,9 @@ pub async fn agrees_with_apply(harness: &mut dyn Harness, seed: u64) {
         let op = random.op(model.records.get(&id).and_then(Record::seen));
         compare_op(harness, &mut model, id, op, &context).await;
         compare_record(harness, &model, id, random.fingerprint(), &context).await;
+        if random.one_in(4) {
+            compare_unresolved(harness, &model, &ids, 1 + random.below(3), &context).await;
+        }
     }
     for id in ids {
         compare_record(
@@ -316,6 +319,7 @@ pub async fn closed_says_so(harness: &dyn Harness) {
         store.look(id, Fingerprint([1; 32])).await,
         Err(closed.clone())
     );
+    assert_eq!(store.unresolved(None, 1).await, Err(closed.clone()));
     assert_eq!(store.ping().await, Err(closed));
     store.close().await;
 }
@@ -366,6 +370,41 @@ async fn compare_record(
     assert_eq!(seen, expected, "{context}: a look at {id:?}");
 }
 
+/// Reads the list from its beginning to its end, `limit` records at a time, and compares what it says of `ids`; a store
+/// that outlives the test may hold others.
+async fn compare_unresolved(
+    harness: &dyn Harness,
+    model: &Model,
+    ids: &[RecordId],
+    limit: usize,
+    context: &str,
+) {
+    let mut expected = model.unresolved(ids, harness.now());
+    let mut listed: Vec<Unresolved> = Vec::new();
+    loop {
+        let after = listed.last().map(Unresolved::place);
+        let page = harness.store().unresolved(after, limit).await.unwrap();
+        assert!(page.len() <= limit, "{context}: {limit} were asked for");
+        let is_last = page.len() < limit;
+        listed.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    assert!(
+        listed.is_sorted_by(|one, next| one.place() < next.place()),
+        "{context}: the oldest first, each once: {listed:?}"
+    );
+    listed.retain(|unresolved| ids.contains(&unresolved.id));
+    // In another order than the list's: where a store keeps its own time, neighbours may change places.
+    listed.sort_by_key(|unresolved| unresolved.id);
+    expected.sort_by_key(|unresolved| unresolved.id);
+    for (listed, expected) in listed.iter_mut().zip(&expected) {
+        blur::time(&mut listed.since, expected.since, harness.tolerance());
+    }
+    assert_eq!(listed, expected, "{context}: what is unresolved");
+}
+
 /// The store that `apply` alone makes.
 #[derive(Default)]
 struct Model {
@@ -385,6 +424,23 @@ impl Model {
             self.marks.insert((id, mark.owner), mark.until);
         }
         verdict
+    }
+
+    fn unresolved(&self, ids: &[RecordId], now: Timestamp) -> Vec<Unresolved> {
+        let unresolved = |id: &RecordId| {
+            let record = self.records.get(id)?.clone().at(now)?;
+            let since = match &record.state {
+                State::Claimed(claim) if claim.lapsed(now) => claim.lease_until,
+                State::Unknown(unknown) => unknown.since,
+                _ => return None,
+            };
+            Some(Unresolved {
+                id: *id,
+                route: record.route,
+                since,
+            })
+        };
+        ids.iter().filter_map(unresolved).collect()
     }
 
     fn reopened(&mut self, reopened: Option<Reopened>, now: Timestamp) {
@@ -460,7 +516,7 @@ impl Random {
     fn origin(&mut self) -> Origin {
         Origin {
             fingerprint: self.fingerprint(),
-            route: "create-payment".into(),
+            route: ["create-payment", "refund"][self.below(2)].into(),
             reference: self.reference(),
         }
     }

@@ -7,6 +7,8 @@ mod support;
 
 mod answers;
 mod crashes;
+mod disk;
+mod drain;
 mod duplicates;
 mod expiry;
 mod forwarding;
@@ -18,4 +20,5 @@ mod passing;
 mod problems;
 mod sealed;
 mod tunnels;
+mod unresolved;
 mod upstreams;

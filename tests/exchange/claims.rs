@@ -7,8 +7,8 @@ use oncegate::store::NotDone;
 use oncegate::telemetry::StoreOp;
 
 use crate::rig::{Rig, impatient};
-use crate::stalled::StalledUpstream;
 use crate::store::Fate;
+use crate::support::StalledUpstream;
 use crate::support::{Gate, Problem, Setup, ToyUpstream, until};
 
 /// A lease that a test waits for.

@@ -7,12 +7,11 @@ use oncegate::config::Config;
 use oncegate::gateway::{Gateway, Parts};
 use oncegate::identity::IdKeyBytes;
 use oncegate::route::Table;
-use oncegate::server::{Counters, Server};
+use oncegate::server::{Counters, Ending, Server};
 use oncegate::telemetry;
 use oncegate::upstream::Upstream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::store::FaultyStore;
 use crate::support::{Answer, Connection, Metrics, Request, Setup, ToyUpstream, payment, until};
@@ -27,7 +26,7 @@ pub struct Rig {
     metrics: Arc<telemetry::Metrics>,
     counters: Counters,
     server: JoinHandle<()>,
-    _drain: watch::Sender<Option<Instant>>,
+    _drain: watch::Sender<Option<Ending>>,
 }
 
 /// One protected route before this upstream, and a store that is soon given up on.

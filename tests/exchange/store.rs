@@ -11,7 +11,7 @@ use oncegate::protocol::{
     self, Answer, Cause, Fingerprint, Mark, Op, Origin, Owner, Record, RecordId, Resolution,
     Response, Retention, State, Timestamp, Verdict,
 };
-use oncegate::store::{NotDone, Store, StoreError, Usage, system_clock};
+use oncegate::store::{NotDone, Store, StoreError, Unresolved, Usage, system_clock};
 use oncegate::telemetry::StoreOp;
 use tokio::sync::watch;
 
@@ -466,6 +466,15 @@ impl Store for FaultyStore {
         let record = records.held.get(&id).cloned();
         let now = records.now();
         future::ready(Ok(record.and_then(|record| record.at(now)))).boxed()
+    }
+
+    /// Nothing in these tests asks for it.
+    fn unresolved(
+        &self,
+        _: Option<(Timestamp, RecordId)>,
+        _: usize,
+    ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>> {
+        future::ready(Ok(Vec::new())).boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

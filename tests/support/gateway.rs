@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::client::{Answer, Connection, Request};
 use super::log::Log;
 use super::metrics::Metrics;
+use super::setup::Setup;
 use super::until;
 
 /// Any free port of the loopback interface.
@@ -133,6 +134,18 @@ impl Gateway {
         assert!(status.success(), "{kill}");
     }
 
+    /// The same, and waits until it says so.
+    pub async fn drains(&self) {
+        self.sigterm();
+        until("the gateway to stop being ready", || async {
+            let answer = self.admin("/readyz").await;
+            answer
+                .is_none_or(|answer| answer.status != 200)
+                .then_some(())
+        })
+        .await;
+    }
+
     /// Waits for its end and says how it went.
     pub async fn ended(&mut self) -> ExitStatus {
         self.process.log.ended().await;
@@ -153,6 +166,12 @@ impl Gateway {
         self.process = Process::start(self.directory.path(), &self.given, &listen);
         (self.address, self.admin) = self.process.addresses().await;
         self.ready().await;
+    }
+
+    /// The same with another configuration.
+    pub async fn restart_with(&mut self, setup: &Setup) {
+        self.given = Given::File(setup.toml());
+        self.restart().await;
     }
 
     async fn ready(&self) {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
+use super::engine::Engine;
 use super::file::Disk;
 use super::{CACHE_BYTES, Embedded, QUEUE, Settings};
 use crate::protocol::{
@@ -73,6 +74,7 @@ async fn what_is_said_of_a_change_that_failed_is_true() {
             Err(StoreError::NotDone(_)) => assert!(!found, "call {n}: {result:?}, and there it is"),
             Err(StoreError::InDoubt(_)) => {}
         }
+        expect_index_of_what_is_committed(&store);
         *said
             .entry(if result.is_ok() {
                 "done"
@@ -318,6 +320,11 @@ async fn expect_records(store: &Embedded) {
             "record {n}"
         );
     }
+}
+
+fn expect_index_of_what_is_committed(store: &Embedded) {
+    let committed = store.shared.with_engine(Engine::index).unwrap();
+    assert_eq!(*store.shared.open(), committed);
 }
 
 fn id(n: u8) -> RecordId {
