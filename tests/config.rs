@@ -148,9 +148,13 @@ fn defaults_are_those_of_the_reference() {
         admin,
         store,
         limits,
+        access_log,
         upstreams,
         routes,
     } = parse(SMALLEST).config;
+    assert!(access_log.enabled && access_log.path);
+    assert_eq!(access_log.sample, 1.0);
+    assert_eq!(access_log.slow, Duration::from_secs(5));
     assert_eq!(problem_base, None);
     assert_eq!(drain_timeout, Duration::from_secs(30));
     assert_eq!(listeners, ["127.0.0.1:8080".parse().unwrap()]);
@@ -305,7 +309,7 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_allowed() {
         (
             "\"a b\" = 1",
             "f:1:1: \"a b\": is not a setting; there are profile, problem_base, drain_timeout, listeners, admin, \
-             store, limits, upstreams, defaults, routes"
+             store, limits, access_log, upstreams, defaults, routes"
                 .to_owned(),
         ),
         (

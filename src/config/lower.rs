@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::{HeaderName, header};
 
 use super::file::{
-    AdminFile, ConfigFile, FingerprintFile, LimitsFile, OutcomesFile, RetentionFile, RouteFile,
-    StoreFile, UpstreamFile,
+    AccessLogFile, AdminFile, ConfigFile, FingerprintFile, LimitsFile, OutcomesFile, RetentionFile,
+    RouteFile, StoreFile, UpstreamFile,
 };
 use super::finding::Findings;
 use super::order;
@@ -16,7 +16,7 @@ use super::secret;
 use super::setting::Setting;
 use super::value::{Label, Size, duration_in_words};
 use super::words::{BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord};
-use super::{Config, Limits, StoreConfig, StoreLocation, UpstreamConfig};
+use super::{AccessLogConfig, Config, Limits, StoreConfig, StoreLocation, UpstreamConfig};
 use crate::identity::{FingerprintRules, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
 use crate::route::{Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
@@ -31,6 +31,7 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
     let listeners = listeners(file, findings);
     let store = store(file.store.get(), findings);
     let limits = file.limits.get().and_then(limits);
+    let access_log = file.access_log.get().and_then(access_log);
     let upstreams = upstreams(file, findings);
     let routes = routes(file, findings);
     Some(Config {
@@ -40,6 +41,7 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
         admin: file.admin.get()?.address.value()?,
         store: store?,
         limits: limits?,
+        access_log: access_log?,
         upstreams: upstreams?,
         routes: routes?,
     })
@@ -112,6 +114,15 @@ fn limits(file: &LimitsFile) -> Option<Limits> {
         body_idle: file.body_idle.get()?.0,
         keep_alive: file.keep_alive.get()?.0,
         replay_cache: file.replay_cache.get()?.0,
+    })
+}
+
+fn access_log(file: &AccessLogFile) -> Option<AccessLogConfig> {
+    Some(AccessLogConfig {
+        enabled: file.enabled.value()?,
+        sample: file.sample.get()?.0,
+        slow: file.slow.get()?.0,
+        path: file.path.value()?,
     })
 }
 

@@ -26,12 +26,14 @@ use crate::upstream::{Gate, OutBody, SendErrorKind};
 pub async fn untouched(
     shared: &Shared,
     lane: &Arc<Lane>,
+    mut tally: Tally,
     request: Request<RequestBody>,
     peer: Peer,
 ) -> Response<Body> {
-    let tally = Tally::new(Arc::clone(lane));
-    let request = prepared(request, peer, OutBody::streaming);
-    let response = forwarded(shared, lane, request).await;
+    let request = prepared(request, peer, |body| {
+        OutBody::streaming(tally.counted(body))
+    });
+    let response = forwarded(shared, lane, &mut tally, request).await;
     tally.decide(Decision::Passthrough);
     response
 }
@@ -41,15 +43,15 @@ pub async fn unkeyed(
     shared: &Shared,
     lane: &Arc<Lane>,
     policy: &Policy,
-    tally: Tally,
+    mut tally: Tally,
     request: Request<RequestBody>,
     peer: Peer,
 ) -> Response<Body> {
     let keys = policy.key.clone();
     let request = prepared(request, peer, |body| {
-        OutBody::streaming(WithoutKey { body, keys })
+        OutBody::streaming(tally.counted(WithoutKey { body, keys }))
     });
-    let mut response = forwarded(shared, lane, request).await;
+    let mut response = forwarded(shared, lane, &mut tally, request).await;
     marked(&mut response);
     tally.decide(Decision::Unkeyed);
     response
@@ -59,11 +61,11 @@ pub async fn unkeyed(
 pub async fn unprotected(
     shared: &Shared,
     lane: &Arc<Lane>,
-    tally: Tally,
+    mut tally: Tally,
     outbound: Outbound,
 ) -> Response<Body> {
     let (request, _held) = outbound.into_request();
-    let mut response = forwarded(shared, lane, request).await;
+    let mut response = forwarded(shared, lane, &mut tally, request).await;
     marked(&mut response);
     tally.decide(Decision::Unprotected);
     response
@@ -104,13 +106,22 @@ pub fn target(uri: &Uri) -> Uri {
         .map_or_else(|| Uri::from_static("/"), Uri::from)
 }
 
-async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> Response<Body> {
+async fn forwarded(
+    shared: &Shared,
+    lane: &Lane,
+    tally: &mut Tally,
+    request: Request<OutBody>,
+) -> Response<Body> {
     let head_timeout = lane.route.response_timeout;
     let method = request.method().clone();
     let started = tokio::time::Instant::now();
-    let problem = match timeout(head_timeout, lane.upstream.send(request, &Gate::open())).await {
+    let sent = timeout(head_timeout, lane.upstream.send(request, &Gate::open())).await;
+    let took = started.elapsed();
+    let answer = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok());
+    tally.dispatched(took, answer.map(|answer| answer.body().endpoint()));
+    let problem = match sent {
         Ok(Ok(response)) => {
-            lane.upstream_metrics().observe(started.elapsed());
+            lane.upstream_metrics().observe(took);
             let (mut head, body) = response.into_parts();
             let has_body = headers::has_body(&method, head.status);
             headers::from_upstream(&mut head.headers, has_body, body.size_hint().exact());

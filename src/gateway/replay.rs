@@ -1,6 +1,7 @@
 //! Answers from the record.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use quick_cache::Weighter;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 
 use super::body::Body;
 use super::headers::{IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED};
-use crate::protocol::{Answer, Fingerprint, Found, RecordId, Response};
+use crate::protocol::{Answer, Fingerprint, Found, RecordId, Response, Timestamp};
 
 /// A recorded response as it is replayed. Its `Date` is that of its sending.
 #[must_use]
@@ -32,6 +33,15 @@ pub fn replayed(recorded: &Response) -> http::Response<Body> {
     response
 }
 
+/// How long ago that was, by this machine's clock; nothing depends on it.
+#[must_use]
+pub fn age(completed_at: Timestamp) -> Duration {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch
+        .unwrap_or_default()
+        .saturating_sub(Duration::from_millis(completed_at.0))
+}
+
 /// Completed records that were replayed lately. They are immutable, so that no store need be asked until they
 /// expire.
 pub struct ReplayCache {
@@ -42,6 +52,7 @@ pub struct ReplayCache {
 struct Cached {
     fingerprint: Fingerprint,
     response: Arc<Response>,
+    completed_at: Timestamp,
     until: Instant,
 }
 
@@ -80,16 +91,21 @@ impl ReplayCache {
         self.cache.as_ref().map_or(0, Cache::weight)
     }
 
-    /// The response to this very request, if it is held and has not expired.
+    /// The response to this very request and its age, if it is held and has not expired.
     #[must_use]
-    pub fn find(&self, id: &RecordId, fingerprint: &Fingerprint) -> Option<Arc<Response>> {
+    pub fn find(
+        &self,
+        id: &RecordId,
+        fingerprint: &Fingerprint,
+    ) -> Option<(Arc<Response>, Duration)> {
         let cache = self.cache.as_ref()?;
         let cached = cache.get(id)?;
         if cached.until <= Instant::now() {
             cache.remove(id);
             return None;
         }
-        (cached.fingerprint == *fingerprint).then(|| Arc::clone(&cached.response))
+        (cached.fingerprint == *fingerprint)
+            .then(|| (Arc::clone(&cached.response), age(cached.completed_at)))
     }
 
     /// Holds a completed record that was just found.
@@ -102,6 +118,7 @@ impl ReplayCache {
             let cached = Cached {
                 fingerprint: found.fingerprint,
                 response: Arc::clone(response),
+                completed_at: found.completed.completed_at,
                 until,
             };
             cache.insert(id, Arc::new(cached));
@@ -111,12 +128,10 @@ impl ReplayCache {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::Bytes;
 
     use super::*;
-    use crate::protocol::{Completed, Owner, Timestamp};
+    use crate::protocol::{Completed, Owner};
 
     fn found(body: &'static [u8]) -> Found {
         Found {

@@ -1,13 +1,16 @@
 //! Every metric there is. Making a [`Metrics`] registers them; the reference in the README is read from what
 //! was registered.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{Registry, TextEncoder};
 
-use super::instrument::{Counter, Gauge, MirroredCounter, PerLabel, Registrar, Timing};
+use super::health::StoreHealth;
+use super::instrument::{Amount, Counter, Gauge, MirroredCounter, PerLabel, Registrar, Timing};
 use super::label::{
-    Beat, Decision, Label, LateAnswer, LeaseLost, StoreOp, StoreResult, Unrouted, UpstreamError,
+    Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, StoreOp, StoreResult,
+    Unrouted, UpstreamError,
 };
 use crate::protocol::{Cause, NotStored};
 
@@ -19,6 +22,31 @@ const REQUEST_SECONDS: [f64; 14] = [
 /// Bounds of the buckets of store calls: from a map in memory to four times the default `timeout`.
 const STORE_SECONDS: [f64; 13] = [
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
+];
+
+/// Bounds of the buckets of what a request costs here: a store in memory is in the first, a disk in the middle.
+const OVERHEAD_SECONDS: [f64; 10] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0,
+];
+
+/// Bounds of the buckets of waiting for another attempt.
+const WAITING_SECONDS: [f64; 7] = [0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0];
+
+/// Bounds of the buckets of the age of replays: a second, ten, a minute, ten, an hour, six, a day, a week.
+const AGE_SECONDS: [f64; 8] = [
+    1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0,
+];
+
+/// Bounds of the buckets of bodies: from 256 B to the default limits of 1 MiB and beyond.
+const BODY_BYTES: [f64; 8] = [
+    256.0,
+    1024.0,
+    4096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    16_777_216.0,
 ];
 
 /// All metrics of a process.
@@ -39,6 +67,8 @@ pub struct Metrics {
     pub claims_held: Gauge,
     /// Held: claims of which it is not known whether the store took them, until they are settled.
     pub claims_in_doubt: Gauge,
+    /// Claims by what they met.
+    pub claims: PerLabel<ClaimResult, Counter>,
     /// Beats by what they met.
     pub beats: PerLabel<Beat, Counter>,
     /// Claims found lost by their owner.
@@ -67,6 +97,10 @@ pub struct Metrics {
     pub connections_total: MirroredCounter,
     /// Mirror: client connections turned away since the start, because `max_connections` were open.
     pub connections_refused: MirroredCounter,
+    /// Mirror: client connections closed since the start, because a limit was over.
+    pub connections_closed: PerLabel<LimitOver, MirroredCounter>,
+    /// Mirror: log lines dropped since the start.
+    pub log_lines_dropped: MirroredCounter,
     /// 1 while draining.
     pub draining: Gauge,
 }
@@ -76,6 +110,13 @@ pub struct Metrics {
 pub struct RouteMetrics {
     decisions: PerLabel<Decision, Counter>,
     duration: Timing,
+    overhead: Timing,
+    waiting: Timing,
+    replay_age: Timing,
+    request_bytes: Amount,
+    response_bytes: Amount,
+    /// Held: requests under way.
+    pub in_flight: Gauge,
     unknown_outcomes: PerLabel<Cause, Counter>,
     late_answers: PerLabel<LateAnswer, Counter>,
     not_stored: PerLabel<NotStored, Counter>,
@@ -101,6 +142,8 @@ pub struct UpstreamMetrics {
 pub struct StoreMetrics {
     calls: PerLabel<StoreOp, PerLabel<StoreResult, Counter>>,
     durations: PerLabel<StoreOp, Timing>,
+    /// Whether the store answers, by what it was heard to say.
+    pub health: Arc<StoreHealth>,
     /// 1 while the store answers.
     pub up: Gauge,
     /// Mirror: records held.
@@ -152,6 +195,11 @@ impl Metrics {
             claims_in_doubt: registrar.gauge(
                 "oncegate_claims_in_doubt",
                 "Claims of which the store has not yet said whether it took them. They are never dispatched.",
+            ),
+            claims: registrar.counters(
+                "oncegate_claims_total",
+                "result",
+                "Claims asked of the store by what they met; no_verdict: the store did not say, and nothing was sent.",
             ),
             beats: registrar.counters(
                 "oncegate_beats_total",
@@ -205,6 +253,15 @@ impl Metrics {
                 "oncegate_connections_refused_total",
                 "Client connections turned away because max_connections were open.",
             ),
+            connections_closed: registrar.mirrored_counters(
+                "oncegate_connections_closed_total",
+                "limit",
+                "Client connections closed because this limit was over; other endings are not counted.",
+            ),
+            log_lines_dropped: registrar.mirrored_counter(
+                "oncegate_log_lines_dropped_total",
+                "Log lines that were not written, because their reader was too slow or gone.",
+            ),
             draining: registrar.gauge(
                 "oncegate_draining",
                 "1 from the beginning of a drain, else 0.",
@@ -253,6 +310,31 @@ impl RouteMetrics {
     /// From the request's head to the answer's.
     pub fn observe(&self, span: Duration) {
         self.duration.observe(span);
+    }
+
+    /// What of that was oncegate's own.
+    pub fn overhead(&self, span: Duration) {
+        self.overhead.observe(span);
+    }
+
+    /// How long a duplicate waited for another attempt.
+    pub fn waited(&self, span: Duration) {
+        self.waiting.observe(span);
+    }
+
+    /// How old a recorded answer was when it was replayed.
+    pub fn replayed(&self, age: Duration) {
+        self.replay_age.observe(age);
+    }
+
+    /// The body of a request, as far as it was read.
+    pub fn request_body(&self, bytes: u64) {
+        self.request_bytes.observe(bytes);
+    }
+
+    /// The body of an answer, as far as it was given to the client.
+    pub fn response_body(&self, bytes: u64) {
+        self.response_bytes.observe(bytes);
     }
 
     /// An attempt of this process ended without a known outcome.
@@ -307,7 +389,11 @@ impl StoreMetrics {
                 PerLabel::new(|result: StoreResult| calls.with(&[op.name(), result.name()]))
             }),
             durations: PerLabel::new(|op: StoreOp| durations.with(&[op.name()])),
-            up: registrar.gauge("oncegate_store_up", "1 while the store answers, else 0."),
+            health: Arc::default(),
+            up: registrar.gauge(
+                "oncegate_store_up",
+                "1 while the store answers what it is asked, else 0.",
+            ),
             records: registrar.gauge(
                 "oncegate_store_records",
                 "Records held, those past their retention included until they are swept.",
@@ -376,6 +462,43 @@ fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box<[RouteMetr
         &REQUEST_SECONDS,
         "From a request's head to the head of its answer.",
     );
+    let overhead = registrar.timing_family(
+        "oncegate_overhead_seconds",
+        &["route"],
+        &OVERHEAD_SECONDS,
+        "What oncegate itself adds: from a request's head to the head of its answer, less the time that its body took to \
+         come in (where it is held), that it waited for another attempt, and that the upstream took from the dispatch to \
+         the end of its answer (where it is held) or of its head. Claiming and recording are part of it.",
+    );
+    let waiting = registrar.timing_family(
+        "oncegate_waiting_duration_seconds",
+        &["route"],
+        &WAITING_SECONDS,
+        "How long duplicates waited for another attempt, where the route lets them wait.",
+    );
+    let replay_age = registrar.timing_family(
+        "oncegate_replay_age_seconds",
+        &["route"],
+        &AGE_SECONDS,
+        "How old recorded answers were when they were replayed.",
+    );
+    let request_bytes = registrar.amount_family(
+        "oncegate_request_body_bytes",
+        &["route"],
+        &BODY_BYTES,
+        "Bodies of requests, as far as they were read.",
+    );
+    let response_bytes = registrar.amount_family(
+        "oncegate_response_body_bytes",
+        &["route"],
+        &BODY_BYTES,
+        "Bodies of answers, refusals among them, as far as they were given to the client.",
+    );
+    let in_flight = registrar.gauge_family(
+        "oncegate_requests_in_flight",
+        &["route"],
+        "Requests under way now, until their answer has ended; those whose client has left, until they are decided.",
+    );
     let unknown_outcomes = registrar.counter_family(
         "oncegate_unknown_outcomes_total",
         &["route", "cause"],
@@ -394,6 +517,12 @@ fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box<[RouteMetr
     let metrics_of = |route: &&str| RouteMetrics {
         decisions: PerLabel::new(|value: Decision| decisions.with(&[route, value.name()])),
         duration: duration.with(&[route]),
+        overhead: overhead.with(&[route]),
+        waiting: waiting.with(&[route]),
+        replay_age: replay_age.with(&[route]),
+        request_bytes: request_bytes.with(&[route]),
+        response_bytes: response_bytes.with(&[route]),
+        in_flight: in_flight.with(&[route]),
         unknown_outcomes: PerLabel::new(|cause| {
             unknown_outcomes.with(&[route, Label::name(cause)])
         }),

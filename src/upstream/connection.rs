@@ -28,6 +28,7 @@ pub(super) struct Connection {
     wire: Arc<Wire>,
     task: AbortHandle,
     is_fresh: bool,
+    address: SocketAddr,
     _open: OpenConnection,
 }
 
@@ -79,8 +80,14 @@ impl Connection {
             wire,
             task,
             is_fresh: true,
+            address,
             _open: counters.opened(),
         })
+    }
+
+    /// The other end.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Looks, without blocking, whether the connection may take a request.

@@ -72,6 +72,7 @@ impl Rig {
             limits: config.limits.clone(),
             problem_base: None,
             metrics: Arc::clone(&metrics),
+            access_log: telemetry::AccessLog::off(),
         });
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = Server::bind(&[any_port], &config.limits).expect("a free port");
