@@ -23,7 +23,6 @@ use crate::telemetry::{ClaimResult, Decision};
 use crate::upstream::Gate;
 
 /// What an attempt has for the one who asked.
-#[expect(clippy::large_enum_variant, reason = "nearly every reply is an answer")]
 pub enum Reply {
     /// The answer; it is counted.
     Answer(http::Response<Body>),

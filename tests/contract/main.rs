@@ -5,11 +5,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access_log;
 mod answers;
 mod crashes;
 mod duplicates;
 mod forwarding;
 mod identity;
 mod messages;
+mod metrics;
 mod outcomes;
 mod problems;

@@ -138,6 +138,11 @@ impl Rig {
         value.unwrap_or_else(|| panic!("no series {name} {labels:?}")) as u64
     }
 
+    /// How the store is, as far as it was heard.
+    pub fn store_health(&self) -> telemetry::Health {
+        self.metrics.store.health.state()
+    }
+
     /// How many requests were decided so.
     pub fn decisions(&self, decision: &str) -> u64 {
         self.value(
