@@ -174,9 +174,9 @@ fields! {
     problem: Option<&'static str>,
     /// Which key, as refusals and other lines name it; not where it was refused before the key was known.
     key_ref: Option<String>,
-    /// The number of the claim under which the request was sent.
+    /// The number of the claim, where it was acquired.
     fence: Option<u64>,
-    /// The name of the upstream that it was sent to.
+    /// The name of the upstream, where the request got that far.
     upstream: Option<&'a str>,
     /// The address that answered.
     endpoint: Option<SocketAddr>,

@@ -13,6 +13,7 @@ mod label;
 pub mod log;
 mod metrics;
 mod reference;
+mod routes;
 mod sink;
 
 pub use access::{AccessLog, Line, Ms};
@@ -22,6 +23,7 @@ pub use label::{
     Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, StoreOp, StoreResult,
     Unrouted, UpstreamError,
 };
-pub use metrics::{CacheMetrics, Metrics, RouteMetrics, StoreMetrics, UpstreamMetrics};
+pub use metrics::{CacheMetrics, Metrics, StoreMetrics, UpstreamMetrics};
 pub use reference::{access_log_reference, reference};
+pub use routes::RouteMetrics;
 pub use sink::Sink;
