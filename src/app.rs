@@ -19,9 +19,10 @@ use crate::config::{Config, EncryptionKey, StoreConfig, StoreLocation};
 use crate::gateway::{Gateway, Parts};
 use crate::identity::IdKeyBytes;
 use crate::route::Table;
-use crate::server::{Ending, Server};
+use crate::server::{Ending, Limit, Server};
 use crate::store::{Embedded, Found, Memory, OpenError, Sealing, SealingKey, Store, system_clock};
-use crate::telemetry::Metrics;
+use crate::telemetry::log::Log;
+use crate::telemetry::{AccessLog, LimitOver, Metrics, StoreHealth};
 use crate::upstream::Upstream;
 
 /// How often the store is asked whether it is there, until it was there once.
@@ -65,10 +66,11 @@ pub enum Error {
 ///
 /// # Errors
 /// Where it cannot start.
-pub async fn run(config: Config) -> Result<(), Error> {
+pub async fn run(config: Config, log: &Log) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
-    let readiness = Arc::new(Readiness::new());
-    let running = Running::start(config, Arc::clone(&readiness)).await?;
+    let metrics = Arc::new(metrics(&config));
+    let readiness = Arc::new(Readiness::new(Arc::clone(&metrics.store.health)));
+    let running = Running::start(config, metrics, Arc::clone(&readiness), log).await?;
     signals.next().await;
     tracing::info!("draining; a second signal ends at once");
     readiness.draining();
@@ -90,7 +92,12 @@ struct Running {
 }
 
 impl Running {
-    async fn start(config: Config, readiness: Arc<Readiness>) -> Result<Self, Error> {
+    async fn start(
+        config: Config,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Readiness>,
+        log: &Log,
+    ) -> Result<Self, Error> {
         let (store, id_key) = open(&config.store).await?;
         let store = sealed(store, &config.store.encryption_keys);
         let upstreams: Vec<(String, Arc<Upstream>)> = config
@@ -98,7 +105,6 @@ impl Running {
             .iter()
             .map(|upstream| (upstream.name.clone(), Upstream::new(upstream)))
             .collect();
-        let metrics = Arc::new(metrics(&config));
         let census = Census::new(Arc::clone(&metrics), &config.routes);
         let gateway = Gateway::new(Parts {
             routes: Table::new(config.routes),
@@ -110,6 +116,7 @@ impl Running {
             limits: config.limits.clone(),
             problem_base: config.problem_base,
             metrics: Arc::clone(&metrics),
+            access_log: AccessLog::new(config.access_log, log),
         });
         let first = config.listeners.first().copied();
         let bind = |error| Error::Bind {
@@ -119,18 +126,13 @@ impl Running {
         let server = Server::bind(&config.listeners, &config.limits)
             .map_err(bind)?
             .when_full(&gateway.refusal_when_full());
-        let refresh = refresh(&gateway, &store, &upstreams, &server, &metrics);
-        let admin = Admin::bind(
-            config.admin,
-            Arc::clone(&metrics),
-            Arc::clone(&readiness),
-            refresh,
-        )
-        .await
-        .map_err(|error| Error::Bind {
-            address: config.admin,
-            error,
-        })?;
+        let refresh = refresh(&gateway, &store, &upstreams, &server, log, &metrics);
+        let admin = Admin::bind(config.admin, Arc::clone(&metrics), readiness, refresh)
+            .await
+            .map_err(|error| Error::Bind {
+                address: config.admin,
+                error,
+            })?;
         for address in server.local_addrs() {
             tracing::info!(%address, "listening");
         }
@@ -138,7 +140,8 @@ impl Running {
             tracing::info!(%address, "admin listening");
         }
         tokio::spawn(admin.serve());
-        tokio::spawn(watch_store(gateway.clone(), census, readiness));
+        let health = Arc::clone(&metrics.store.health);
+        tokio::spawn(watch_store(gateway.clone(), census, health));
         let follower = gateway.clone();
         tokio::spawn(async move { follower.follow_epoch().await });
         let (draining, drain) = watch::channel(None);
@@ -274,11 +277,12 @@ fn refresh(
     store: &Arc<dyn Store>,
     upstreams: &[(String, Arc<Upstream>)],
     server: &Server,
+    log: &Log,
     metrics: &Arc<Metrics>,
 ) -> crate::admin::Refresh {
     let (gateway, store, metrics) = (gateway.clone(), Arc::clone(store), Arc::clone(metrics));
     let upstreams = upstreams.to_vec();
-    let server = server.counters();
+    let (server, log) = (server.counters(), log.clone());
     Arc::new(move || {
         gateway.mirror();
         let usage = store.usage();
@@ -294,30 +298,40 @@ fn refresh(
         metrics.connections.set(stats.connections as u64);
         metrics.connections_total.mirror(stats.accepted);
         metrics.connections_refused.mirror(stats.refused);
+        for (limit, closed) in Limit::ALL.into_iter().zip(stats.closed) {
+            metrics
+                .connections_closed
+                .of(limit_over(limit))
+                .mirror(closed);
+        }
+        metrics.log_lines_dropped.mirror(log.dropped());
     })
 }
 
-/// Asks the store from time to time, so that readiness, `store_up` and what is unresolved are true without traffic, too.
-async fn watch_store(gateway: Gateway, census: Census, readiness: Arc<Readiness>) {
-    let mut pause = FIRST_PINGS_EVERY;
-    let mut is_up = true;
+/// What metrics call a limit by.
+fn limit_over(limit: Limit) -> LimitOver {
+    match limit {
+        Limit::FirstByte => LimitOver::FirstByte,
+        Limit::Headers => LimitOver::Headers,
+        Limit::BodyIdle => LimitOver::BodyIdle,
+        Limit::KeepAlive => LimitOver::KeepAlive,
+        Limit::TunnelIdle => LimitOver::TunnelIdle,
+    }
+}
+
+/// Asks the store from time to time, so that readiness, `store_up` and what is unresolved are true without traffic,
+/// too. What requests hear of the store counts as well.
+async fn watch_store(gateway: Gateway, census: Census, health: Arc<StoreHealth>) {
     loop {
-        let mut answer = gateway.ping_store().await;
-        readiness.store_answered(answer.is_ok());
-        if answer.is_ok() {
-            answer = census.take(&gateway).await;
+        // What it says is heard by the health itself.
+        if gateway.ping_store().await.is_ok() {
+            let _ = census.take(&gateway).await;
         }
-        let was_up = std::mem::replace(&mut is_up, answer.is_ok());
-        match answer {
-            Ok(()) => pause = PINGS_EVERY,
-            // Once is enough; what it does to requests is counted.
-            Err(error) if was_up => tracing::warn!(%error, "the store does not answer"),
-            Err(_) => {}
-        }
-        if is_up && !was_up {
-            tracing::info!("the store answers again");
-        }
-        sleep(pause).await;
+        sleep(match health.was_contacted() {
+            true => PINGS_EVERY,
+            false => FIRST_PINGS_EVERY,
+        })
+        .await;
     }
 }
 

@@ -8,7 +8,7 @@ use http::{HeaderName, Method};
 
 use super::document::OWN;
 use super::finding::Findings;
-use super::quantity::{Count, Positive, Size};
+use super::quantity::{Count, Positive, Share, Size};
 use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
 use super::value::{Label, Named, Partly};
@@ -38,6 +38,7 @@ section! {
         admin: AdminFile = {},
         store: StoreFile = {},
         limits: LimitsFile = {},
+        access_log: AccessLogFile = {},
         upstreams: Named<UpstreamFile>,
         defaults: DefaultsFile = {},
         routes: Vec<RouteFile>,
@@ -129,6 +130,23 @@ section! {
         /// Recorded responses held in memory, so that a replay need not ask the store. The least used make room
         /// for new ones, and their replays ask the store. 0 switches it off.
         replay_cache: Size = "64MiB",
+    }
+    later {}
+}
+
+section! {
+    /// One line for each request, on standard error. Refusals, unknown outcomes, errors, statuses from 500 on, requests
+    /// whose client has left and slow ones are always written; of the others as many as `sample` says.
+    AccessLogFile {
+        /// Whether there is one.
+        enabled: bool = true,
+        /// The share of ordinary requests that are written: 1.0 for all, 0.01 for one in a hundred, 0.0 for none.
+        sample: Share = 1.0,
+        /// A request that takes longer than this is not an ordinary one.
+        slow: Positive<Duration> = "5s",
+        /// Whether lines bear the path, without its query. Where paths carry secrets, switch it off; the route's name
+        /// is there in any case.
+        path: bool = true,
     }
     later {}
 }

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use http::HeaderName;
 
 use super::file::{
-    ConfigFile, EncryptionKeyFile, FingerprintFile, LimitsFile, OutcomesFile, RetentionFile,
-    RouteFile, StoreFile, UpstreamFile,
+    AccessLogFile, ConfigFile, EncryptionKeyFile, FingerprintFile, LimitsFile, OutcomesFile,
+    RetentionFile, RouteFile, StoreFile, UpstreamFile,
 };
 use super::finding::Findings;
 use super::fit;
@@ -20,7 +20,9 @@ use super::value::Label;
 use super::words::{
     AfterExpiryWord, BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord,
 };
-use super::{Config, EncryptionKey, Limits, StoreConfig, StoreLocation, UpstreamConfig};
+use super::{
+    AccessLogConfig, Config, EncryptionKey, Limits, StoreConfig, StoreLocation, UpstreamConfig,
+};
 use crate::identity::{FingerprintRules, IdKeyBytes, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
 use crate::route::{AfterExpiry, Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
@@ -35,6 +37,7 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
     let listeners = listeners(file, findings);
     let store = store(file.store.get(), findings);
     let limits = file.limits.get().and_then(limits);
+    let access_log = file.access_log.get().and_then(access_log);
     let upstreams = upstreams(file, findings);
     let routes = routes(file, findings);
     Some(Config {
@@ -45,6 +48,7 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
         admin: file.admin.get()?.address.value()?,
         store: store?,
         limits: limits?,
+        access_log: access_log?,
         upstreams: upstreams?,
         routes: routes?,
     })
@@ -125,6 +129,15 @@ fn limits(file: &LimitsFile) -> Option<Limits> {
         body_idle: file.body_idle.get()?.0,
         keep_alive: file.keep_alive.get()?.0,
         replay_cache: file.replay_cache.get()?.0,
+    })
+}
+
+fn access_log(file: &AccessLogFile) -> Option<AccessLogConfig> {
+    Some(AccessLogConfig {
+        enabled: file.enabled.value()?,
+        sample: file.sample.get()?.0,
+        slow: file.slow.get()?.0,
+        path: file.path.value()?,
     })
 }
 

@@ -55,6 +55,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Bounds of everything that waits or is held.
     pub limits: Limits,
+    /// What is written of requests.
+    pub access_log: AccessLogConfig,
     /// By name; each route's upstream is among them.
     pub upstreams: Vec<UpstreamConfig>,
     /// In order of precedence.
@@ -234,6 +236,19 @@ pub struct Limits {
     pub keep_alive: Duration,
     /// Bytes of completed records held for replay; 0 switches the cache off.
     pub replay_cache: u64,
+}
+
+/// Section `[access_log]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLogConfig {
+    /// Whether anything is written.
+    pub enabled: bool,
+    /// The share of ordinary requests that are written, from 0 to 1.
+    pub sample: f64,
+    /// What takes longer is not ordinary.
+    pub slow: Duration,
+    /// Whether paths are written.
+    pub path: bool,
 }
 
 /// One `[upstreams.NAME]`.

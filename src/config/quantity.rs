@@ -277,3 +277,29 @@ impl Scalar for Count {
         json!({ "type": "integer", "minimum": 1, "maximum": MAX_COUNT })
     }
 }
+
+/// A part of a whole, from none of it to all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Share(pub(super) f64);
+
+impl Scalar for Share {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        let number = match value {
+            DeValue::Float(number) => number.as_str(),
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+            _ => return Err(format!("is {}", type_in_words(value))),
+        };
+        match number.parse() {
+            Ok(share) if (0.0..=1.0).contains(&share) => Ok(Self(share)),
+            _ => Err(format!("is {number}")),
+        }
+    }
+
+    fn kind() -> String {
+        "a number from 0.0 to 1.0".to_owned()
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "number", "minimum": 0, "maximum": 1 })
+    }
+}

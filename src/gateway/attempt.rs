@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
 use super::body::{self, Body};
@@ -19,7 +19,7 @@ use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
 use crate::protocol::{Answer, Cause, Op, Outcome, Owner, Response, Unknown, Verdict};
 use crate::store::NotDone;
-use crate::telemetry::{Decision, Hold, LateAnswer, UpstreamError};
+use crate::telemetry::{Decision, Hold, Label, LateAnswer, UpstreamError};
 use crate::upstream::{Gate, SendErrorKind};
 
 /// How many pieces of a response wait for a slow client before the upstream is not read any more.
@@ -80,12 +80,17 @@ impl Attempt {
             Arc::clone(&self.gate),
         )
         .boxed();
+        let begun = Instant::now();
         let done = tokio::select! {
             biased;
             done = self.keeper.during(&mut work) => Ok(done),
             () = sleep(self.subject.lane.route.response_timeout) => Err(Cause::Timeout),
             () = self.shared.stop.cancelled() => Err(Cause::Drained),
         };
+        if let Some((_, tally)) = &mut self.client {
+            let endpoint = done.as_ref().ok().and_then(Dispatched::endpoint);
+            tally.dispatched(begun.elapsed(), endpoint);
+        }
         match done {
             Ok(Dispatched::Answered(answered)) => self.answered(answered).await,
             // What is rare is boxed, so that every attempt need not be as large as the largest.
@@ -119,6 +124,7 @@ impl Attempt {
             body,
             recorded,
             held: _held,
+            endpoint: _,
         } = answered;
         let answer = Answer::Stored(Arc::clone(&recorded));
         let (op, told) = self.judged(status.as_u16(), answer, Decision::Executed);
@@ -289,7 +295,8 @@ impl Attempt {
             }
         };
         tracing::info!(
-            key_ref = %self.subject.key_ref(), route = self.subject.route(), status, ?result,
+            key_ref = %self.subject.key_ref(), route = self.subject.route(), status,
+            result = result.name(),
             "an answer came late",
         );
         self.subject.metrics().late_answer(result);
@@ -304,9 +311,14 @@ impl Attempt {
         answer: impl FnOnce(Decision) -> http::Response<Body>,
     ) {
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
+        let asked = Instant::now();
         let insist = shared.ledger.insist(subject.id, op);
         let mut insist = Box::pin(self.keeper.settling(insist));
-        let Ok(verdict) = timeout(subject.policy().record_timeout, &mut insist).await else {
+        let verdict = timeout(subject.policy().record_timeout, &mut insist).await;
+        if let Some((_, tally)) = &mut self.client {
+            tally.asked_store(asked.elapsed());
+        }
+        let Ok(verdict) = verdict else {
             let _pending = shared.metrics.recordings_pending.hold();
             tracing::warn!(key_ref = %subject.key_ref(), route = subject.route(), "not recorded in time");
             reply(&mut self.client, told.otherwise, answer(told.otherwise));

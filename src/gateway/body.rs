@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::mpsc;
 
+use super::entry::Sending;
 use super::headers;
 use super::sight::Watched;
 use crate::upstream::InBody;
@@ -19,7 +20,13 @@ use crate::upstream::InBody;
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of an answer to a client.
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    /// The slug, where it is a refusal.
+    problem: Option<&'static str>,
+    /// What counts it as it is given.
+    sending: Option<Sending>,
+}
 
 enum Kind {
     /// A refusal, a replay, or an answer that was recorded.
@@ -32,32 +39,69 @@ enum Kind {
     Passed(Passage),
 }
 
+impl Kind {
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Full(body) => body.is_end_stream(),
+            Self::Upstream(body) => body.is_end_stream(),
+            Self::Watched(body) => body.is_end_stream(),
+            Self::Passed(body) => body.ended,
+        }
+    }
+}
+
 impl Body {
     /// A body that is at hand.
     #[must_use]
     pub fn full(bytes: Bytes) -> Self {
-        Self(Kind::Full(Full::new(bytes)))
+        Self::of(Kind::Full(Full::new(bytes)))
+    }
+
+    /// A refusal with this slug.
+    #[must_use]
+    pub fn refusal(bytes: Bytes, slug: &'static str) -> Self {
+        Self {
+            problem: Some(slug),
+            ..Self::full(bytes)
+        }
     }
 
     /// A body that comes from an upstream, as it comes.
     #[must_use]
     pub fn upstream(body: InBody) -> Self {
-        Self(Kind::Upstream(body))
+        Self::of(Kind::Upstream(body))
     }
 
     /// The same body, watched where it comes from an upstream.
     #[must_use]
-    pub fn watched(self, watch: impl FnOnce(InBody) -> Watched) -> Self {
-        Self(match self.0 {
+    pub fn watched(mut self, watch: impl FnOnce(InBody) -> Watched) -> Self {
+        self.kind = match self.kind {
             Kind::Upstream(body) => Kind::Watched(watch(body)),
             other => other,
-        })
+        };
+        self
     }
 
     /// A body that another task passes on.
     #[must_use]
     pub fn passed(passage: Passage) -> Self {
-        Self(Kind::Passed(passage))
+        Self::of(Kind::Passed(passage))
+    }
+
+    /// The same, counted as it is given to the client with this status.
+    #[must_use]
+    pub fn counted(mut self, mut sending: Sending, status: StatusCode) -> Self {
+        sending.begin(status, self.problem, self.kind.is_over());
+        self.sending = Some(sending);
+        self
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            problem: None,
+            sending: None,
+        }
     }
 }
 
@@ -128,27 +172,27 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
+        let this = &mut *self;
+        let frame = ready!(match &mut this.kind {
             Kind::Full(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
             Kind::Upstream(body) => cleaned(ready!(Pin::new(body).poll_frame(cx))),
             Kind::Watched(body) => cleaned(ready!(Pin::new(body).poll_frame(cx))),
-            Kind::Passed(body) => body.poll_piece(cx).map_err(Into::into),
+            Kind::Passed(body) => body.poll_piece(cx).map_err(BoxError::from),
+        });
+        if let Some(sending) = &mut this.sending {
+            sending.given(frame.as_ref(), this.kind.is_over());
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Kind::Full(body) => body.is_end_stream(),
-            Kind::Upstream(body) => body.is_end_stream(),
-            Kind::Watched(body) => body.is_end_stream(),
-            Kind::Passed(body) => body.ended,
-        }
+        self.kind.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Full(body) => body.size_hint(),
             Kind::Upstream(body) => body.size_hint(),
             Kind::Watched(body) => body.size_hint(),

@@ -1,5 +1,6 @@
 //! Sending a claimed request and taking its answer in, as far as it is held; nothing here knows of records.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,17 @@ pub enum Dispatched {
     Unanswered(Cause),
 }
 
+impl Dispatched {
+    /// The address that has answered.
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Answered(answered) => Some(answered.endpoint),
+            Self::Streaming(streaming) => Some(streaming.rest.endpoint()),
+            Self::NotSent(_) | Self::Unanswered(_) => None,
+        }
+    }
+}
+
 /// An answer that was read to its end.
 pub struct Answered {
     /// Its status.
@@ -42,6 +54,8 @@ pub struct Answered {
     pub recorded: Arc<Response>,
     /// What it takes of the budget.
     pub held: Held,
+    /// Where it comes from.
+    pub endpoint: SocketAddr,
 }
 
 /// An answer that passes through.
@@ -130,6 +144,7 @@ pub async fn dispatch(
         body,
         recorded: Arc::new(recorded),
         held: whole.held,
+        endpoint: rest.endpoint(),
     })
 }
 

@@ -19,7 +19,7 @@ use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
 use crate::protocol::{Op, Owner, Unknown, Verdict};
 use crate::store::{NotDone, StoreError};
-use crate::telemetry::Decision;
+use crate::telemetry::{ClaimResult, Decision};
 use crate::upstream::Gate;
 
 /// What an attempt has for the one who asked.
@@ -53,7 +53,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// Claims, and dispatches where the claim is acquired.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let policy = self.subject.policy();
         // Held until the claim has a verdict, or its doubt is settled.
         let Ok(asking) = Arc::clone(&self.shared.claims).try_acquire_owned() else {
@@ -67,7 +67,10 @@ impl Exchange {
             lease: policy.lease,
             keep: policy.keep_open(),
         };
-        match self.shared.ledger.ask(self.subject.id, claim).await {
+        let verdict = self.shared.ledger.ask(self.subject.id, claim).await;
+        self.tally.asked_store(asked.elapsed());
+        self.shared.metrics.claims.inc(met(verdict.as_ref().ok()));
+        match verdict {
             Ok(Verdict::Acquired { seen, prior }) => {
                 drop(asking);
                 let (attempt, outbound) = self.acquired(asked, seen.fence, prior);
@@ -124,6 +127,7 @@ impl Exchange {
         prior: Option<Unknown>,
     ) -> (Box<Attempt>, Outbound) {
         let policy = self.subject.policy();
+        self.tally.acquired(fence);
         // One that did not enter first can still be joined, unless somebody else is there.
         let ticket = self.ticket.take().or_else(|| {
             self.shared
@@ -159,6 +163,19 @@ impl Exchange {
             client: Some((self.reply, self.tally)),
         };
         (Box::new(attempt), *self.outbound)
+    }
+}
+
+/// What a claim met, for whoever counts.
+fn met(verdict: Option<&Verdict>) -> ClaimResult {
+    match verdict {
+        Some(Verdict::Acquired { .. }) => ClaimResult::Acquired,
+        Some(Verdict::InFlight { .. }) => ClaimResult::InFlight,
+        Some(Verdict::Completed(_)) => ClaimResult::Completed,
+        Some(Verdict::Unknown { .. }) => ClaimResult::Unknown,
+        Some(Verdict::Mismatch) => ClaimResult::Mismatch,
+        Some(Verdict::Expired) => ClaimResult::Expired,
+        _ => ClaimResult::NoVerdict,
     }
 }
 

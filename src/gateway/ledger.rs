@@ -153,7 +153,18 @@ impl Ledger {
             Err(StoreError::NotDone(_)) => StoreResult::NotDone,
             Err(StoreError::InDoubt(_)) => StoreResult::InDoubt,
         };
-        self.metrics.store.call(label, result, asked.elapsed());
+        let store = &self.metrics.store;
+        store.call(label, result, asked.elapsed());
+        let is_op = !matches!(label, StoreOp::Look | StoreOp::Read | StoreOp::Ping);
+        match &answer {
+            Ok(_) if is_op => store.health.applied(),
+            Ok(_) => store.health.answered(),
+            // Such answers are about one record or one moment; the store that gives them is there.
+            Err(StoreError::NotDone(
+                NotDone::Full | NotDone::Overloaded | NotDone::Unreadable(_),
+            )) => {}
+            Err(error) => store.health.failed(is_op, error),
+        }
         answer
     }
 }

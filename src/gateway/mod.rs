@@ -17,6 +17,7 @@ mod detach;
 mod dispatch;
 #[cfg(test)]
 mod elsewhere;
+mod entry;
 mod exchange;
 mod foreign;
 mod headers;
@@ -50,18 +51,19 @@ use crate::protocol::{Answer, RecordId, Timestamp, Verdict};
 use crate::route::{Found, Mode, Table};
 use crate::server::{Handler, Peer, RequestBody};
 use crate::store::{Store, StoreError, Unresolved};
-use crate::telemetry::{Decision, Hold, Metrics, Unrouted};
+use crate::telemetry::{AccessLog, Decision, Hold, Metrics, Unrouted};
 use crate::upstream::Upstream;
 
 pub use body::Body;
 
 use body::Budget;
+use entry::{Entry, Sending};
 use foreign::Foreign;
 use ledger::Ledger;
 use observe::UnderWay;
 use problem::{Problem, Refusal};
 use replay::ReplayCache;
-use subject::{Lane, Subject};
+use subject::{Lane, Subject, Tally};
 use waiters::Waiters;
 
 /// Claims without a verdict at a time: those that are being asked for, and those in doubt. More come up only where the
@@ -88,6 +90,8 @@ pub struct Parts {
     pub problem_base: Option<String>,
     /// What counts it all; its routes and upstreams are these.
     pub metrics: Arc<Metrics>,
+    /// Where a line is written for each request.
+    pub access_log: Arc<AccessLog>,
 }
 
 /// Takes requests and lets each operation through once.
@@ -108,6 +112,7 @@ pub struct Shared {
     observed: Arc<UnderWay>,
     problem_base: Option<String>,
     metrics: Arc<Metrics>,
+    access_log: Arc<AccessLog>,
     /// Exchanges under way, claims in doubt, recordings that go on in the background.
     tasks: TaskTracker,
     /// Cancelled at the end of a drain: what can be settled now is settled.
@@ -162,6 +167,7 @@ impl Gateway {
             observed: UnderWay::new(),
             problem_base: parts.problem_base,
             metrics,
+            access_log: parts.access_log,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))
@@ -225,9 +231,25 @@ impl Handler for Gateway {
     type Body = Body;
 
     async fn handle(&self, request: Request<RequestBody>, peer: Peer) -> Response<Body> {
+        let entry = Entry::begin(&self.0.access_log, &request, peer);
+        // Dropped with this future where the client leaves before there is an answer.
+        let sending = Sending::new(Arc::clone(&entry));
+        let response = self.answer(request, peer, entry).await;
+        let status = response.status();
+        response.map(|body| body.counted(sending, status))
+    }
+}
+
+impl Gateway {
+    async fn answer(
+        &self,
+        request: Request<RequestBody>,
+        peer: Peer,
+        entry: Arc<Entry>,
+    ) -> Response<Body> {
         let shared = &self.0;
         if let Some(fault) = message::fault(&request) {
-            return shared.malformed(fault);
+            return shared.malformed(&entry, fault);
         }
         let host = request.uri().authority().map_or_else(
             || {
@@ -244,22 +266,33 @@ impl Handler for Gateway {
         match found {
             Found::NotFound => {
                 shared.metrics.unrouted.inc(Unrouted::NoRoute);
+                entry.unrouted(Unrouted::NoRoute);
                 shared.refusal(Problem::NoRoute).unrouted()
             }
-            Found::Ambiguous => shared.malformed("The path could be read as another route's."),
+            Found::Ambiguous => {
+                shared.malformed(&entry, "The path could be read as another route's.")
+            }
             Found::Route {
                 index,
                 policy: None,
                 ..
-            } => pass::untouched(shared, &shared.lanes[index], request, peer).await,
+            } => {
+                let lane = &shared.lanes[index];
+                let tally = Tally::new(Arc::clone(lane), entry);
+                pass::untouched(shared, lane, tally, request, peer).await
+            }
             Found::Route { index, route, .. } if matches!(route.mode, Mode::Observe(_)) => {
-                observe::observed(shared, &shared.lanes[index], request, peer)
+                let lane = &shared.lanes[index];
+                let tally = Tally::new(Arc::clone(lane), entry);
+                observe::observed(shared, lane, tally, request, peer)
                     .boxed()
                     .await
             }
             Found::Route { index, .. } => {
+                let lane = &shared.lanes[index];
+                let tally = Tally::new(Arc::clone(lane), entry);
                 // Boxed, so that what passes needs no room for what is protected.
-                protect::protected(shared, &shared.lanes[index], request, peer)
+                protect::protected(shared, lane, tally, request, peer)
                     .boxed()
                     .await
             }
@@ -277,6 +310,9 @@ impl Shared {
             Verdict::Completed(found) => match &found.completed.answer {
                 Answer::Stored(response) => {
                     self.metrics.replay_cache.misses.inc();
+                    subject
+                        .metrics()
+                        .replayed(replay::age(found.completed.completed_at));
                     self.cache.keep(subject.id, &found);
                     return (Decision::Replayed, replay::replayed(response));
                 }
@@ -319,8 +355,9 @@ impl Shared {
     }
 
     /// A refusal before any route was asked.
-    fn malformed(&self, detail: &str) -> Response<Body> {
+    fn malformed(&self, entry: &Entry, detail: &str) -> Response<Body> {
         self.metrics.unrouted.inc(Unrouted::BadRequest);
+        entry.unrouted(Unrouted::BadRequest);
         let mut refusal = self.refusal(Problem::BadRequest);
         refusal.detail = Some(detail.to_owned());
         refusal.unrouted()

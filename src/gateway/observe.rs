@@ -24,7 +24,7 @@ use super::lease::Keeper;
 use super::pass;
 use super::protect::{self, Random, Unidentified};
 use super::sight::{self, Ended, Ending, Payload, PayloadWatch, Print};
-use super::subject::{Lane, Tally};
+use super::subject::{Lane, ObservedTally, Tally};
 use crate::identity::RequestParts;
 use crate::protocol::{
     self, Answer, Cause, Fingerprint, Op, Origin, Outcome, Owner, RecordId, Verdict,
@@ -49,17 +49,18 @@ const ROOM_LEFT: u64 = 4;
 pub async fn observed(
     shared: &Arc<Shared>,
     lane: &Arc<Lane>,
+    mut tally: Tally,
     request: Request<RequestBody>,
     peer: Peer,
 ) -> Response<Body> {
-    let started = Instant::now();
-    let (watch, ended) = begin(shared, lane, &request).unzip();
+    let (watch, ended) = begin(shared, lane, tally.observed(), &request).unzip();
+    let counter = tally.counter();
     let body = |body| match watch {
-        Some(watch) => OutBody::streaming(watch.over(body)),
-        None => OutBody::streaming(body),
+        Some(watch) => OutBody::streaming(counter.over(watch.over(body))),
+        None => OutBody::streaming(counter.over(body)),
     };
-    let mut response = pass::through(shared, lane, request, peer, body).await;
-    lane.metrics().observe(started.elapsed());
+    let mut response = pass::through(shared, lane, &mut tally, request, peer, body).await;
+    tally.decide(Decision::Observed);
     let headers = response.headers_mut();
     headers.insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("observed"));
     match ended {
@@ -73,10 +74,10 @@ pub async fn observed(
 fn begin(
     shared: &Arc<Shared>,
     lane: &Arc<Lane>,
+    tally: ObservedTally,
     request: &Request<RequestBody>,
 ) -> Option<(PayloadWatch, Ended)> {
     let policy = lane.policy();
-    let tally = Tally::new(Arc::clone(lane));
     let headers = request.headers();
     let place = shared.observed.place();
     // In the order in which `protect` looks.
@@ -124,9 +125,9 @@ fn begin(
     Some((PayloadWatch::new(Arc::clone(lane), print, seen), ended))
 }
 
-fn count(lane: &Lane, tally: Tally, would_be: WouldBe) {
+fn count(lane: &Lane, tally: ObservedTally, would_be: WouldBe) {
     lane.metrics().observed(would_be);
-    tally.decide_untimed(if would_be.is_duplicate() {
+    tally.decide(if would_be.is_duplicate() {
         Decision::ObservedDuplicate
     } else {
         Decision::Observed
@@ -211,7 +212,12 @@ struct Observation {
 }
 
 impl Observation {
-    async fn run(mut self, tally: Tally, payload: oneshot::Receiver<Payload>, mut ending: Ends) {
+    async fn run(
+        mut self,
+        tally: ObservedTally,
+        payload: oneshot::Receiver<Payload>,
+        mut ending: Ends,
+    ) {
         let print = match self.unless_stopped(async { payload.await.ok() }).await {
             Some(Payload::Whole(print)) => print,
             Some(Payload::TooLarge) => return count(&self.lane, tally, WouldBe::BodyTooLarge),

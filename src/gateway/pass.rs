@@ -27,11 +27,13 @@ use crate::upstream::{Gate, OutBody, SendErrorKind, Tunnel};
 pub async fn untouched(
     shared: &Shared,
     lane: &Arc<Lane>,
+    mut tally: Tally,
     request: Request<RequestBody>,
     peer: Peer,
 ) -> Response<Body> {
-    let tally = Tally::new(Arc::clone(lane));
-    let response = through(shared, lane, request, peer, OutBody::streaming).await;
+    let counter = tally.counter();
+    let body = |body| OutBody::streaming(counter.over(body));
+    let response = through(shared, lane, &mut tally, request, peer, body).await;
     tally.decide(Decision::Passthrough);
     response
 }
@@ -40,6 +42,7 @@ pub async fn untouched(
 pub async fn through(
     shared: &Shared,
     lane: &Lane,
+    tally: &mut Tally,
     mut request: Request<RequestBody>,
     peer: Peer,
     body: impl FnOnce(RequestBody) -> OutBody,
@@ -49,7 +52,7 @@ pub async fn through(
     if let Some(wish) = &wish {
         headers::switch(request.headers_mut(), wish.protocols.clone());
     }
-    let mut response = forwarded(shared, lane, request).await;
+    let mut response = forwarded(shared, lane, tally, request).await;
     // Only what was wished for is answered so.
     if let Some(far) = response.extensions_mut().remove::<Tunnel>()
         && let Some(wish) = wish
@@ -64,15 +67,16 @@ pub async fn unkeyed(
     shared: &Shared,
     lane: &Arc<Lane>,
     policy: &Policy,
-    tally: Tally,
+    mut tally: Tally,
     request: Request<RequestBody>,
     peer: Peer,
 ) -> Response<Body> {
     let keys = policy.key.clone();
+    let counter = tally.counter();
     let request = prepared(request, peer, |body| {
-        OutBody::streaming(WithoutKey { body, keys })
+        OutBody::streaming(counter.over(WithoutKey { body, keys }))
     });
-    let mut response = forwarded(shared, lane, request).await;
+    let mut response = forwarded(shared, lane, &mut tally, request).await;
     marked(&mut response);
     tally.decide(Decision::Unkeyed);
     response
@@ -82,11 +86,11 @@ pub async fn unkeyed(
 pub async fn unprotected(
     shared: &Shared,
     lane: &Arc<Lane>,
-    tally: Tally,
+    mut tally: Tally,
     outbound: Outbound,
 ) -> Response<Body> {
     let (request, _held) = outbound.into_request();
-    let mut response = forwarded(shared, lane, request).await;
+    let mut response = forwarded(shared, lane, &mut tally, request).await;
     marked(&mut response);
     tally.decide(Decision::Unprotected);
     response
@@ -129,13 +133,22 @@ pub fn target(uri: &Uri) -> Uri {
 }
 
 /// The upstream's answer, or a refusal, which bears its [`Problem`] as an extension for those that watch.
-async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> Response<Body> {
+async fn forwarded(
+    shared: &Shared,
+    lane: &Lane,
+    tally: &mut Tally,
+    request: Request<OutBody>,
+) -> Response<Body> {
     let head_timeout = lane.route.response_timeout;
     let method = request.method().clone();
     let started = tokio::time::Instant::now();
-    let problem = match timeout(head_timeout, lane.upstream.send(request, &Gate::open())).await {
+    let sent = timeout(head_timeout, lane.upstream.send(request, &Gate::open())).await;
+    let took = started.elapsed();
+    let answer = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok());
+    tally.dispatched(took, answer.map(|answer| answer.body().endpoint()));
+    let problem = match sent {
         Ok(Ok(response)) => {
-            lane.upstream_metrics().observe(started.elapsed());
+            lane.upstream_metrics().observe(took);
             let (mut head, body) = response.into_parts();
             // The upstream's own would make an answer in HTTP/1.0 end, for the client, wherever it breaks off.
             head.version = Version::HTTP_11;

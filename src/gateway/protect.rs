@@ -40,10 +40,10 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 pub async fn protected(
     shared: &Arc<Shared>,
     lane: &Arc<Lane>,
+    mut tally: Tally,
     request: Request<RequestBody>,
     peer: Peer,
 ) -> Response<Body> {
-    let tally = Tally::new(Arc::clone(lane));
     let policy = lane.policy();
     if request.headers().contains_key(UPGRADE) {
         return malformed(shared, tally, "Upgrades are refused on this route.");
@@ -71,8 +71,12 @@ pub async fn protected(
     let (head, mut incoming) = request.into_parts();
     let whole = match body::read(&mut incoming, policy.max_request_body, &shared.budget).await {
         Ok(whole) => whole,
-        Err(partial) => return unread(shared, tally, &partial.reason),
+        Err(partial) => {
+            tally.body_read(partial.bytes.len() as u64);
+            return unread(shared, tally, &partial.reason);
+        }
     };
+    tally.body_read(whole.bytes.len() as u64);
     if names_key(policy, whole.trailers.as_ref()) {
         tally.decide(Decision::KeyInvalid);
         let mut refusal = shared.refusal(Problem::KeyInvalid);
@@ -80,8 +84,10 @@ pub async fn protected(
         return refusal.protected();
     }
     let (subject, owner) = subject(lane, &head, host.as_ref(), &key, &scope, &whole);
-    if let Some(recorded) = shared.cache.find(&subject.id, &subject.origin.fingerprint) {
+    tally.identified(subject.id);
+    if let Some((recorded, age)) = shared.cache.find(&subject.id, &subject.origin.fingerprint) {
         shared.metrics.replay_cache.hits.inc();
+        lane.metrics().replayed(age);
         tally.decide(Decision::Replayed);
         return replay::replayed(&recorded);
     }
@@ -311,7 +317,9 @@ impl Call {
             }
             Met::Full { acquired: true } => return self.full(tally),
             Met::Claiming(waiting) => {
+                let since = Instant::now();
                 waiting.verdict().await;
+                tally.waited(since.elapsed());
                 None
             }
             // The store tells; asking it is not waiting.

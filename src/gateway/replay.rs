@@ -1,7 +1,7 @@
 //! Answers from the record.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use quick_cache::Weighter;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::body::Body;
 use super::headers::{IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED};
 use super::ledger::Ledger;
-use crate::protocol::{Answer, Fingerprint, Found, RecordId, Response};
+use crate::protocol::{Answer, Fingerprint, Found, RecordId, Response, Timestamp};
 
 /// A recorded response as it is replayed. Its `Date` is that of its sending.
 #[must_use]
@@ -34,6 +34,15 @@ pub fn replayed(recorded: &Response) -> http::Response<Body> {
     response
 }
 
+/// How long ago that was, by this machine's clock; nothing depends on it.
+#[must_use]
+pub fn age(completed_at: Timestamp) -> Duration {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch
+        .unwrap_or_default()
+        .saturating_sub(Duration::from_millis(completed_at.0))
+}
+
 /// Completed records that were replayed lately. They are immutable, so that no store need be asked until they expire,
 /// but for those that an operator takes away: where other processes have the store, too, what is held counts only while
 /// its epoch is known to be unchanged ([`ReplayCache::follow`]).
@@ -52,6 +61,7 @@ const EPOCH_COUNTS: Duration = Duration::from_millis(1900);
 struct Cached {
     fingerprint: Fingerprint,
     response: Arc<Response>,
+    completed_at: Timestamp,
     until: Instant,
 }
 
@@ -130,9 +140,13 @@ impl ReplayCache {
         self.cache.as_ref().map_or(0, Cache::weight)
     }
 
-    /// The response to this very request, if it is held and has not expired.
+    /// The response to this very request and its age, if it is held and has not expired.
     #[must_use]
-    pub fn find(&self, id: &RecordId, fingerprint: &Fingerprint) -> Option<Arc<Response>> {
+    pub fn find(
+        &self,
+        id: &RecordId,
+        fingerprint: &Fingerprint,
+    ) -> Option<(Arc<Response>, Duration)> {
         let cache = self.cache.as_ref()?;
         let cached = cache.get(id)?;
         if !self.counts() {
@@ -142,7 +156,8 @@ impl ReplayCache {
             cache.remove(id);
             return None;
         }
-        (cached.fingerprint == *fingerprint).then(|| Arc::clone(&cached.response))
+        (cached.fingerprint == *fingerprint)
+            .then(|| (Arc::clone(&cached.response), age(cached.completed_at)))
     }
 
     /// Holds a completed record that was just found.
@@ -155,6 +170,7 @@ impl ReplayCache {
             let cached = Cached {
                 fingerprint: found.fingerprint,
                 response: Arc::clone(response),
+                completed_at: found.completed.completed_at,
                 until,
             };
             cache.insert(id, Arc::new(cached));
@@ -169,7 +185,7 @@ mod tests {
 
     use super::super::elsewhere::Elsewhere;
     use super::*;
-    use crate::protocol::{Completed, Owner, Timestamp};
+    use crate::protocol::{Completed, Owner};
 
     fn found(body: &'static [u8]) -> Found {
         Found {

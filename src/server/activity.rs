@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::flow::Flows;
+use super::{Closed, Limit};
 use crate::config::Limits;
 
 /// The timer does not go off more often than this, whatever the limits.
@@ -42,6 +43,8 @@ pub(super) struct Activity {
     tunnel: Mutex<Option<BoxFuture<'static, ()>>>,
     /// Whether the connection is to end with a reset.
     is_broken_off: AtomicBool,
+    /// Counts the limits that were over.
+    closed: Arc<Closed>,
 }
 
 /// A half of an exchange; it ends when this is dropped.
@@ -54,14 +57,14 @@ pub(super) enum Judgement {
     Fine(Duration),
     /// Close it in an orderly way: it was idle for as long as it may, or has ends of responses to give that the
     /// client does not take.
-    Close,
+    Close(Limit),
     /// The client keeps us waiting in the middle of something: drop it.
-    Stalled,
+    Stalled(Limit),
 }
 
 impl Activity {
     /// Of a connection whose first bytes have just been read.
-    pub(super) fn new(is_http2: bool) -> Arc<Self> {
+    pub(super) fn new(is_http2: bool, closed: Arc<Closed>) -> Arc<Self> {
         let activity = Self {
             epoch: Instant::now(),
             is_http2,
@@ -74,6 +77,7 @@ impl Activity {
             tunnel_since: Mark::default(),
             tunnel: Mutex::default(),
             is_broken_off: AtomicBool::new(false),
+            closed,
         };
         activity.idle_since.set(activity.now());
         activity.bytes_came();
@@ -123,6 +127,11 @@ impl Activity {
     /// Nobody will read the rest of the request's body.
     pub(super) fn leave_unread(&self) {
         self.left_unread.store(true, Ordering::Relaxed);
+    }
+
+    /// A body kept us waiting for too long; the connection ends with its request.
+    pub(super) fn body_stalled(&self) {
+        self.closed.count(Limit::BodyIdle);
     }
 
     /// Whether the client may still be sending something that nobody will read. Closing then resets the
@@ -182,7 +191,7 @@ impl Activity {
         };
         if self.is_tunnel() {
             return if over(self.tunnel_since.get(), TUNNEL_IDLE) {
-                Judgement::Stalled
+                Judgement::Stalled(Limit::TunnelIdle)
             } else {
                 Judgement::Fine(next.max(SOONEST))
             };
@@ -191,12 +200,14 @@ impl Activity {
         let is_left_behind = self
             .flows
             .reset_stuck(|since| over(since, limits.body_idle));
-        if over(self.stuck_since.get(), limits.body_idle)
-            || over(self.head_since.get(), limits.headers)
-        {
-            Judgement::Stalled
-        } else if is_left_behind || is_idle && over(self.idle_since.get(), limits.keep_alive) {
-            Judgement::Close
+        if over(self.stuck_since.get(), limits.body_idle) {
+            Judgement::Stalled(Limit::BodyIdle)
+        } else if over(self.head_since.get(), limits.headers) {
+            Judgement::Stalled(Limit::Headers)
+        } else if is_left_behind {
+            Judgement::Close(Limit::BodyIdle)
+        } else if is_idle && over(self.idle_since.get(), limits.keep_alive) {
+            Judgement::Close(Limit::KeepAlive)
         } else {
             Judgement::Fine(next.max(SOONEST))
         }

@@ -24,7 +24,7 @@ use super::body::RequestBody;
 use super::flow::{ResponseBody, Streams};
 use super::socket::Socket;
 use super::upgrade::Upgrade;
-use super::{Drain, Handler, Peer, begins, refuses};
+use super::{Closed, Drain, Handler, Limit, Peer, begins, refuses};
 use crate::config::Limits;
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -56,6 +56,7 @@ pub(super) async fn serve<H: Handler>(
     mut stream: TcpStream,
     peer: Peer,
     limits: Limits,
+    closed: Arc<Closed>,
     handler: H,
     mut drain: Drain,
 ) {
@@ -67,10 +68,12 @@ pub(super) async fn serve<H: Handler>(
         () = refuses(&mut drain) => return,
         detected = timeout(limits.first_byte, detect(&mut stream)) => detected,
     };
-    let Ok(Ok(Some((is_http2, first)))) = detected else {
-        return;
+    let (is_http2, first) = match detected {
+        Ok(Ok(Some(first))) => first,
+        Ok(_) => return,
+        Err(_) => return closed.count(Limit::FirstByte),
     };
-    let activity = Activity::new(is_http2);
+    let activity = Activity::new(is_http2, Arc::clone(&closed));
     let io = TokioIo::new(Socket::new(first, stream, Arc::clone(&activity)));
     let answer = {
         let (activity, body_idle) = (Arc::clone(&activity), limits.body_idle);
@@ -87,6 +90,7 @@ pub(super) async fn serve<H: Handler>(
     let mut rules = Rules {
         activity: &activity,
         limits: &limits,
+        closed: &closed,
         drain: &mut drain,
     };
     if is_http2 {
@@ -178,6 +182,7 @@ fn http2_builder(streams: Streams) -> http2::Builder<Streams> {
 struct Rules<'a> {
     activity: &'a Activity,
     limits: &'a Limits,
+    closed: &'a Closed,
     drain: &'a mut Drain,
 }
 
@@ -199,10 +204,11 @@ impl Rules<'_> {
                 }
                 () = look.as_mut() => match self.activity.judge(self.limits) {
                     Judgement::Fine(next) => look.as_mut().reset(Instant::now() + next),
-                    Judgement::Stalled => return,
-                    Judgement::Close => {
+                    Judgement::Stalled(limit) => return self.closed.count(limit),
+                    Judgement::Close(limit) => {
                         let now = Instant::now();
                         let ends_by = *ends_by.get_or_insert_with(|| {
+                            self.closed.count(limit);
                             say_goodbye(connection.as_mut());
                             now + self.limits.headers
                         });

@@ -111,6 +111,44 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections that were turned away since the start, because the server was full.
     pub refused: u64,
+    /// Connections that were closed since the start because a limit was over; in the order of [`Limit::ALL`].
+    pub closed: [u64; Limit::ALL.len()],
+}
+
+/// What a connection may keep waiting for, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `first_byte`
+    FirstByte,
+    /// `headers`
+    Headers,
+    /// `body_idle`
+    BodyIdle,
+    /// `keep_alive`
+    KeepAlive,
+    /// An hour, for a tunnel in which nothing moves.
+    TunnelIdle,
+}
+
+impl Limit {
+    /// Every limit, in the order of their declaration.
+    pub const ALL: [Self; 5] = [
+        Self::FirstByte,
+        Self::Headers,
+        Self::BodyIdle,
+        Self::KeepAlive,
+        Self::TunnelIdle,
+    ];
+}
+
+/// Counts the limits that were over.
+#[derive(Debug, Default)]
+struct Closed([AtomicU64; Limit::ALL.len()]);
+
+impl Closed {
+    fn count(&self, limit: Limit) {
+        self.0[limit as usize].fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// What all connections share.
@@ -121,6 +159,7 @@ struct Shared {
     refusal: Bytes,
     accepted: AtomicU64,
     refused: AtomicU64,
+    closed: Arc<Closed>,
 }
 
 impl Server {
@@ -142,6 +181,7 @@ impl Server {
                 refusal: refusal::message(b""),
                 accepted: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
+                closed: Arc::default(),
                 limits: Limits {
                     max_connections: max,
                     ..limits.clone()
@@ -202,6 +242,12 @@ impl Counters {
             limit,
             accepted: self.0.accepted.load(Ordering::Relaxed),
             refused: self.0.refused.load(Ordering::Relaxed),
+            closed: self
+                .0
+                .closed
+                .0
+                .each_ref()
+                .map(|count| count.load(Ordering::Relaxed)),
         }
     }
 }
@@ -253,9 +299,10 @@ impl<H: Handler> Door<H> {
             shared.accepted.fetch_add(1, Ordering::Relaxed);
             let peer = Peer { addr, local };
             let limits = shared.limits.clone();
+            let closed = Arc::clone(&shared.closed);
             let (handler, drain) = (self.handler.clone(), self.drain.clone());
             self.connections.spawn(async move {
-                connection::serve(socket, peer, limits, handler, drain).await;
+                connection::serve(socket, peer, limits, closed, handler, drain).await;
                 drop(place);
             });
             return;

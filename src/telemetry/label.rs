@@ -244,6 +244,42 @@ label! {
 }
 
 label! {
+    /// What a claim met.
+    pub enum ClaimResult {
+        /// It is this attempt's: the request may be sent.
+        Acquired = "acquired",
+        /// Another attempt has it.
+        InFlight = "in_flight",
+        /// An attempt before it is completed.
+        Completed = "completed",
+        /// An attempt before it was sent, and its outcome is not known.
+        Unknown = "unknown",
+        /// The key was used for another request.
+        Mismatch = "mismatch",
+        /// The retention is over, and the key is remembered.
+        Expired = "expired",
+        /// The store gave no verdict.
+        NoVerdict = "no_verdict",
+    }
+}
+
+label! {
+    /// Which limit was over when a client's connection was closed.
+    pub enum LimitOver {
+        /// Nothing came.
+        FirstByte = "first_byte",
+        /// The head of a request did not come to its end.
+        Headers = "headers",
+        /// The client sent nothing more of a body, or took nothing more of an answer.
+        BodyIdle = "body_idle",
+        /// No further request came.
+        KeepAlive = "keep_alive",
+        /// Nothing moved in a tunnel for an hour.
+        TunnelIdle = "tunnel_idle",
+    }
+}
+
+label! {
     /// What a beat met.
     pub enum Beat {
         /// The claim is still the owner's.
@@ -370,6 +406,8 @@ mod tests {
         assert_well_formed::<Unrouted>();
         assert_well_formed::<StoreOp>();
         assert_well_formed::<StoreResult>();
+        assert_well_formed::<ClaimResult>();
+        assert_well_formed::<LimitOver>();
         assert_well_formed::<Beat>();
         assert_well_formed::<LeaseLost>();
         assert_well_formed::<LateAnswer>();

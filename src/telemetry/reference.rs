@@ -35,6 +35,12 @@ pub fn reference() -> String {
     text
 }
 
+/// Every field of the access log's lines, as a Markdown table.
+#[must_use]
+pub fn access_log_reference() -> String {
+    super::access::fields()
+}
+
 /// Labels that the configuration gives values to come first; the others with their values, but for those that have a
 /// table of their own.
 fn labels_of(family: &MetricFamily) -> String {

@@ -32,6 +32,7 @@ pub(super) struct Connection {
     sender: SendRequest<Sending>,
     wire: Arc<Wire>,
     task: AbortHandle,
+    address: SocketAddr,
     _open: OpenConnection,
 }
 
@@ -82,8 +83,14 @@ impl Connection {
             sender,
             wire,
             task: task.abort_handle(),
+            address,
             _open: counters.opened(),
         })
+    }
+
+    /// The other end.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Looks, without blocking, whether the connection may take a request.

@@ -1,5 +1,6 @@
 //! A place in flight, and the use of a connection for one exchange.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -71,6 +72,11 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// Who is at the other end.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.connection.address()
+    }
+
     pub(super) fn new<B>(place: Place, connection: Connection, response: &Response<B>) -> Self {
         // Answered early, the upstream may take the rest of the request for another one.
         let keep =

@@ -342,16 +342,17 @@ fn taken_in(
     connection: Connection,
 ) -> Response<InBody> {
     let lease = Lease::new(place, connection, &response);
+    let address = lease.address();
     if response.status() == StatusCode::NO_CONTENT {
         // It has none, and must not speak of one (RFC 9110, section 8.6).
         response.headers_mut().remove(CONTENT_LENGTH);
     }
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return response.map(|incoming| InBody::new(incoming, Some(lease)));
+        return response.map(|incoming| InBody::new(incoming, address, Some(lease)));
     }
     let tunnel = Tunnel::new(hyper::upgrade::on(&mut response), lease);
     response.extensions_mut().insert(tunnel);
-    response.map(|incoming| InBody::new(incoming, None))
+    response.map(|incoming| InBody::new(incoming, address, None))
 }
 
 impl SendError {

@@ -19,11 +19,15 @@ fn defaults_are_those_of_the_reference() {
         admin,
         store,
         limits,
+        access_log,
         upstreams,
         routes,
     } = parse(SMALLEST).config;
     assert_eq!(problem_base, None);
     assert_eq!(drain_timeout, Duration::from_secs(30));
+    assert!(access_log.enabled && access_log.path);
+    assert_eq!(access_log.sample, 1.0);
+    assert_eq!(access_log.slow, Duration::from_secs(5));
     assert_eq!(drain_delay, Duration::from_secs(1));
     assert_eq!(listeners, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(admin, "127.0.0.1:9090".parse().unwrap());

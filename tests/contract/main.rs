@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access_log;
 mod answers;
 mod crashes;
 mod disk;
@@ -14,6 +15,7 @@ mod expiry;
 mod forwarding;
 mod identity;
 mod messages;
+mod metrics;
 mod observing;
 mod outcomes;
 mod passing;

@@ -71,6 +71,7 @@ impl Rig {
             limits: config.limits.clone(),
             problem_base: None,
             metrics: Arc::clone(&metrics),
+            access_log: telemetry::AccessLog::off(),
         });
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = Server::bind(&[any_port], &config.limits).expect("a free port");
@@ -134,6 +135,11 @@ impl Rig {
         let name = format!("oncegate_{name}");
         let value = metrics.value(&name, labels);
         value.unwrap_or_else(|| panic!("no series {name} {labels:?}")) as u64
+    }
+
+    /// How the store is, as far as it was heard.
+    pub fn store_health(&self) -> telemetry::Health {
+        self.metrics.store.health.state()
     }
 
     /// How many requests were decided so.

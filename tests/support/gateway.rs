@@ -160,6 +160,18 @@ impl Gateway {
         self.given = Given::File(toml.to_owned());
     }
 
+    /// The same where its log is not read.
+    pub async fn exited(&mut self) -> ExitStatus {
+        let child = std::cell::RefCell::new(&mut self.process.child);
+        until("the process to exit", || async {
+            child
+                .borrow_mut()
+                .try_wait()
+                .expect("a process that we started")
+        })
+        .await
+    }
+
     /// Starts it again, after it ended, on the same port and the same store.
     pub async fn restart(&mut self) {
         let listen = self.address.to_string();
