@@ -293,6 +293,7 @@ fn id(n: u16) -> RecordId {
 fn origin(n: u16) -> Origin {
     Origin {
         fingerprint: Fingerprint([n.to_le_bytes()[0]; 32]),
+        route: "create-payment".into(),
         reference: Bytes::from(vec![b'r'; 90]),
     }
 }

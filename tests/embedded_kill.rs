@@ -149,6 +149,7 @@ fn id(n: u64) -> RecordId {
 fn origin(n: u64) -> Origin {
     Origin {
         fingerprint: Fingerprint([n.to_le_bytes()[0]; 32]),
+        route: "create-payment".into(),
         reference: Bytes::from(vec![b'r'; 100]),
     }
 }

@@ -397,6 +397,7 @@ impl Draft {
         };
         let origin = Origin {
             fingerprint: fingerprint_of(owner),
+            route: "create-payment".into(),
             reference: Bytes::from_static(b"sealed"),
         };
         let answer = answer_of(owner);

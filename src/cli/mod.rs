@@ -3,8 +3,10 @@
 mod check;
 pub mod demo;
 mod healthcheck;
+pub mod report;
 mod schema;
 mod serve;
+mod summary;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -3,6 +3,7 @@
 //! Each op is one function whose arms are the columns of the matrix: absent, claimed, unknown, completed,
 //! expired. Every rule that looks fussy stands for a trace that executes twice, or that holds a key for nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::op::{Found, Op, Origin, Resolution, Retention, Verdict};
@@ -181,11 +182,8 @@ fn complete(
         }
         Some(_) => return (record, Verdict::Lost),
     };
-    let reference = record.map_or_else(|| origin.reference.clone(), |record| record.reference);
-    let origin = Origin {
-        fingerprint: origin.fingerprint,
-        reference,
-    };
+    // A record keeps what it was made of.
+    let origin = record.map_or_else(|| origin.clone(), Record::into_origin);
     (
         Some(completed(&origin, Some(owner), answer, retention, now)),
         verdict,
@@ -324,11 +322,7 @@ fn resolve(
         // Without an owner: the former one's own answer may be on its way into the store, and must not read
         // as a repetition of this.
         Resolution::Completed { answer, retention } => {
-            let origin = Origin {
-                fingerprint: record.fingerprint,
-                reference: record.reference,
-            };
-            let record = completed(&origin, None, answer, retention, now);
+            let record = completed(&record.into_origin(), None, answer, retention, now);
             (Some(record), None, Verdict::Done)
         }
         // The mark turns away a renewal or a declaration of the former owner that is still on its way: it
@@ -367,6 +361,7 @@ fn created(origin: &Origin, state: State, keep: Duration, now: Timestamp) -> Rec
     let mut record = Record {
         fingerprint: origin.fingerprint,
         rules: RULES,
+        route: Arc::clone(&origin.route),
         reference: origin.reference.clone(),
         expires_at: now,
         forget_at: now,

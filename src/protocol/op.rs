@@ -1,5 +1,6 @@
 //! What can be asked of a record, and what is answered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -120,6 +121,8 @@ impl Op {
 pub struct Origin {
     /// What the request asks for.
     pub fingerprint: Fingerprint,
+    /// The `id` of its route, see [`super::Record::route`].
+    pub route: Arc<str>,
     /// The sealed reference, see [`super::Record::reference`].
     pub reference: Bytes,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::op::Origin;
 use super::time::Timestamp;
 
 /// The version of the rules that made a record. A record of a newer version is unreadable, never absent.
@@ -62,6 +63,10 @@ pub struct Record {
     pub fingerprint: Fingerprint,
     /// The version of the rules that made it, see [`RULES`].
     pub rules: u16,
+    /// The `id` of the route that it belongs to, so that unresolved records can be told apart by route without
+    /// opening them. Empty where the request was only observed, or the record made before records bore it: nobody is
+    /// asked to settle those.
+    pub route: Arc<str>,
     /// Key, method, path and the scope's display name, sealed; only the admin API opens it.
     pub reference: Bytes,
     /// The end of its retention: from then on it reads as expired or, where no tombstone was asked for, as absent.
@@ -160,6 +165,17 @@ pub enum Answer {
     Stored(Arc<Response>),
     /// Only that it came.
     NotStored(NotStored),
+    /// All of it, as it is at rest: only a store that holds the key makes or reads it.
+    Sealed(Sealed),
+}
+
+/// A response that is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sealed {
+    /// The id of the key.
+    pub key: Arc<str>,
+    /// What it is made to.
+    pub text: Bytes,
 }
 
 /// A recorded response: what is replayed.
@@ -216,6 +232,16 @@ impl Record {
             self.state = State::Expired;
         }
         Some(self)
+    }
+
+    /// What the record is made of besides its state.
+    #[must_use]
+    pub fn into_origin(self) -> Origin {
+        Origin {
+            fingerprint: self.fingerprint,
+            route: self.route,
+            reference: self.reference,
+        }
     }
 
     /// The claim's or the unknown attempt's owner, fence and beat; what an op compares as `seen`.

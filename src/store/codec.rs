@@ -4,13 +4,23 @@
 //! and record, seeded with the record id, so that a record found under another's id is as damaged as one with a
 //! flipped bit. Whatever is not understood is [`Unreadable`]; nothing in here ever says "absent".
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use twox_hash::XxHash3_64;
 
-use crate::protocol::{RULES, Record, RecordId};
+use crate::protocol::{Fingerprint, RULES, Record, RecordId, State, Timestamp};
 
-/// The first byte of every record. It changes with the layout of anything in `protocol::record`.
-const FORMAT: u8 = 1;
+/// The first byte of every record. It changes with the layout of anything in `protocol::record`; the format before
+/// it is still read, so that a gateway can be replaced by the next version while its records live on.
+const FORMAT: u8 = 2;
 const CHECKSUM_LEN: usize = 8;
+
+/// The numbers of states with a final outcome: their places in [`State`].
+const COMPLETED: u32 = 2;
+const EXPIRED: u32 = 3;
 
 /// Why bytes are not a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,18 +64,96 @@ pub fn decode(id: &RecordId, bytes: &[u8]) -> Result<Record, Unreadable> {
         return Err(Unreadable::Damaged);
     }
     let (format, record) = body.split_first().ok_or(Unreadable::Damaged)?;
-    if *format != FORMAT {
-        return Err(Unreadable::Format(*format));
-    }
-    let (record, rest) =
-        postcard::take_from_bytes::<Record>(record).map_err(|_| Unreadable::Damaged)?;
-    if !rest.is_empty() {
-        return Err(Unreadable::Damaged);
-    }
+    let record = match *format {
+        FORMAT => whole::<Record>(record)?,
+        1 => whole::<Record1>(record)?.into(),
+        other => return Err(Unreadable::Format(other)),
+    };
     if record.rules > RULES {
         return Err(Unreadable::Rules(record.rules));
     }
     Ok(record)
+}
+
+/// The same for a record without a final outcome; `None` where it has one. That it has costs little to find out: nothing
+/// is copied out of a recorded answer, so that all records of a store can be asked.
+///
+/// # Errors
+/// As of [`decode`].
+pub fn decode_open(id: &RecordId, bytes: &[u8]) -> Result<Option<Record>, Unreadable> {
+    let state = match bytes.split_first() {
+        Some((&FORMAT, record)) => front::<Front<'_>>(record).map(|front| front.state),
+        Some((1, record)) => front::<Front1<'_>>(record).map(|front| front.state),
+        _ => None,
+    };
+    match state {
+        Some(COMPLETED | EXPIRED) => Ok(None),
+        _ => decode(id, bytes).map(Some),
+    }
+}
+
+/// What a record begins with, up to the number of its state.
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "the members before the state are passed over")]
+struct Front<'a> {
+    fingerprint: Fingerprint,
+    rules: u16,
+    route: &'a str,
+    reference: &'a [u8],
+    expires_at: Timestamp,
+    forget_at: Timestamp,
+    state: u32,
+}
+
+/// The same of format 1.
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "the members before the state are passed over")]
+struct Front1<'a> {
+    fingerprint: Fingerprint,
+    rules: u16,
+    reference: &'a [u8],
+    expires_at: Timestamp,
+    forget_at: Timestamp,
+    state: u32,
+}
+
+fn front<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    postcard::take_from_bytes(bytes)
+        .ok()
+        .map(|(front, _)| front)
+}
+
+/// A value that takes all of the bytes.
+fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(Unreadable::Damaged),
+    }
+}
+
+/// A record of format 1, which did not say its route.
+#[derive(Deserialize)]
+struct Record1 {
+    fingerprint: Fingerprint,
+    rules: u16,
+    reference: Bytes,
+    expires_at: Timestamp,
+    forget_at: Timestamp,
+    state: State,
+}
+
+impl From<Record1> for Record {
+    fn from(record: Record1) -> Self {
+        Self {
+            fingerprint: record.fingerprint,
+            rules: record.rules,
+            route: Arc::default(),
+            reference: record.reference,
+            expires_at: record.expires_at,
+            forget_at: record.forget_at,
+            state: record.state,
+        }
+    }
 }
 
 fn checksum(id: &RecordId, body: &[u8]) -> [u8; CHECKSUM_LEN] {
@@ -74,16 +162,13 @@ fn checksum(id: &RecordId, body: &[u8]) -> [u8; CHECKSUM_LEN] {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
     use crate::protocol::{
-        Answer, Cause, Claimed, Completed, Fingerprint, NotStored, Owner, Response, Seen, State,
-        Timestamp, Unknown,
+        Answer, Cause, Claimed, Completed, NotStored, Owner, Response, Sealed, Seen, Unknown,
     };
 
     const ID: RecordId = RecordId([7; 32]);
@@ -98,7 +183,23 @@ mod tests {
 
     /// These bytes are in users' files. A change here needs a new [`FORMAT`] and a reader of the old one.
     #[test]
-    fn the_bytes_of_format_1_stay_as_they_are() {
+    fn the_bytes_of_format_2_stay_as_they_are() {
+        let golden = [
+            "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3100909eb8e8c0e1828589909cb0d080c181820202ac020f80e59a7798c596ffbc3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc31b9da62e6d79c7205",
+            "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc312d9379dcccd1b52c",
+            "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd310201909eb8e8c0e1828589909cb0d080c181820200c901010c636f6e74656e742d747970650a746578742f706c61696e0470616964c8d395ffbc31953c9d6b036af364",
+            "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3102000101c8d395ffbc31d4abafa91e4a7159",
+            "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3103373b5319e319d877",
+            "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3102000207323032362d313106756e72656164c8d395ffbc3133f6f32cf935c1c3",
+        ];
+        for (record, golden) in samples().iter().zip(golden) {
+            assert_eq!(hex(&encode(&ID, record).unwrap()), golden);
+        }
+    }
+
+    /// What the version before this one wrote.
+    #[test]
+    fn records_of_format_1_are_still_read() {
         let golden = [
             "01090909090909090909090909090909090909090909090909090909090909090901067365616c65648088afa8bd318188afa8bd3100909eb8e8c0e1828589909cb0d080c181820202ac020f80e59a7798c596ffbc3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc312f9e51b828d26be6",
             "01090909090909090909090909090909090909090909090909090909090909090901067365616c65648088afa8bd318188afa8bd3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc31fb93dcd62b6c6c60",
@@ -106,8 +207,25 @@ mod tests {
             "01090909090909090909090909090909090909090909090909090909090909090901067365616c65648088afa8bd318188afa8bd3102000101c8d395ffbc3166f4899add3d9e7d",
             "01090909090909090909090909090909090909090909090909090909090909090901067365616c65648088afa8bd318188afa8bd31039860fb662cdb268d",
         ];
-        for (record, golden) in samples().iter().zip(golden) {
-            assert_eq!(hex(&encode(&ID, record).unwrap()), golden);
+        for (record, golden) in samples().into_iter().zip(golden) {
+            let without_route = Record {
+                route: Arc::default(),
+                ..record
+            };
+            let is_final = matches!(without_route.state, State::Completed(_) | State::Expired);
+            let open = (!is_final).then(|| without_route.clone());
+            assert_eq!(decode_open(&ID, &unhex(golden)), Ok(open));
+            assert_eq!(decode(&ID, &unhex(golden)), Ok(without_route));
+        }
+    }
+
+    #[test]
+    fn a_record_with_a_final_outcome_is_told_by_its_front() {
+        for record in samples() {
+            let bytes = encode(&ID, &record).unwrap();
+            let is_final = matches!(record.state, State::Completed(_) | State::Expired);
+            let open = (!is_final).then_some(record);
+            assert_eq!(decode_open(&ID, &bytes), Ok(open));
         }
     }
 
@@ -182,6 +300,10 @@ mod tests {
             headers: vec![("content-type".to_owned(), Bytes::from_static(b"text/plain"))],
             body: Bytes::from_static(b"paid"),
         };
+        let sealed = Sealed {
+            key: "2026-11".into(),
+            text: Bytes::from_static(b"unread"),
+        };
         let completed = |owner, answer| {
             State::Completed(Completed {
                 owner,
@@ -201,17 +323,24 @@ mod tests {
             completed(Some(seen.owner), Answer::Stored(Arc::new(response))),
             completed(None, Answer::NotStored(NotStored::Streaming)),
             State::Expired,
+            completed(None, Answer::Sealed(sealed)),
         ]
         .into_iter()
         .map(|state| Record {
             fingerprint: Fingerprint([9; 32]),
             rules: 1,
+            route: "create-payment".into(),
             reference: Bytes::from_static(b"sealed"),
             expires_at: Timestamp(1_700_086_400_000),
             forget_at: Timestamp(1_700_086_400_001),
             state,
         })
         .collect()
+    }
+
+    fn unhex(text: &str) -> Vec<u8> {
+        let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+        (0..text.len()).step_by(2).map(byte).collect()
     }
 
     fn hex(bytes: &[u8]) -> String {

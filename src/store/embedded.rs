@@ -48,8 +48,9 @@ use self::engine::{Engine, Failure, Tally};
 use self::file::StoreFile;
 use self::writer::Call;
 use super::marks::Marks;
-use super::{Clock, NotDone, Store, StoreError, Usage};
-use crate::protocol::{self, Fingerprint, Op, Record, RecordId, Verdict};
+use super::unresolved::Open;
+use super::{Clock, NotDone, Store, StoreError, Unresolved, Usage};
+use crate::protocol::{self, Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
 
 /// Ops that wait for the writer. At some 20,000 a second this is a fifth of a second: about what callers wait.
 const QUEUE: usize = 4096;
@@ -67,6 +68,16 @@ pub struct Embedded {
     calls: RwLock<Option<SyncSender<Call>>>,
     closed: watch::Receiver<bool>,
     created: bool,
+    found: Found,
+}
+
+/// What a file held when it was opened, of records without a final outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Claims whose owners cannot have renewed them since the file was used last.
+    pub claims: u64,
+    /// Outcomes that were declared unknown.
+    pub unknown: u64,
 }
 
 /// What callers and the writer share.
@@ -78,6 +89,8 @@ struct Shared {
     marks: Mutex<Marks>,
     records: AtomicU64,
     bytes: AtomicU64,
+    /// Of what is committed. It is changed before anybody is told of the change.
+    open: Mutex<Open>,
 }
 
 /// How a store is run.
@@ -102,6 +115,12 @@ impl Embedded {
     #[must_use]
     pub fn created(&self) -> bool {
         self.created
+    }
+
+    /// What the file held without a final outcome when it was opened.
+    #[must_use]
+    pub fn found(&self) -> Found {
+        self.found
     }
 
     /// The verdict of a claim that changes nothing because there is a record, from the last state on disk.
@@ -170,6 +189,22 @@ impl Store for Embedded {
         async move {
             let record = self.shared.read(id)?;
             Ok(record.and_then(|record| record.at((self.shared.settings.clock)())))
+        }
+        .boxed()
+    }
+
+    fn unresolved(
+        &self,
+        after: Option<(Timestamp, RecordId)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>> {
+        async move {
+            let now = (self.shared.settings.clock)();
+            let page = |_: &Engine| {
+                let open = self.shared.open();
+                Ok(open.unresolved(after, now).take(limit).collect())
+            };
+            Ok(self.shared.with_open(page)?)
         }
         .boxed()
     }
@@ -243,6 +278,10 @@ impl Shared {
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn show(&self, tally: Tally) {

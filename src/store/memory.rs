@@ -8,7 +8,8 @@ use futures_util::future::{self, BoxFuture, FutureExt};
 
 use super::marks::Marks;
 use super::retention::{self, Bucket, Look};
-use super::{Clock, NotDone, Store, StoreError, Usage, leaves_mark};
+use super::unresolved::{Move, Open};
+use super::{Clock, NotDone, Store, StoreError, Unresolved, Usage, leaves_mark};
 use crate::protocol::{self, Answer, Fingerprint, Op, Record, RecordId, State, Timestamp, Verdict};
 
 /// Parts of the store with a lock each: enough that two of a few cores seldom meet at one.
@@ -46,6 +47,7 @@ struct Shard {
     /// Claimed records, and some that were: looked at in turn.
     claimed: VecDeque<RecordId>,
     marks: Marks,
+    open: Open,
 }
 
 impl Memory {
@@ -110,12 +112,34 @@ impl Memory {
         Ok(record.and_then(|record| record.at((self.clock)())))
     }
 
+    /// The lists of all shards, merged as far as the page goes. Each is as it is at its own moment, and a record never
+    /// changes its shard.
+    fn unresolved_now(
+        &self,
+        after: Option<(Timestamp, RecordId)>,
+        limit: usize,
+    ) -> Result<Vec<Unresolved>, NotDone> {
+        let mut page: Vec<Unresolved> = Vec::new();
+        for shard in &self.shards {
+            let shard = self.locked(shard)?;
+            let full = page.get(limit.saturating_sub(1)).map(Unresolved::place);
+            let listed = shard.open.unresolved(after, (self.clock)()).take(limit);
+            page.extend(listed.take_while(|next| full.is_none_or(|last| next.place() < last)));
+            page.sort_by_key(Unresolved::place);
+            page.truncate(limit);
+        }
+        Ok(page)
+    }
+
     fn open_shard(&self, id: RecordId) -> Result<MutexGuard<'_, Shard>, NotDone> {
+        // Ids are hashes: any byte spreads them evenly.
+        self.locked(&self.shards[usize::from(id.0[0]) % SHARDS])
+    }
+
+    fn locked<'a>(&self, shard: &'a Mutex<Shard>) -> Result<MutexGuard<'a, Shard>, NotDone> {
         if self.closed.load(Ordering::Acquire) {
             return Err(NotDone::Closed);
         }
-        // Ids are hashes: any byte spreads them evenly.
-        let shard = &self.shards[usize::from(id.0[0]) % SHARDS];
         // A poisoned lock is read through: `apply` is pure, and what follows it does not panic half-way.
         Ok(shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -132,6 +156,9 @@ impl Memory {
         before: Option<&Record>,
         after: Option<Record>,
     ) {
+        if let Some(moved) = Move::of(id, before, after.as_ref()) {
+            shard.open.make(moved);
+        }
         if let Some(before) = before {
             self.records.fetch_sub(1, Ordering::Relaxed);
             self.bytes.fetch_sub(size(before), Ordering::Relaxed);
@@ -169,6 +196,12 @@ impl Memory {
             };
             match retention::look(record, now) {
                 Look::Forget => self.forget(shard, id),
+                Look::Shrink(bucket) => {
+                    let record = record.clone();
+                    let tombstone = record.clone().at(now);
+                    self.keep(shard, id, Some(&record), tombstone);
+                    shard.due.entry(bucket).or_default().push(id);
+                }
                 Look::Again(bucket) => shard.due.entry(bucket).or_default().push(id),
                 Look::Drop => {}
             }
@@ -215,6 +248,14 @@ impl Store for Memory {
         async move { Ok(self.read_now(id)?) }.boxed()
     }
 
+    fn unresolved(
+        &self,
+        after: Option<(Timestamp, RecordId)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>> {
+        async move { Ok(self.unresolved_now(after, limit)?) }.boxed()
+    }
+
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         let closed = self.closed.load(Ordering::Acquire);
         future::ready(if closed {
@@ -250,6 +291,7 @@ fn size(record: &Record) -> u64 {
                 headers + length(response.body.len())
             }
             Answer::NotStored(_) => 0,
+            Answer::Sealed(sealed) => length(sealed.text.len()),
         },
         State::Claimed(_) | State::Unknown(_) | State::Expired => 0,
     };

@@ -8,19 +8,27 @@ mod embedded;
 mod marks;
 mod memory;
 mod retention;
+mod sealing;
+mod unresolved;
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use tokio::sync::watch;
 
 use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
 
 pub use codec::Unreadable;
-pub use embedded::{Embedded, OpenError};
+pub use embedded::{Embedded, Found, OpenError};
 pub use memory::Memory;
+pub use sealing::{Sealing, SealingKey};
+pub use unresolved::Unresolved;
 
 /// A clock that a store reads: milliseconds since the Unix epoch. Tests pass one that they set.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Told when there may be something new to see, see [`Store::hints`].
+pub type Hints = watch::Receiver<()>;
 
 /// What every store does.
 ///
@@ -51,6 +59,18 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::NotDone`], above all [`NotDone::Unreadable`].
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>>;
 
+    /// Records of which no final outcome is known, the oldest first: those after the given place, `limit` at most. Claims
+    /// whose owners are alive are not among them, nor is what is past its retention. The place of a record is its
+    /// `since` and its id; pages that are asked for one after the other are no snapshot.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDone`]: a question that fails has no effect.
+    fn unresolved(
+        &self,
+        after: Option<(Timestamp, RecordId)>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>>;
+
     /// Asks the store whether it can be asked.
     ///
     /// # Errors
@@ -59,6 +79,25 @@ pub trait Store: Send + Sync + 'static {
 
     /// Sizes for metrics. Never waits.
     fn usage(&self) -> Usage;
+
+    /// Hints about a record that another process may be settling. `None` for a store that serves a single process.
+    ///
+    /// The receiver is told whenever there may be something new to see, and once when the hints begin, so that what
+    /// was settled before is not missed. Hints may come for nothing, and may be lost: they are no substitute for
+    /// asking from time to time. A receiver costs no connection; it is dropped when nobody waits any more.
+    fn hints(&self, _id: RecordId) -> Option<Hints> {
+        None
+    }
+
+    /// A number that changes whenever a completed record was taken away or replaced by hand, by whichever process:
+    /// whatever was remembered of completed records before that is to be forgotten. `None` for a store that serves a
+    /// single process, which knows by itself.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDone`].
+    fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
+        ready(Ok(None)).boxed()
+    }
 
     /// Makes what was acknowledged safe and lets go of files; later calls answer [`NotDone::Closed`].
     fn close(&self) -> BoxFuture<'_, ()>;

@@ -77,7 +77,7 @@ fn completed(found: &mut Completed, expected: &Completed, tolerance: Duration) {
     time(&mut found.completed_at, expected.completed_at, tolerance);
 }
 
-fn time(found: &mut Timestamp, expected: Timestamp, tolerance: Duration) {
+pub fn time(found: &mut Timestamp, expected: Timestamp, tolerance: Duration) {
     if found.since(expected).max(expected.since(*found)) <= tolerance {
         *found = expected;
     }

@@ -11,7 +11,7 @@ use oncegate::protocol::{
     self, Answer, Cause, Fingerprint, Mark, Op, Origin, Owner, Record, RecordId, Resolution,
     Response, Retention, State, Timestamp, Verdict,
 };
-use oncegate::store::{NotDone, Store, StoreError, Usage, system_clock};
+use oncegate::store::{NotDone, Store, StoreError, Unresolved, Usage, system_clock};
 use oncegate::telemetry::StoreOp;
 use tokio::sync::watch;
 
@@ -206,10 +206,15 @@ impl FaultyStore {
         match self.state()? {
             State::Completed(completed) => match completed.answer {
                 Answer::Stored(response) => Some(response.body.clone()),
-                Answer::NotStored(_) => None,
+                Answer::NotStored(_) | Answer::Sealed(_) => None,
             },
             _ => None,
         }
+    }
+
+    /// Time goes by for the store.
+    pub fn ages(&self, by: Duration) {
+        self.records().ahead += by;
     }
 
     /// An operator settles the record, whose owner has gone silent by this store's clock.
@@ -461,6 +466,15 @@ impl Store for FaultyStore {
         let record = records.held.get(&id).cloned();
         let now = records.now();
         future::ready(Ok(record.and_then(|record| record.at(now)))).boxed()
+    }
+
+    /// Nothing in these tests asks for it.
+    fn unresolved(
+        &self,
+        _: Option<(Timestamp, RecordId)>,
+        _: usize,
+    ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>> {
+        future::ready(Ok(Vec::new())).boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

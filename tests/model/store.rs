@@ -167,6 +167,7 @@ fn op(call: Call, fingerprints: &[u8]) -> Op {
     let owner_of = |attempt: usize| Owner(attempt as u128 + 1);
     let origin_of = |attempt: usize| Origin {
         fingerprint: fingerprint(fingerprints[attempt]),
+        route: "create-payment".into(),
         reference: Bytes::new(),
     };
     match call {

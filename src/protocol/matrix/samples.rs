@@ -106,6 +106,7 @@ pub fn record(fingerprint: Fingerprint, state: State) -> Record {
     Record {
         fingerprint,
         rules: RULES,
+        route: "create-payment".into(),
         reference: origin(fingerprint).reference,
         expires_at: NOW.plus(KEPT_LEFT),
         forget_at: NOW.plus(KEPT_LEFT),
@@ -125,6 +126,7 @@ pub fn created(state: State) -> Record {
 pub fn origin(fingerprint: Fingerprint) -> Origin {
     Origin {
         fingerprint,
+        route: "create-payment".into(),
         reference: Bytes::from_static(b"sealed"),
     }
 }

@@ -102,7 +102,7 @@ impl Handler for Paths {
         }
     }
 
-    fn malformed(&self, fault: Fault) -> Response<Self::Body> {
+    fn malformed(&self, fault: Fault, _: Peer) -> Response<Self::Body> {
         let status = match fault.is_too_large() {
             true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             false => StatusCode::BAD_REQUEST,
@@ -120,7 +120,7 @@ struct Running {
     address: SocketAddr,
     paths: Paths,
     counters: Counters,
-    drain: watch::Sender<Option<Instant>>,
+    drain: watch::Sender<Option<Ending>>,
     server: JoinHandle<()>,
 }
 
@@ -146,7 +146,11 @@ impl Running {
     }
 
     fn drain_within(&self, time: Duration) {
-        self.drain.send_replace(Some(Instant::now() + time));
+        let now = Instant::now();
+        self.drain.send_replace(Some(Ending {
+            accepts_until: now,
+            deadline: now + time,
+        }));
     }
 
     async fn ended(self) {

@@ -20,6 +20,7 @@ use super::file::{Backend, StoreFile};
 use crate::protocol::{Record, RecordId, State, Timestamp};
 use crate::store::codec::{self, Unreadable};
 use crate::store::retention::{self, Bucket, Look};
+use crate::store::unresolved::{Move, Open};
 
 /// Ids in one entry of the schedule, which is looked at as a whole: so a step of the sweep is bounded.
 const DUE_IDS: usize = 64;
@@ -40,6 +41,15 @@ pub struct Tally {
     pub records: u64,
     /// Bytes of them, keys included.
     pub bytes: u64,
+}
+
+/// What one change did.
+#[derive(Debug)]
+pub struct Changed {
+    /// What the database holds from now on.
+    pub tally: Tally,
+    /// What it means for records without a final outcome.
+    pub moves: Vec<Move>,
 }
 
 /// Why the database did not do it.
@@ -113,7 +123,7 @@ impl Engine {
         tally: Tally,
         steps: impl FnOnce(&mut Change<'_>) -> Result<(), Failure>,
         committing: impl FnOnce(u64),
-    ) -> Result<Tally, Failure> {
+    ) -> Result<Changed, Failure> {
         guarded(|| {
             let transaction = self.database.begin_write().map_err(stored)?;
             let mut change = Change::begin(&transaction, tally)?;
@@ -121,18 +131,44 @@ impl Engine {
             if !change.is_some() {
                 drop(change);
                 transaction.abort().map_err(stored)?;
-                return Ok(tally);
+                return Ok(Changed {
+                    tally,
+                    moves: Vec::new(),
+                });
             }
-            let tally = change.finish()?;
-            committing(tally.sequence);
+            let changed = change.finish()?;
+            committing(changed.tally.sequence);
             transaction.commit().map_err(stored)?;
-            Ok(tally)
+            Ok(changed)
         })
     }
 
     /// Gives every open claim a fresh lease: its owner cannot have renewed it while nobody was here.
     pub fn renew_leases(&self, tally: Tally, now: Timestamp) -> Result<Tally, Failure> {
-        self.change(tally, |change| change.renew_leases(now), |_| {})
+        let renewed = self.change(tally, |change| change.renew_leases(now), |_| {})?;
+        Ok(renewed.tally)
+    }
+
+    /// The index of all records without a final outcome. One that cannot be read is not in it: nothing is known of
+    /// its outcome, nor of its route.
+    pub fn index(&self) -> Result<Open, Failure> {
+        guarded(|| {
+            let transaction = self.database.begin_read().map_err(stored)?;
+            let mut open = Open::default();
+            for table in [CLAIMED, SETTLED] {
+                let table = transaction.open_table(table).map_err(stored)?;
+                for entry in table.iter().map_err(stored)? {
+                    let (id, bytes) = entry.map_err(stored)?;
+                    let id = RecordId(*id.value());
+                    if let Ok(Some(record)) = codec::decode_open(&id, bytes.value())
+                        && let Some(moved) = Move::of(id, None, Some(&record))
+                    {
+                        open.make(moved);
+                    }
+                }
+            }
+            Ok(open)
+        })
     }
 
     /// Lets go of the file, whole and clean.
@@ -171,6 +207,7 @@ pub struct Change<'txn> {
     tally: Tally,
     /// Entries of the schedule that this change adds.
     scheduled: BTreeMap<Bucket, Vec<u8>>,
+    moves: Vec<Move>,
     writes: bool,
 }
 
@@ -183,6 +220,7 @@ impl<'txn> Change<'txn> {
             meta: transaction.open_table(META).map_err(stored)?,
             tally,
             scheduled: BTreeMap::new(),
+            moves: Vec::new(),
             writes: false,
         })
     }
@@ -212,6 +250,7 @@ impl<'txn> Change<'txn> {
         let bytes = after.map(|after| codec::encode(id, after)).transpose();
         let bytes = bytes.map_err(|error| Failure::Record(*id, error))?;
         self.writes = true;
+        self.moves.extend(Move::of(*id, before, after));
         let (was, is) = (
             before.map(retention::is_settled),
             after.map(retention::is_settled),
@@ -258,6 +297,11 @@ impl<'txn> Change<'txn> {
                 Ok(None) => {}
                 Ok(Some(record)) => match retention::look(&record, now) {
                     Look::Forget => self.replace(&id, Some(&record), None)?,
+                    Look::Shrink(bucket) => {
+                        let tombstone = record.clone().at(now);
+                        self.replace(&id, Some(&record), tombstone.as_ref())?;
+                        self.schedule(bucket, &id);
+                    }
                     Look::Again(bucket) => self.schedule(bucket, &id),
                     Look::Drop => {}
                 },
@@ -329,7 +373,7 @@ impl<'txn> Change<'txn> {
     }
 
     /// Writes the schedule and the tally.
-    fn finish(mut self) -> Result<Tally, Failure> {
+    fn finish(mut self) -> Result<Changed, Failure> {
         self.tally.sequence += 1;
         for (bucket, ids) in &self.scheduled {
             for (part, ids) in (0..).zip(ids.chunks(DUE_IDS * ID_LEN)) {
@@ -345,7 +389,10 @@ impl<'txn> Change<'txn> {
         self.meta
             .insert(TALLY, (sequence, records, bytes))
             .map_err(stored)?;
-        Ok(self.tally)
+        Ok(Changed {
+            tally: self.tally,
+            moves: self.moves,
+        })
     }
 
     fn table(&mut self, settled: bool) -> &mut Table<'txn, &'static [u8; ID_LEN], &'static [u8]> {

@@ -15,9 +15,10 @@ use super::engine::{Engine, Failure, Tally};
 use super::file::{Disk, StoreFile};
 use super::head::{BadHead, HEAD_LEN, Head, KeyOrigin};
 use super::writer::Writer;
-use super::{CACHE_BYTES, Embedded, Phase, QUEUE, Settings, Shared};
+use super::{CACHE_BYTES, Embedded, Found, Phase, QUEUE, Settings, Shared};
 use crate::store::Clock;
 use crate::store::marks::Marks;
+use crate::store::unresolved::Open;
 
 /// Why a store's file was not opened. Each says which.
 #[derive(Debug, thiserror::Error)]
@@ -122,9 +123,11 @@ impl Embedded {
         let tally = engine
             .renew_leases(tally, (settings.clock)())
             .map_err(failed)?;
+        let open = engine.index().map_err(failed)?;
         let opened = Opened {
             file,
             engine,
+            open,
             tally,
             id_key,
         };
@@ -136,6 +139,7 @@ impl Embedded {
 struct Opened {
     file: Arc<StoreFile>,
     engine: Engine,
+    open: Open,
     tally: Tally,
     id_key: [u8; 32],
 }
@@ -152,6 +156,10 @@ impl Opened {
             source,
         };
         self.file.acknowledge(self.tally.sequence).map_err(at)?;
+        let found = Found {
+            claims: self.open.claims(),
+            unknown: self.open.unknown(),
+        };
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             file: self.file,
@@ -160,6 +168,7 @@ impl Opened {
             marks: Mutex::new(Marks::default()),
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            open: Mutex::new(self.open),
         });
         shared.show(self.tally);
         let (calls, waiting) = mpsc::sync_channel(QUEUE);
@@ -168,6 +177,7 @@ impl Opened {
             shared: Arc::clone(&shared),
             calls: waiting,
             tally: self.tally,
+            trouble: None,
             closed,
         };
         let thread = thread::Builder::new().name("store-writer".into());
@@ -177,6 +187,7 @@ impl Opened {
             calls: RwLock::new(Some(calls)),
             closed: when_closed,
             created,
+            found,
         };
         Ok((store, self.id_key))
     }
@@ -228,6 +239,7 @@ fn create(path: &Path, id_key: Option<[u8; 32]>) -> Result<Option<Opened>, OpenE
     Ok(Some(Opened {
         file,
         engine,
+        open: Open::default(),
         tally,
         id_key,
     }))

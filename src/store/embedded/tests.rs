@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
+use super::engine::Engine;
 use super::file::Disk;
 use super::{CACHE_BYTES, Embedded, QUEUE, Settings};
 use crate::protocol::{
@@ -73,6 +74,7 @@ async fn what_is_said_of_a_change_that_failed_is_true() {
             Err(StoreError::NotDone(_)) => assert!(!found, "call {n}: {result:?}, and there it is"),
             Err(StoreError::InDoubt(_)) => {}
         }
+        expect_index_of_what_is_committed(&store);
         *said
             .entry(if result.is_ok() {
                 "done"
@@ -320,6 +322,11 @@ async fn expect_records(store: &Embedded) {
     }
 }
 
+fn expect_index_of_what_is_committed(store: &Embedded) {
+    let committed = store.shared.with_engine(Engine::index).unwrap();
+    assert_eq!(*store.shared.open(), committed);
+}
+
 fn id(n: u8) -> RecordId {
     // Never all zeros: a test looks for ids in the file.
     let mut id = [n.wrapping_mul(37) | 1; 32];
@@ -332,6 +339,7 @@ fn claim(n: u8) -> Op {
         owner: Owner(n.into()),
         origin: Origin {
             fingerprint: Fingerprint([1; 32]),
+            route: "create-payment".into(),
             reference: Bytes::from(vec![n; 500]),
         },
         lease: MARK_KEEP,

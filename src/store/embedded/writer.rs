@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use super::engine::{Change, Engine, Failure, Tally};
+use super::engine::{Change, Changed, Engine, Failure, Tally};
 use super::{MAX_MARKS, Phase, Shared};
 use crate::protocol::{self, Mark, Op, Owner, RecordId, Timestamp, Verdict};
 use crate::store::{NotDone, StoreError};
@@ -26,6 +26,9 @@ const CLAIMED_STEP: usize = 256;
 const RETRY_SHORTEST: Duration = Duration::from_millis(500);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 
+/// How long changes have to succeed until the trouble before them is over.
+const CALM: Duration = Duration::from_secs(3);
+
 /// One op that waits for its verdict.
 pub struct Call {
     pub id: RecordId,
@@ -39,6 +42,8 @@ pub struct Writer {
     pub calls: Receiver<Call>,
     /// What the database holds.
     pub tally: Tally,
+    /// It was said that the file cannot be written, and not yet that it can.
+    pub trouble: Option<Trouble>,
     /// Told when the file is let go of.
     pub closed: watch::Sender<bool>,
 }
@@ -57,6 +62,7 @@ impl Writer {
             };
             let mut group: Vec<Call> = first.into_iter().collect();
             group.extend(self.calls.try_iter().take(GROUP_MAX - group.len()));
+            self.say_calm();
             if !self.is_open() {
                 self.try_again(&mut retry);
             }
@@ -93,7 +99,7 @@ impl Writer {
             engine.change(self.tally, steps, |sequence| committing = Some(sequence))
         });
         let outcome = match outcome {
-            Ok(tally) => self.acknowledge(tally),
+            Ok(changed) => self.acknowledge(changed),
             Err(failure) => Err(failure),
         };
         let fate = match outcome {
@@ -105,13 +111,21 @@ impl Writer {
     }
 
     /// Notes the change in the file's head before anybody is told of it.
-    fn acknowledge(&mut self, tally: Tally) -> Result<(), Failure> {
+    fn acknowledge(&mut self, Changed { tally, moves }: Changed) -> Result<(), Failure> {
         if tally != self.tally {
             self.shared
                 .file
                 .acknowledge(tally.sequence)
                 .map_err(redb::Error::Io)?;
             self.hold(tally);
+            let mut open = self.shared.open();
+            for moved in moves {
+                open.make(moved);
+            }
+            drop(open);
+            if let Some(trouble) = &mut self.trouble {
+                trouble.wrote_since = true;
+            }
         }
         Ok(())
     }
@@ -121,7 +135,8 @@ impl Writer {
     fn fail(&mut self, failure: &Failure, committing: Option<u64>) -> Fate {
         let reason = self.shared.named(failure);
         self.shared.set_phase(Phase::Failed(reason.clone()));
-        let reopened = self.reopen();
+        self.say_trouble(&reason);
+        let reopened = self.confirm().and_then(|()| self.reopen());
         match (committing, reopened) {
             (None, _) => Fate::NotDone(reason),
             (Some(sequence), Ok(())) if self.tally.sequence >= sequence => Fate::Done,
@@ -130,15 +145,43 @@ impl Writer {
         }
     }
 
-    fn reopen(&mut self) -> Result<(), Failure> {
-        // What the disk did not confirm is written again first, or the verification would read it from memory
-        // and call it whole.
+    /// Said once, however many changes fail.
+    fn say_trouble(&mut self, reason: &str) {
+        let trouble = Trouble {
+            failed: Instant::now(),
+            wrote_since: false,
+        };
+        if self.trouble.replace(trouble).is_none() {
+            tracing::error!(
+                reason,
+                "the store cannot write; it refuses what it cannot record, and tries again by itself",
+            );
+        }
+    }
+
+    /// Said after a calm: on a full disk a small change may find room between two large ones that do not.
+    fn say_calm(&mut self) {
+        let is_over =
+            |trouble: &mut Trouble| trouble.wrote_since && trouble.failed.elapsed() >= CALM;
+        if self.trouble.take_if(is_over).is_some() {
+            tracing::info!(path = %self.shared.path.display(), "the store writes again");
+        }
+    }
+
+    /// What the disk did not confirm is written again before the database is opened anew, or the verification would
+    /// read it from memory and call it whole. A disk that is still full mostly says so here already.
+    fn confirm(&self) -> Result<(), Failure> {
         self.shared.file.confirm().map_err(redb::Error::Io)?;
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> Result<(), Failure> {
         let (engine, tally) = Engine::open(&self.shared.file, self.shared.settings.cache_bytes)?;
         self.shared
             .file
             .acknowledge(tally.sequence)
             .map_err(redb::Error::Io)?;
+        *self.shared.open() = engine.index()?;
         self.hold(tally);
         self.shared.set_phase(Phase::Open(Box::new(engine)));
         Ok(())
@@ -148,12 +191,18 @@ impl Writer {
         if !retry.is_due() {
             return;
         }
-        match self.reopen() {
+        let confirmed = self.confirm();
+        let wrote = confirmed.is_ok();
+        match confirmed.and_then(|()| self.reopen()) {
             Ok(()) => *retry = Retry::default(),
             Err(failure) => {
-                self.shared
-                    .set_phase(Phase::Failed(self.shared.named(&failure)));
-                retry.later();
+                let reason = self.shared.named(&failure);
+                self.shared.set_phase(Phase::Failed(reason));
+                if wrote {
+                    retry.later();
+                } else {
+                    retry.soon();
+                }
             }
         }
     }
@@ -193,6 +242,14 @@ impl Writer {
         self.shared.file.release();
         let _ = self.closed.send(true);
     }
+}
+
+/// The file could not be written.
+pub struct Trouble {
+    /// When last.
+    failed: Instant,
+    /// A change was committed since.
+    wrote_since: bool,
 }
 
 /// What became of a group.
@@ -337,6 +394,12 @@ impl Retry {
         self.next.is_none_or(|(at, _)| Instant::now() >= at)
     }
 
+    /// Trying was cheap, and what is in the way may be gone at any moment.
+    fn soon(&mut self) {
+        self.next = Some((Instant::now() + RETRY_SHORTEST, RETRY_SHORTEST));
+    }
+
+    /// Trying has read the whole file.
     fn later(&mut self) {
         let wait = self
             .next
