@@ -18,7 +18,7 @@ use crate::identity::IdKeyBytes;
 use crate::route::Table;
 use crate::server::Server;
 use crate::store::{Embedded, Memory, OpenError, Store, system_clock};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, TimeLimit};
 use crate::upstream::Upstream;
 
 /// How often the store is asked whether it is there, until it was there once.
@@ -245,6 +245,14 @@ fn refresh(
         metrics.connections.set(stats.connections as u64);
         metrics.connections_total.mirror(stats.accepted);
         metrics.connections_refused.mirror(stats.refused);
+        for (limit, total) in [
+            (TimeLimit::FirstByte, stats.timeouts.first_byte),
+            (TimeLimit::Headers, stats.timeouts.headers),
+            (TimeLimit::BodyIdle, stats.timeouts.body_idle),
+            (TimeLimit::KeepAlive, stats.timeouts.keep_alive),
+        ] {
+            metrics.client_timeouts.of(limit).mirror(total);
+        }
     })
 }
 

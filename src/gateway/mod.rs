@@ -39,7 +39,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::identity::{IdKeyBytes, Identifier};
-use crate::protocol::{Answer, Verdict};
+use crate::protocol::{Answer, Response as RecordedResponse, Verdict};
 use crate::route::{Found, Table};
 use crate::server::{Handler, Peer, RequestBody};
 use crate::store::{Store, StoreError};
@@ -242,7 +242,7 @@ impl Shared {
                 Answer::Stored(response) => {
                     self.metrics.replay_cache.misses.inc();
                     self.cache.keep(subject.id, &found);
-                    return (Decision::Replayed, replay::replayed(response));
+                    return self.replayed(subject, response, Decision::Replayed);
                 }
                 Answer::NotStored(_) => (Decision::NotStored, Problem::ResponseNotStored),
             },
@@ -259,6 +259,22 @@ impl Shared {
             | Verdict::Changed => (Decision::StoreUnavailable, Problem::StoreUnavailable),
         };
         (decision, self.refused(subject, problem))
+    }
+
+    /// The recorded response, and the decision that it counts as; without room for its body, a refusal.
+    fn replayed(
+        &self,
+        subject: &Subject,
+        recorded: &RecordedResponse,
+        decision: Decision,
+    ) -> (Decision, Response<Body>) {
+        match replay::replayed(recorded, &self.budget) {
+            Some(response) => (decision, response),
+            None => (
+                Decision::Overloaded,
+                self.refused(subject, Problem::Overloaded),
+            ),
+        }
     }
 
     /// A refusal about an operation.

@@ -20,7 +20,6 @@ use super::headers;
 use super::outbound::Outbound;
 use super::pass;
 use super::problem::Problem;
-use super::replay;
 use super::subject::{Lane, Subject, Tally};
 use super::waiters::{Ended, Met, Ticket, Waiting};
 use crate::identity::{Key, KeySource, Reference, RequestParts, Scope, ScopeSource, key, scope};
@@ -78,8 +77,9 @@ pub async fn protected(
     let (subject, owner) = subject(lane, &head, host.as_ref(), &key, &scope, &whole);
     if let Some(recorded) = shared.cache.find(&subject.id, &subject.origin.fingerprint) {
         shared.metrics.replay_cache.hits.inc();
-        tally.decide(Decision::Replayed);
-        return replay::replayed(&recorded);
+        let (decision, response) = shared.replayed(&subject, &recorded, Decision::Replayed);
+        tally.decide(decision);
+        return response;
     }
     let outbound = outbound(policy, head, host.as_ref(), peer, whole);
     let call = Call {
@@ -271,6 +271,8 @@ impl Call {
         let ticket = match self.enter() {
             Met::Nobody(ticket) => Some(ticket),
             Met::Acquired(waiting) => {
+                // One that waits sends nothing any more, and need not hold a body.
+                drop(outbound);
                 tally.waits();
                 return self.joined(waiting, tally).boxed().await;
             }
@@ -350,8 +352,10 @@ impl Call {
         }
         match timeout_at(self.give_up, waiting.ended()).await {
             Ok(Ended::Recorded(response)) => {
-                tally.decide(Decision::Joined);
-                replay::replayed(&response)
+                let joined = Decision::Joined;
+                let (decision, response) = self.shared.replayed(&self.subject, &response, joined);
+                tally.decide(decision);
+                response
             }
             Ok(Ended::AskStore) => self.looked(tally).await,
             Err(_) => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),

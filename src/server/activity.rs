@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flow::Flows;
+use super::timeouts::{Silence, Silences};
 use crate::config::Limits;
 
 /// The timer does not go off more often than this, whatever the limits.
@@ -31,6 +32,8 @@ pub(super) struct Activity {
     left_unread: AtomicBool,
     /// Of HTTP/2 responses; over HTTP/1 the socket tells enough.
     flows: Flows,
+    /// Of all connections.
+    silences: Arc<Silences>,
 }
 
 /// A half of an exchange; it ends when this is dropped.
@@ -43,14 +46,14 @@ pub(super) enum Judgement {
     Fine(Duration),
     /// Close it in an orderly way: it was idle for as long as it may, or has ends of responses to give that the
     /// client does not take.
-    Close,
+    Close(Silence),
     /// The client keeps us waiting in the middle of something: drop it.
-    Stalled,
+    Stalled(Silence),
 }
 
 impl Activity {
     /// Of a connection whose first bytes have just been read.
-    pub(super) fn new(is_http2: bool) -> Arc<Self> {
+    pub(super) fn new(is_http2: bool, silences: Arc<Silences>) -> Arc<Self> {
         let activity = Self {
             epoch: Instant::now(),
             is_http2,
@@ -60,10 +63,16 @@ impl Activity {
             stuck_since: Mark::default(),
             left_unread: AtomicBool::new(false),
             flows: Flows::default(),
+            silences,
         };
         activity.idle_since.set(activity.now());
         activity.bytes_came();
         Arc::new(activity)
+    }
+
+    /// The client was silent for longer than it may.
+    pub(super) fn count(&self, silence: Silence) {
+        self.silences.count(silence);
     }
 
     /// The socket has given bytes: where no exchange is under way, they begin a request's head.
@@ -135,12 +144,14 @@ impl Activity {
         let is_left_behind = self
             .flows
             .reset_stuck(|since| over(since, limits.body_idle));
-        if over(self.stuck_since.get(), limits.body_idle)
-            || over(self.head_since.get(), limits.headers)
-        {
-            Judgement::Stalled
-        } else if is_left_behind || is_idle && over(self.idle_since.get(), limits.keep_alive) {
-            Judgement::Close
+        if over(self.stuck_since.get(), limits.body_idle) {
+            Judgement::Stalled(Silence::BodyIdle)
+        } else if over(self.head_since.get(), limits.headers) {
+            Judgement::Stalled(Silence::Headers)
+        } else if is_left_behind {
+            Judgement::Close(Silence::BodyIdle)
+        } else if is_idle && over(self.idle_since.get(), limits.keep_alive) {
+            Judgement::Close(Silence::KeepAlive)
         } else {
             Judgement::Fine(next.max(SOONEST))
         }

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::activity::{Activity, Half};
+use super::timeouts::Silence;
 
 /// The body of a client's request. It fails where the client sends nothing for `body_idle` while somebody waits.
 ///
@@ -79,7 +80,10 @@ impl Body for RequestBody {
         let this = &mut *self;
         let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) else {
             let stalled = this.poll_stalled(cx);
-            return stalled.map(|()| Some(Err(RequestBodyError::Stalled)));
+            return stalled.map(|()| {
+                this.activity.count(Silence::BodyIdle);
+                Some(Err(RequestBodyError::Stalled))
+            });
         };
         this.is_waited_for = false;
         if frame.is_none() || this.incoming.is_end_stream() {

@@ -23,7 +23,8 @@ use super::activity::{Activity, Judgement};
 use super::body::RequestBody;
 use super::flow::{ResponseBody, Streams};
 use super::socket::Socket;
-use super::{Drain, Handler, Peer, begins};
+use super::timeouts::Silence;
+use super::{Drain, Handler, Peer, Shared, begins};
 use crate::config::Limits;
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -54,10 +55,11 @@ const FIRST_READ: usize = 4096;
 pub(super) async fn serve<H: Handler>(
     mut stream: TcpStream,
     peer: Peer,
-    limits: Limits,
+    shared: &Shared,
     handler: H,
     mut drain: Drain,
 ) {
+    let limits = &shared.limits;
     // Without it a small response may wait for the acknowledgement of the one before.
     stream.set_nodelay(true).ok();
     let detected = tokio::select! {
@@ -65,10 +67,12 @@ pub(super) async fn serve<H: Handler>(
         () = begins(&mut drain) => return,
         detected = timeout(limits.first_byte, detect(&mut stream)) => detected,
     };
-    let Ok(Ok(Some((is_http2, first)))) = detected else {
-        return;
+    let (is_http2, first) = match detected {
+        Ok(Ok(Some(detected))) => detected,
+        Ok(Ok(None) | Err(_)) => return,
+        Err(_) => return shared.silences.count(Silence::FirstByte),
     };
-    let activity = Activity::new(is_http2);
+    let activity = Activity::new(is_http2, Arc::clone(&shared.silences));
     let io = TokioIo::new(Socket::new(first, stream, Arc::clone(&activity)));
     let answer = {
         let (activity, body_idle) = (Arc::clone(&activity), limits.body_idle);
@@ -84,7 +88,7 @@ pub(super) async fn serve<H: Handler>(
     };
     let rules = Rules {
         activity: &activity,
-        limits: &limits,
+        limits,
         drain: &mut drain,
     };
     if is_http2 {
@@ -190,10 +194,11 @@ impl Rules<'_> {
                 }
                 () = look.as_mut() => match self.activity.judge(self.limits) {
                     Judgement::Fine(next) => look.as_mut().reset(Instant::now() + next),
-                    Judgement::Stalled => return,
-                    Judgement::Close => {
+                    Judgement::Stalled(silence) => return self.activity.count(silence),
+                    Judgement::Close(silence) => {
                         let now = Instant::now();
                         let ends_by = *ends_by.get_or_insert_with(|| {
+                            self.activity.count(silence);
                             say_goodbye(connection.as_mut());
                             now + self.limits.headers
                         });

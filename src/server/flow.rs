@@ -18,6 +18,7 @@ use hyper::rt::Executor;
 use tokio::task::AbortHandle;
 
 use super::activity::{Activity, Mark};
+use super::timeouts::Silence;
 
 /// Bytes of one response that may still be held when its stream's task ends. From then on the stream cannot be
 /// reset any more, so this bounds what it keeps. A response that fits ends with its last bytes; a larger one
@@ -230,6 +231,7 @@ impl Flow {
             return false;
         };
         task.abort();
+        self.activity.count(Silence::BodyIdle);
         // Its bytes go when the connection is next polled.
         self.moved.set(self.activity.now());
         true

@@ -6,7 +6,7 @@
 //! keys or records; a [`Handler`] makes the answers.
 //!
 //! Reading order: [`Server::run`], `connection`, `activity` (what a connection is doing, and for how long),
-//! `socket`, `flow` (whether an HTTP/2 client takes its responses), [`RequestBody`], `refusal`.
+//! `timeouts`, `socket`, `flow` (whether an HTTP/2 client takes its responses), [`RequestBody`], `refusal`.
 
 mod activity;
 mod body;
@@ -16,6 +16,7 @@ mod refusal;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 
 use std::error::Error;
 use std::future::{Future, pending};
@@ -38,6 +39,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::config::Limits;
 
 pub use body::{RequestBody, RequestBodyError};
+pub use timeouts::Timeouts;
+
+use timeouts::Silences;
 
 /// Connections that the kernel holds until they are accepted; it cuts this down to its own limit.
 const BACKLOG: i32 = 1024;
@@ -100,6 +104,8 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections that were turned away since the start, because the server was full.
     pub refused: u64,
+    /// Clients that kept the server waiting.
+    pub timeouts: Timeouts,
 }
 
 /// What all connections share.
@@ -110,6 +116,7 @@ struct Shared {
     refusal: Bytes,
     accepted: AtomicU64,
     refused: AtomicU64,
+    silences: Arc<Silences>,
 }
 
 impl Server {
@@ -131,6 +138,7 @@ impl Server {
                 refusal: refusal::message(b""),
                 accepted: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
+                silences: Arc::default(),
                 limits: Limits {
                     max_connections: max,
                     ..limits.clone()
@@ -191,6 +199,7 @@ impl Counters {
             limit,
             accepted: self.0.accepted.load(Ordering::Relaxed),
             refused: self.0.refused.load(Ordering::Relaxed),
+            timeouts: self.0.silences.snapshot(),
         }
     }
 }
@@ -241,10 +250,10 @@ impl<H: Handler> Door<H> {
         if let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() {
             shared.accepted.fetch_add(1, Ordering::Relaxed);
             let peer = Peer { addr, local };
-            let limits = shared.limits.clone();
+            let shared = Arc::clone(shared);
             let (handler, drain) = (self.handler.clone(), self.drain.clone());
             self.connections.spawn(async move {
-                connection::serve(socket, peer, limits, handler, drain).await;
+                connection::serve(socket, peer, &shared, handler, drain).await;
                 drop(place);
             });
             return;

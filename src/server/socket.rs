@@ -62,6 +62,10 @@ impl AsyncRead for Socket {
             let count = self.first.len().min(buf.remaining());
             buf.put_slice(&self.first[..count]);
             self.first.advance(count);
+            if self.first.is_empty() {
+                // What is left of it would keep its buffer for as long as the connection lives.
+                self.first = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();

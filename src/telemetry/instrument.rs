@@ -151,6 +151,20 @@ impl Registrar<'_> {
         }
     }
 
+    /// Mirrored counters by one label.
+    pub(super) fn mirrored_counters<L: Label>(
+        &self,
+        name: &str,
+        label: &str,
+        help: &str,
+    ) -> PerLabel<L, MirroredCounter> {
+        let counters = self.counter_family(name, &[label], help);
+        PerLabel::new(|value: L| MirroredCounter {
+            counter: counters.with(&[value.name()]).0,
+            total: AtomicU64::new(0),
+        })
+    }
+
     pub(super) fn gauge(&self, name: &str, help: &str) -> Gauge {
         Gauge(self.registered(IntGauge::new(name, help)))
     }

@@ -118,6 +118,20 @@ label! {
 }
 
 label! {
+    /// The limit that a client's silence was too long for.
+    pub enum TimeLimit {
+        /// A connection that said nothing.
+        FirstByte = "first_byte",
+        /// A request's head that did not end.
+        Headers = "headers",
+        /// A request's body that stalled, or a response of which nothing more was taken.
+        BodyIdle = "body_idle",
+        /// A connection that was idle.
+        KeepAlive = "keep_alive",
+    }
+}
+
+label! {
     /// What a store is asked: the protocol's ops, and the questions that change nothing.
     pub enum StoreOp {
         /// [`Op::Claim`]
@@ -292,6 +306,7 @@ mod tests {
     fn every_label_value_has_a_place_and_a_name_of_its_own() {
         assert_well_formed::<Decision>();
         assert_well_formed::<Unrouted>();
+        assert_well_formed::<TimeLimit>();
         assert_well_formed::<StoreOp>();
         assert_well_formed::<StoreResult>();
         assert_well_formed::<Beat>();

@@ -7,7 +7,8 @@ use prometheus::{Registry, TextEncoder};
 
 use super::instrument::{Counter, Gauge, MirroredCounter, PerLabel, Registrar, Timing};
 use super::label::{
-    Beat, Decision, Label, LateAnswer, LeaseLost, StoreOp, StoreResult, Unrouted, UpstreamError,
+    Beat, Decision, Label, LateAnswer, LeaseLost, StoreOp, StoreResult, TimeLimit, Unrouted,
+    UpstreamError,
 };
 use crate::protocol::{Cause, NotStored};
 
@@ -67,6 +68,8 @@ pub struct Metrics {
     pub connections_total: MirroredCounter,
     /// Mirror: client connections turned away since the start, because `max_connections` were open.
     pub connections_refused: MirroredCounter,
+    /// Mirror: clients that were silent for too long, since the start.
+    pub client_timeouts: PerLabel<TimeLimit, MirroredCounter>,
     /// 1 while draining.
     pub draining: Gauge,
 }
@@ -204,6 +207,11 @@ impl Metrics {
             connections_refused: registrar.mirrored_counter(
                 "oncegate_connections_refused_total",
                 "Client connections turned away because max_connections were open.",
+            ),
+            client_timeouts: registrar.mirrored_counters(
+                "oncegate_client_timeouts_total",
+                "limit",
+                "Connections closed, requests given up and responses cut short because the client was silent for longer than this setting of limits lets it.",
             ),
             draining: registrar.gauge(
                 "oncegate_draining",

@@ -13,7 +13,8 @@ mod reference;
 
 pub use instrument::{Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};
 pub use label::{
-    Beat, Decision, Label, LateAnswer, LeaseLost, StoreOp, StoreResult, Unrouted, UpstreamError,
+    Beat, Decision, Label, LateAnswer, LeaseLost, StoreOp, StoreResult, TimeLimit, Unrouted,
+    UpstreamError,
 };
 pub use metrics::{CacheMetrics, Metrics, RouteMetrics, StoreMetrics, UpstreamMetrics};
 pub use reference::reference;

@@ -108,6 +108,11 @@ impl Gateway {
         self.ended().await;
     }
 
+    /// The system's number of its process.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
     /// Asks it to drain and end.
     pub fn sigterm(&self) {
         // The standard library can only kill.
