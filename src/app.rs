@@ -1,6 +1,8 @@
 //! The only place where the parts are put together: a configuration becomes a running gateway, and ends with a
 //! drain.
 
+mod open_files;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,6 +61,7 @@ pub enum Error {
 /// Where it cannot start.
 pub async fn run(config: Config) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
+    open_files::raise(&config);
     let readiness = Arc::new(Readiness::new());
     let running = Running::start(config, Arc::clone(&readiness)).await?;
     signals.next().await;

@@ -9,7 +9,6 @@
 mod support;
 
 mod rig;
-mod stalled;
 mod store;
 
 mod chaos;

@@ -18,8 +18,10 @@ mod log;
 mod metrics;
 mod problem;
 mod setup;
+mod stalled;
 mod tool;
 mod upstream;
+mod usage;
 mod wire;
 
 use std::future::Future;
@@ -33,8 +35,10 @@ pub use log::Log;
 pub use metrics::Metrics;
 pub use problem::Problem;
 pub use setup::Setup;
+pub use stalled::StalledUpstream;
 pub use tool::tool;
 pub use upstream::{RefusedPort, ToyUpstream};
+pub use usage::Usage;
 pub use wire::{Headers, Received};
 
 /// How long anything may take before the test fails: far more than it needs on a busy machine.
