@@ -107,7 +107,7 @@ impl Books {
 
     /// Fails the test where a promise was broken, or the load did not meet what it is to meet. `executed`: as the gateway
     /// has counted.
-    pub fn are_in_order(&self, executed: usize) {
+    pub fn are_in_order(&self, executed: u64) {
         let pages = self.pages();
         assert!(pages.faults.is_empty(), "{:#?}", pages.faults);
         let dispatched = pages
@@ -115,6 +115,7 @@ impl Books {
             .values()
             .filter(|one| one.dispatches > 0)
             .count();
+        let dispatched = dispatched as u64;
         assert!(
             executed <= dispatched,
             "{executed} executed, {dispatched} dispatched"

@@ -61,7 +61,7 @@ async fn under_a_mixed_load_with_faults_every_promise_is_kept_and_nothing_grows(
     let watch = watch.await.expect("the watch's end");
     nothing_is_held(&gateway).await;
     let metrics = gateway.metrics().await;
-    let executed = metrics.decisions("pay", "executed") as usize;
+    let executed = metrics.decisions("pay", "executed");
     println!("{}\n{}", books.summary(), watch.summary());
     books.are_in_order(executed);
     watch.saw_nothing_grow();
