@@ -12,7 +12,7 @@ use crate::silence::{HTTP2, has_goaway};
 use crate::support::{
     Connection, Gateway, Http2, Problem, Request, Setup, ToyUpstream, payment, within,
 };
-use crate::{metric, settles};
+use crate::{metric, settles, timeouts};
 
 #[tokio::test]
 async fn a_connection_too_many_is_told_so_and_its_place_is_free_when_another_ends() {
@@ -62,7 +62,7 @@ async fn a_connection_too_many_is_told_so_and_its_place_is_free_when_another_end
 const MANY: usize = 20_000;
 const AT_A_TIME: usize = 500;
 
-/// What the gateway may grow by from the first of them to the last, in KiB: a debug build took 5 MiB.
+/// What the gateway may grow by from the first of them to the last, in KiB: a debug build took 3 to 6 MiB.
 const GROWTH_KIB: u64 = 24 * 1024;
 
 #[tokio::test]
@@ -100,7 +100,10 @@ async fn twenty_thousand_connections_that_come_and_go_leave_nothing_behind() {
         metric(&gateway, "oncegate_connections_refused_total", &[]).await,
         0
     );
-    drop(left_open);
+    // Half of those that were left open were silent, the others in the middle of a head.
+    let left_open = left_open.len() as u64;
+    assert!(timeouts(&gateway, "first_byte").await >= left_open / 2);
+    assert!(timeouts(&gateway, "headers").await >= left_open / 2);
 }
 
 /// One connection that ends in one of the ways in which connections do; those that the gateway has to end are returned.
@@ -137,12 +140,12 @@ async fn come_and_go(gateway: SocketAddr, number: usize) -> Option<TcpStream> {
             .await;
             let _ = within("an answer", stream.read_to_end(&mut Vec::new())).await;
         }
-        // Left open: one in twenty silent, one in twenty with half a head.
+        // Silent, or in the middle of a head; some are left for the gateway to end.
         _ => {
-            if number.is_multiple_of(20) {
+            if number % 20 == 9 {
                 say(&mut stream, "GET /x HTTP/1.1\r\nHo").await;
             }
-            return (number % 100 == 9 || number % 100 == 19).then_some(stream);
+            return (number % 100 < 20).then_some(stream);
         }
     }
     None
