@@ -1,6 +1,7 @@
 //! The only place where the parts are put together: a configuration becomes a running gateway, and ends with a
 //! drain.
 
+mod open_files;
 mod unresolved;
 
 use std::net::SocketAddr;
@@ -68,6 +69,7 @@ pub enum Error {
 /// Where it cannot start.
 pub async fn run(config: Config, log: &Log) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
+    open_files::raise(&config);
     let metrics = Arc::new(metrics(&config));
     let readiness = Arc::new(Readiness::new(Arc::clone(&metrics.store.health)));
     let running = Running::start(config, metrics, Arc::clone(&readiness), log).await?;
@@ -299,10 +301,7 @@ fn refresh(
         metrics.connections_total.mirror(stats.accepted);
         metrics.connections_refused.mirror(stats.refused);
         for (limit, closed) in Limit::ALL.into_iter().zip(stats.closed) {
-            metrics
-                .connections_closed
-                .of(limit_over(limit))
-                .mirror(closed);
+            metrics.client_timeouts.of(limit_over(limit)).mirror(closed);
         }
         metrics.log_lines_dropped.mirror(log.dropped());
     })

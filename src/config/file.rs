@@ -109,8 +109,8 @@ section! {
     LimitsFile {
         /// Client connections at a time. A further one is answered with 503 `overloaded` and closed.
         max_connections: Count = 4096,
-        /// Bodies held in memory, all requests together. A request whose body finds no room is answered with 503
-        /// `overloaded`.
+        /// Bodies held in memory, all requests together: those of requests, and recorded answers until their clients
+        /// have taken them. A request whose body or replay finds no room is answered with 503 `overloaded`.
         max_buffered: Positive<Size> = "64MiB",
         /// Duplicates that wait for the first of one key. A further one is answered with 503 `overloaded`.
         max_waiters_per_key: Count = 16,
@@ -121,9 +121,11 @@ section! {
         max_late: Count = 256,
         /// From accepting a connection to its first byte; then it is closed.
         first_byte: Positive<Duration> = "10s",
-        /// From the first byte of a request to the end of its head; then the connection is closed.
+        /// From the first byte of a request to the end of its head; then the connection is closed. A head that stalls
+        /// over HTTP/2 leaves its connection idle, and `keep_alive` closes it.
         headers: Positive<Duration> = "10s",
-        /// Between two pieces of a body; then the request is given up.
+        /// Between two pieces of a body; then the request is given up, or the client that takes nothing of its
+        /// answer.
         body_idle: Positive<Duration> = "30s",
         /// Between two requests on a connection; then it is closed.
         keep_alive: Positive<Duration> = "75s",

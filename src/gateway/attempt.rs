@@ -123,7 +123,7 @@ impl Attempt {
             headers,
             body,
             recorded,
-            held: _held,
+            held,
             endpoint: _,
         } = answered;
         let answer = Answer::Stored(Arc::clone(&recorded));
@@ -132,7 +132,7 @@ impl Attempt {
             self.recorded = Some(recorded);
         }
         self.settle(op, told, |decision| {
-            let mut response = http::Response::new(Body::full(body));
+            let mut response = http::Response::new(Body::held(body, held));
             *response.status_mut() = status;
             *response.headers_mut() = headers;
             marked(response, decision)
@@ -378,17 +378,25 @@ impl Attempt {
         let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
         match record {
             // Another request has the key by now; that a new key is safe cannot be said of this one.
-            Ok(Some(Verdict::Mismatch) | None) | Err(_) if perhaps_executed => (
-                Decision::Unknown,
-                self.shared.refused(&self.subject, Problem::OutcomeUnknown),
-            ),
-            Ok(Some(verdict)) => self.shared.told(&self.subject, verdict),
+            Ok(Some(Verdict::Mismatch) | None) | Err(_) if perhaps_executed => {
+                self.unknown_to_all()
+            }
+            Ok(Some(verdict)) => match self.shared.told(&self.subject, verdict) {
+                // "Not sent" is for those that came upon the record.
+                (Decision::Overloaded, _) if perhaps_executed => self.unknown_to_all(),
+                told => told,
+            },
             Ok(None) | Err(_) => (
                 Decision::StoreUnavailable,
                 self.shared
                     .refused(&self.subject, Problem::StoreUnavailable),
             ),
         }
+    }
+
+    fn unknown_to_all(&self) -> (Decision, http::Response<Body>) {
+        let refusal = self.shared.refused(&self.subject, Problem::OutcomeUnknown);
+        (Decision::Unknown, refusal)
     }
 
     fn completion(&self, status: u16, answer: Answer) -> Op {

@@ -66,6 +66,16 @@ impl Body {
         }
     }
 
+    /// A body that is at hand and counts as held for as long as any of it waits for the client, in the buffers of its
+    /// connection, too.
+    #[must_use]
+    pub fn held(bytes: Bytes, held: Held) -> Self {
+        if bytes.is_empty() {
+            return Self::full(bytes);
+        }
+        Self::full(Bytes::from_owner(HeldBytes { bytes, _held: held }))
+    }
+
     /// A body that comes from an upstream, as it comes.
     #[must_use]
     pub fn upstream(body: InBody) -> Self {
@@ -243,6 +253,13 @@ impl Budget {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// So many bytes of it, where there is room for them.
+    #[must_use]
+    pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Held> {
+        let mut held = self.hold();
+        held.grow(bytes).then_some(held)
+    }
+
     /// Nothing of it yet.
     #[must_use]
     pub fn hold(self: &Arc<Self>) -> Held {
@@ -272,6 +289,18 @@ impl Held {
         }
         self.bytes += bytes;
         true
+    }
+}
+
+/// Bytes with what they take of the budget.
+struct HeldBytes {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for HeldBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -414,6 +443,21 @@ mod tests {
         assert_eq!(whole.bytes, "abcde");
         assert_eq!(budget.held(), 5);
         drop(whole);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_body_at_hand_counts_until_the_last_of_its_bytes_is_dropped() {
+        let budget = Budget::new(8);
+        let held = budget.take(5).unwrap();
+        let Kind::Full(body) = Body::held(Bytes::from_static(b"abcde"), held).kind else {
+            panic!("the body is at hand");
+        };
+        let bytes = body.into_inner();
+        assert!(budget.take(4).is_none());
+        let rest = bytes.unwrap().slice(4..);
+        assert_eq!(budget.held(), 5);
+        drop(rest);
         assert_eq!(budget.held(), 0);
     }
 

@@ -47,7 +47,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::identity::{IdKeyBytes, Identifier};
-use crate::protocol::{Answer, RecordId, Timestamp, Verdict};
+use crate::protocol::{Answer, RecordId, Response as RecordedResponse, Timestamp, Verdict};
 use crate::route::{Found, Mode, Table};
 use crate::server::{Fault, Handler, Peer, RequestBody};
 use crate::store::{Store, StoreError, Unresolved};
@@ -328,7 +328,7 @@ impl Shared {
                         .metrics()
                         .replayed(replay::age(found.completed.completed_at));
                     self.cache.keep(subject.id, &found);
-                    return (Decision::Replayed, replay::replayed(response));
+                    return self.replayed(subject, response, Decision::Replayed);
                 }
                 Answer::NotStored(_) => (Decision::NotStored, Problem::ResponseNotStored),
                 Answer::Sealed(_) => {
@@ -352,6 +352,22 @@ impl Shared {
             | Verdict::Changed => (Decision::StoreUnavailable, Problem::StoreUnavailable),
         };
         (decision, self.refused(subject, problem))
+    }
+
+    /// The recorded response, and the decision that it counts as; without room for its body, a refusal.
+    fn replayed(
+        &self,
+        subject: &Subject,
+        recorded: &RecordedResponse,
+        decision: Decision,
+    ) -> (Decision, Response<Body>) {
+        match replay::replayed(recorded, &self.budget) {
+            Some(response) => (decision, response),
+            None => (
+                Decision::Overloaded,
+                self.refused(subject, Problem::Overloaded),
+            ),
+        }
     }
 
     /// A refusal about an operation.

@@ -20,7 +20,6 @@ use super::headers;
 use super::outbound::Outbound;
 use super::pass;
 use super::problem::Problem;
-use super::replay;
 use super::subject::{Lane, Subject, Tally};
 use super::waiters::{Ended, Met, Ticket, Waiting};
 use crate::identity::{
@@ -80,8 +79,9 @@ pub async fn protected(
     if let Some((recorded, age)) = shared.cache.find(&subject.id, &subject.origin.fingerprint) {
         shared.metrics.replay_cache.hits.inc();
         lane.metrics().replayed(age);
-        tally.decide(Decision::Replayed);
-        return replay::replayed(&recorded);
+        let (decision, response) = shared.replayed(&subject, &recorded, Decision::Replayed);
+        tally.decide(decision);
+        return response;
     }
     let outbound = outbound(policy, head, host.as_ref(), peer, whole);
     let call = Call {
@@ -296,6 +296,8 @@ impl Call {
         let ticket = match self.enter() {
             Met::Nobody(ticket) => Some(ticket),
             Met::Acquired(waiting) => {
+                // One that waits sends nothing any more, and need not hold a body.
+                drop(outbound);
                 tally.waits();
                 return self.joined(waiting, tally).boxed().await;
             }
@@ -383,8 +385,10 @@ impl Call {
         };
         match ended {
             Some(Ended::Recorded(response)) => {
-                tally.decide(Decision::Joined);
-                replay::replayed(&response)
+                let joined = Decision::Joined;
+                let (decision, response) = self.shared.replayed(&self.subject, &response, joined);
+                tally.decide(decision);
+                response
             }
             Some(Ended::AskStore) => self.looked(tally).await,
             None => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),
@@ -397,11 +401,15 @@ impl Call {
             return self.full(tally);
         };
         let fingerprint = self.subject.origin.fingerprint;
-        let ended = self.shared.foreign.ended(self.subject.id, fingerprint);
-        tokio::select! {
-            Ok(verdict) = timeout_at(self.give_up, ended) => self.after_waiting(tally, verdict),
-            () = self.shared.stop.cancelled() => self.looked(tally).await,
-            else => self.looked(tally).await,
+        let ended = tokio::select! {
+            biased;
+            ended = self.shared.foreign.ended(self.subject.id, fingerprint) => Some(ended),
+            () = sleep_until(self.give_up) => None,
+            () = self.shared.stop.cancelled() => None,
+        };
+        match ended {
+            Some(verdict) => self.after_waiting(tally, verdict),
+            None => self.looked(tally).await,
         }
     }
 

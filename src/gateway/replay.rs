@@ -8,15 +8,16 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::body::Body;
+use super::body::{Body, Budget};
 use super::headers::{IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED};
 use super::ledger::Ledger;
 use crate::protocol::{Answer, Fingerprint, Found, RecordId, Response, Timestamp};
 
-/// A recorded response as it is replayed. Its `Date` is that of its sending.
+/// A recorded response as it is replayed, where the budget has room for its body. Its `Date` is that of its sending.
 #[must_use]
-pub fn replayed(recorded: &Response) -> http::Response<Body> {
-    let mut response = http::Response::new(Body::full(recorded.body.clone()));
+pub fn replayed(recorded: &Response, budget: &Arc<Budget>) -> Option<http::Response<Body>> {
+    let held = budget.take(recorded.body.len() as u64)?;
+    let mut response = http::Response::new(Body::held(recorded.body.clone(), held));
     // What was recorded came from a parsed response; a line that does not parse any more was damaged on its way
     // through a store without checksums, and leaving it out is all that can be done.
     *response.status_mut() =
@@ -31,7 +32,7 @@ pub fn replayed(recorded: &Response) -> http::Response<Body> {
     }
     headers.insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("replayed"));
     headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    response
+    Some(response)
 }
 
 /// How long ago that was, by this machine's clock; nothing depends on it.

@@ -230,6 +230,7 @@ impl Flow {
             return false;
         };
         task.abort();
+        self.activity.body_stalled();
         // Its bytes go when the connection is next polled.
         self.moved.set(self.activity.now());
         true

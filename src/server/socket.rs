@@ -93,6 +93,10 @@ impl AsyncRead for Socket {
                 let count = first.len().min(buf.remaining());
                 buf.put_slice(&first[..count]);
                 first.advance(count);
+                if first.is_empty() {
+                    // What is left of it would keep its buffer for as long as the connection lives.
+                    *first = Bytes::new();
+                }
                 Poll::Ready(Ok(()))
             }
             Input::Http2(_) => poll_stream(stream, activity, cx, buf),

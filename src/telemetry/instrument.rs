@@ -164,6 +164,20 @@ impl Registrar<'_> {
         }
     }
 
+    /// Mirrored counters by one label.
+    pub(super) fn mirrored_counters<L: Label>(
+        &self,
+        name: &str,
+        label: &str,
+        help: &str,
+    ) -> PerLabel<L, MirroredCounter> {
+        let counters = self.counter_family(name, &[label], help);
+        PerLabel::new(|value: L| MirroredCounter {
+            counter: counters.with(&[value.name()]).0,
+            total: AtomicU64::new(0),
+        })
+    }
+
     pub(super) fn gauge(&self, name: &str, help: &str) -> Gauge {
         Gauge(self.registered(IntGauge::new(name, help)))
     }
@@ -177,20 +191,6 @@ impl Registrar<'_> {
     ) -> PerLabel<L, Counter> {
         let counters = self.counter_family(name, &[label], help);
         PerLabel::new(|value: L| counters.with(&[value.name()]))
-    }
-
-    /// Counters by one label that another module counts.
-    pub(super) fn mirrored_counters<L: Label>(
-        &self,
-        name: &str,
-        label: &str,
-        help: &str,
-    ) -> PerLabel<L, MirroredCounter> {
-        let counters = self.counter_family(name, &[label], help);
-        PerLabel::new(|value: L| MirroredCounter {
-            counter: counters.with(&[value.name()]).0,
-            total: AtomicU64::new(0),
-        })
     }
 
     pub(super) fn counter_family(&self, name: &str, labels: &[&str], help: &str) -> CounterFamily {

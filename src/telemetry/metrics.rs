@@ -72,8 +72,8 @@ pub struct Metrics {
     pub connections_total: MirroredCounter,
     /// Mirror: client connections turned away since the start, because `max_connections` were open.
     pub connections_refused: MirroredCounter,
-    /// Mirror: client connections closed since the start, because a limit was over.
-    pub connections_closed: PerLabel<LimitOver, MirroredCounter>,
+    /// Mirror: clients that were silent for too long, since the start.
+    pub client_timeouts: PerLabel<LimitOver, MirroredCounter>,
     /// Mirror: log lines dropped since the start.
     pub log_lines_dropped: MirroredCounter,
     /// 1 while draining.
@@ -213,10 +213,10 @@ impl Metrics {
                 "oncegate_connections_refused_total",
                 "Client connections turned away because max_connections were open.",
             ),
-            connections_closed: registrar.mirrored_counters(
-                "oncegate_connections_closed_total",
+            client_timeouts: registrar.mirrored_counters(
+                "oncegate_client_timeouts_total",
                 "limit",
-                "Client connections closed because this limit was over; other endings are not counted.",
+                "Connections closed, requests given up and responses cut short because the client was silent for longer than this limit lets it.",
             ),
             log_lines_dropped: registrar.mirrored_counter(
                 "oncegate_log_lines_dropped_total",

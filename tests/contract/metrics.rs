@@ -154,7 +154,7 @@ async fn connections_that_a_limit_closes_are_counted_by_limit() {
         let closed = gateway
             .metrics()
             .await
-            .value("oncegate_connections_closed_total", &[("limit", limit)]);
+            .value("oncegate_client_timeouts_total", &[("limit", limit)]);
         assert_eq!(closed, Some(1.0), "{limit}");
     }
 }

@@ -7,9 +7,9 @@ use oncegate::store::NotDone;
 use oncegate::telemetry::{Health, StoreOp};
 
 use crate::rig::{Rig, impatient};
+
 use crate::store::Fate;
-use crate::support::StalledUpstream;
-use crate::support::{Gate, Problem, Setup, ToyUpstream, until};
+use crate::support::{Gate, Problem, Setup, StalledUpstream, ToyUpstream, until};
 
 /// A lease that a test waits for.
 const SHORT_LEASE: Duration = Duration::from_millis(300);

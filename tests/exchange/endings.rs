@@ -4,9 +4,9 @@ use oncegate::protocol::Cause;
 use oncegate::telemetry::StoreOp;
 
 use crate::rig::{Rig, impatient, patient};
+
 use crate::store::Fate;
-use crate::support::StalledUpstream;
-use crate::support::{Act, Gate, Problem, Setup, ToyUpstream};
+use crate::support::{Act, Gate, Problem, Setup, StalledUpstream, ToyUpstream};
 
 #[tokio::test]
 async fn what_was_sent_when_a_drain_is_cut_short_is_unknown() {

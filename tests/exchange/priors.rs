@@ -4,10 +4,10 @@ use oncegate::protocol::{Cause, Resolution, State};
 use oncegate::telemetry::StoreOp;
 
 use crate::rig::{Rig, impatient};
+
 use crate::store::{Fate, STRANGER};
-use crate::support::RefusedPort;
-use crate::support::StalledUpstream;
 use crate::support::{Act, Problem, Setup, ToyUpstream};
+use crate::support::{RefusedPort, StalledUpstream};
 
 /// `upstream-unreachable` where an earlier attempt was sent.
 const UNREACHABLE_AFTER_PRIOR: Problem = Problem {

@@ -1,5 +1,7 @@
 //! What a scripted upstream does with one request.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use super::wire::chunk;
@@ -36,6 +38,8 @@ pub enum Step {
     Wait(Gate),
     /// Tells the test that it has come so far.
     Open(Gate),
+    /// Waits for so long: for loads, where no test looks at the single request.
+    Pause(Duration),
     /// Sends each piece of the request's body back as a chunk, as it comes.
     Echo,
     /// Does nothing until the other side closes.
@@ -134,6 +138,12 @@ impl Act {
     /// This act, begun only once the gate is open.
     pub fn after(mut self, gate: &Gate) -> Self {
         self.steps.insert(0, Step::Wait(gate.clone()));
+        self
+    }
+
+    /// This act, begun only after so long.
+    pub fn after_pause(mut self, pause: Duration) -> Self {
+        self.steps.insert(0, Step::Pause(pause));
         self
     }
 

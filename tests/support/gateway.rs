@@ -11,6 +11,7 @@ use super::log::Log;
 use super::metrics::Metrics;
 use super::setup::Setup;
 use super::until;
+use super::usage::Usage;
 
 /// Any free port of the loopback interface.
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -22,6 +23,8 @@ pub struct Gateway {
     pub address: SocketAddr,
     /// Where health and metrics are served.
     pub admin: SocketAddr,
+    /// The program that starts it, where it is not started by itself.
+    through: Vec<String>,
     given: Given,
     directory: TempDir,
 }
@@ -41,19 +44,30 @@ impl Gateway {
         Self::begin(Given::File(toml.to_owned())).await
     }
 
+    /// The same through another program, which is given the binary and its arguments.
+    pub async fn start_through(program: &[&str], toml: &str) -> Self {
+        let program = program.iter().map(|word| (*word).to_owned()).collect();
+        Self::begin_through(program, Given::File(toml.to_owned())).await
+    }
+
     /// Starts the binary without a file before this upstream, and waits until it is ready.
     pub async fn before(url: &str) -> Self {
         Self::begin(Given::Upstream(url.to_owned())).await
     }
 
     async fn begin(given: Given) -> Self {
+        Self::begin_through(Vec::new(), given).await
+    }
+
+    async fn begin_through(through: Vec<String>, given: Given) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let process = Process::start(directory.path(), &given, ANY_PORT);
+        let process = Process::start(directory.path(), &through, &given, ANY_PORT);
         let (address, admin) = process.addresses().await;
         let gateway = Self {
             process,
             address,
             admin,
+            through,
             given,
             directory,
         };
@@ -123,6 +137,11 @@ impl Gateway {
         self.ended().await;
     }
 
+    /// What its process takes of the machine now.
+    pub fn usage(&self) -> Usage {
+        Usage::of(self.process.child.id())
+    }
+
     /// Asks it to drain and end.
     pub fn sigterm(&self) {
         // The standard library can only kill.
@@ -175,7 +194,8 @@ impl Gateway {
     /// Starts it again, after it ended, on the same port and the same store.
     pub async fn restart(&mut self) {
         let listen = self.address.to_string();
-        self.process = Process::start(self.directory.path(), &self.given, &listen);
+        let directory = self.directory.path();
+        self.process = Process::start(directory, &self.through, &self.given, &listen);
         (self.address, self.admin) = self.process.addresses().await;
         self.ready().await;
     }
@@ -224,8 +244,16 @@ struct Process {
 }
 
 impl Process {
-    fn start(directory: &Path, given: &Given, listen: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_oncegate"));
+    fn start(directory: &Path, through: &[String], given: &Given, listen: &str) -> Self {
+        let binary = env!("CARGO_BIN_EXE_oncegate");
+        let mut command = match through {
+            [program, words @ ..] => {
+                let mut command = Command::new(program);
+                command.args(words).arg(binary);
+                command
+            }
+            [] => Command::new(binary),
+        };
         command.arg("serve");
         match given {
             Given::File(toml) => {

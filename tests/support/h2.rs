@@ -32,22 +32,49 @@ impl Http2 {
         Self::with(builder, address).await
     }
 
+    /// One where the gateway may refuse it: `None` where it did.
+    pub async fn try_open(address: SocketAddr) -> Option<Self> {
+        Self::try_with(http2::Builder::new(TokioExecutor::new()), address).await
+    }
+
+    /// The same with shut windows.
+    pub async fn try_open_shut(address: SocketAddr) -> Option<Self> {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(0);
+        Self::try_with(builder, address).await
+    }
+
     async fn with(builder: http2::Builder<TokioExecutor>, address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.expect("a connection");
+        let opened = Self::try_with(builder, address).await;
+        opened.expect("a connection that speaks HTTP/2")
+    }
+
+    async fn try_with(builder: http2::Builder<TokioExecutor>, address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(address).await.ok()?;
         let handshake = builder.handshake(TokioIo::new(stream));
-        let (sender, connection) = within("HTTP/2", handshake).await.expect("HTTP/2");
+        let (sender, connection) = within("HTTP/2", handshake).await.ok()?;
         // It ends when the last clone of the sender is dropped.
         tokio::spawn(connection);
-        Self {
+        Some(Self {
             sender,
             authority: address.to_string(),
-        }
+        })
     }
 
     /// Sends a request on a stream of its own and reads its answer.
     pub async fn send(&self, request: &Request) -> Answer {
+        let answer = self.answer(request).await;
+        answer.expect("an answer before the stream ends")
+    }
+
+    /// The same where the stream may be reset, or the connection end: `None` where no whole answer came.
+    pub async fn try_send(&self, request: &Request) -> Option<Answer> {
+        self.answer(request).await.filter(|answer| answer.complete)
+    }
+
+    async fn answer(&self, request: &Request) -> Option<Answer> {
         let answer = self.sender.clone().send_request(self.message(request));
-        let answer = within("an answer", answer).await.expect("an answer");
+        let answer = within("an answer", answer).await.ok()?;
         let (head, body) = answer.into_parts();
         let headers = head.headers.iter().map(|(name, value)| {
             (
@@ -61,12 +88,12 @@ impl Http2 {
             Ok(body) => (body.to_bytes().to_vec(), true),
             Err(_) => (Vec::new(), false),
         };
-        Answer {
+        Some(Answer {
             status: head.status.as_u16(),
             headers,
             body,
             complete,
-        }
+        })
     }
 
     /// Returns once the gateway has said goodbye, so that no more streams are begun; until then it is asked for what no
@@ -83,9 +110,15 @@ impl Http2 {
     /// Sends a request on a stream of its own and returns at the answer's head, with its status and the body,
     /// which is to be kept for as long as the stream is to be open.
     pub async fn begin(&self, request: &Request) -> (u16, Incoming) {
+        let begun = self.try_begin(request).await;
+        begun.expect("an answer before the stream ends")
+    }
+
+    /// The same where the stream may be reset, or the connection end.
+    pub async fn try_begin(&self, request: &Request) -> Option<(u16, Incoming)> {
         let answer = self.sender.clone().send_request(self.message(request));
-        let answer = within("an answer", answer).await.expect("an answer");
-        (answer.status().as_u16(), answer.into_body())
+        let answer = within("an answer", answer).await.ok()?;
+        Some((answer.status().as_u16(), answer.into_body()))
     }
 
     fn message(&self, request: &Request) -> http::Request<Full<Bytes>> {

@@ -21,6 +21,7 @@ mod setup;
 mod stalled;
 mod tool;
 mod upstream;
+mod usage;
 mod wire;
 
 use std::future::Future;
@@ -37,6 +38,7 @@ pub use setup::Setup;
 pub use stalled::StalledUpstream;
 pub use tool::tool;
 pub use upstream::{RefusedPort, ToyUpstream};
+pub use usage::Usage;
 pub use wire::{Headers, Received};
 
 /// How long anything may take before the test fails: far more than it needs on a busy machine.

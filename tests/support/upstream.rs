@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,6 +41,10 @@ struct Shared {
     /// What is done where `next` is empty.
     always: Mutex<Arc<Script>>,
     received: Mutex<Vec<Received>>,
+    /// Whether requests are counted and not kept.
+    forgets: AtomicBool,
+    /// The number of the latest request.
+    numbers: AtomicUsize,
     /// How many were received.
     count: watch::Sender<usize>,
     /// How many of them [`ToyUpstream::next_request`] has handed out.
@@ -93,6 +98,12 @@ impl ToyUpstream {
     /// What is done with every request that [`Self::next`] says nothing about.
     pub fn always(&self, script: impl Fn(&Received) -> Act + Send + Sync + 'static) -> &Self {
         *self.shared.always.lock().expect("no panic") = Arc::new(script);
+        self
+    }
+
+    /// Counts requests from now on and keeps none: for loads of very many.
+    pub fn forgets(&self) -> &Self {
+        self.shared.forgets.store(true, Ordering::Relaxed);
         self
     }
 
@@ -158,6 +169,8 @@ impl ToyUpstream {
             next: Mutex::default(),
             always: Mutex::new(Arc::new(charge)),
             received: Mutex::default(),
+            forgets: AtomicBool::new(false),
+            numbers: AtomicUsize::new(0),
             count: watch::Sender::new(0),
             handed_out: Mutex::new(0),
             close_idle: watch::Sender::new(0),
@@ -282,7 +295,7 @@ impl<'a> Exchange<'a> {
         let request = {
             let mut received = self.shared.received.lock().expect("no panic");
             let request = Received {
-                number: received.len() + 1,
+                number: self.shared.numbers.fetch_add(1, Ordering::Relaxed) + 1,
                 connection: self.number,
                 method: words.next().unwrap_or_default(),
                 target: words.next().unwrap_or_default(),
@@ -290,7 +303,9 @@ impl<'a> Exchange<'a> {
                 body,
                 trailers,
             };
-            received.push(request.clone());
+            if !self.shared.forgets.load(Ordering::Relaxed) {
+                received.push(request.clone());
+            }
             request
         };
         let act = self.take_next(Begins::AfterReading).unwrap_or_else(|| {
@@ -309,6 +324,7 @@ impl<'a> Exchange<'a> {
                 Step::Write(bytes) => self.writer.write_all(&bytes).await?,
                 Step::Wait(gate) => gate.opened().await,
                 Step::Open(gate) => gate.open(),
+                Step::Pause(pause) => tokio::time::sleep(pause).await,
                 Step::Echo => self.echo(head).await?,
                 Step::Hang => {
                     self.reader.read_to_end(&mut Vec::new()).await?;

@@ -1,0 +1,267 @@
+//! Connections: as many as may be, very many one after another, and very many idle ones.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::bystander::Bystander;
+use crate::silence::{HTTP2, has_goaway};
+use crate::support::{
+    Connection, Gateway, Http2, Problem, Request, Setup, ToyUpstream, payment, within,
+};
+use crate::{metric, settles, timeouts};
+
+#[tokio::test]
+async fn a_connection_too_many_is_told_so_and_its_place_is_free_when_another_ends() {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream)
+        .rest_passes()
+        .limits("max_connections = 4");
+    let gateway = setup.start().await;
+    let bystander = Bystander::begin(&gateway).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut connection = gateway.connect().await;
+        connection.send(&Request::get("/")).await;
+        open.push(connection);
+    }
+    let refused = gateway.send(&payment("k")).await;
+    refused.is_problem(Problem::OVERLOADED);
+    refused.says_when_to_retry();
+    assert_eq!(refused.header("Connection"), Some("close"));
+
+    let mut http2 = TcpStream::connect(gateway.address)
+        .await
+        .expect("a connection");
+    http2.write_all(HTTP2).await.expect("the gateway reads");
+    let mut said = Vec::new();
+    let _ = within("the connection to close", http2.read_to_end(&mut said)).await;
+    assert!(has_goaway(&said), "{said:?}");
+
+    let metrics = gateway.metrics().await;
+    assert_eq!(metrics.value("oncegate_connections", &[]), Some(4.0));
+    assert_eq!(metrics.value("oncegate_connections_limit", &[]), Some(4.0));
+    assert_eq!(
+        metrics.value("oncegate_connections_refused_total", &[]),
+        Some(2.0)
+    );
+    assert_eq!(metrics.value("oncegate_connections_total", &[]), Some(4.0));
+
+    open.pop().expect("three of them").hang_up();
+    settles(&gateway, "oncegate_connections", &[], 3).await;
+    gateway.send(&payment("k")).await.is(201, "executed");
+    bystander.was_served().await;
+    drop(open);
+    settles(&gateway, "oncegate_connections", &[], 0).await;
+}
+
+/// Connections that come and go in the test below, and how many of them at a time.
+const MANY: usize = 20_000;
+const AT_A_TIME: usize = 500;
+
+/// What the gateway may grow by from the first of them to the last, in KiB: a debug build took 3 to 6 MiB.
+const GROWTH_KIB: u64 = 24 * 1024;
+
+#[tokio::test]
+async fn twenty_thousand_connections_that_come_and_go_leave_nothing_behind() {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream)
+        .rest_passes()
+        .limits("first_byte = \"1s\"")
+        .limits("headers = \"1s\"");
+    let gateway = setup.start().await;
+    let bystander = Bystander::begin(&gateway).await;
+    let mut left_open = Vec::new();
+    let mut begun = None;
+    for batch in 0..MANY / AT_A_TIME {
+        let (address, numbers) = (gateway.address, 0..AT_A_TIME);
+        let connections = join_all(numbers.map(|number| come_and_go(address, number))).await;
+        left_open.extend(connections.into_iter().flatten());
+        if batch == 1 {
+            begun = Some(gateway.usage());
+        }
+    }
+    // What was left open is closed by the gateway alone.
+    settles(&gateway, "oncegate_connections", &[], 1).await;
+    let (begun, ended) = (begun.expect("several batches"), gateway.usage());
+    let served = bystander.was_served().await;
+    println!("{begun:?} → {ended:?}; {served} payments alongside");
+    assert!(ended.files <= begun.files, "{begun:?} → {ended:?}");
+    assert!(
+        ended.resident_kib <= begun.resident_kib + GROWTH_KIB,
+        "{begun:?} → {ended:?}"
+    );
+    settles(&gateway, "oncegate_connections", &[], 0).await;
+    assert!(metric(&gateway, "oncegate_connections_total", &[]).await > MANY as u64);
+    assert_eq!(
+        metric(&gateway, "oncegate_connections_refused_total", &[]).await,
+        0
+    );
+    // Half of those that were left open were silent, the others in the middle of a head.
+    let left_open = left_open.len() as u64;
+    assert!(timeouts(&gateway, "first_byte").await >= left_open / 2);
+    assert!(timeouts(&gateway, "headers").await >= left_open / 2);
+}
+
+/// One connection that ends in one of the ways in which connections do; those that the gateway has to end are returned.
+async fn come_and_go(gateway: SocketAddr, number: usize) -> Option<TcpStream> {
+    let mut stream = from_another_address(gateway, number).await;
+    match number % 10 {
+        // Closed before a word, with half a head, with half a body, or with a whole request that nobody waits for.
+        0 | 1 => {}
+        2 => say(&mut stream, "POST /v1/payments HTTP/1.1\r\nHost: a\r\n").await,
+        3 => {
+            let half = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nab";
+            say(&mut stream, half).await;
+        }
+        4 => say(&mut stream, "GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await,
+        // Reset, silent or in the middle of a head.
+        5 => reset(&stream),
+        6 => {
+            say(&mut stream, "GET /x HTTP/1.1\r\nHo").await;
+            reset(&stream);
+        }
+        // Half closed: nothing more will come.
+        7 => {
+            say(&mut stream, "GET /x HTTP/1.1\r\nHo").await;
+            // The gateway may have closed its half.
+            let _ = stream.shutdown().await;
+            let _ = within("the other half's end", stream.read_to_end(&mut Vec::new())).await;
+        }
+        // A whole exchange.
+        8 => {
+            say(
+                &mut stream,
+                "GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            )
+            .await;
+            let _ = within("an answer", stream.read_to_end(&mut Vec::new())).await;
+        }
+        // Silent, or in the middle of a head; some are left for the gateway to end.
+        _ => {
+            if number % 20 == 9 {
+                say(&mut stream, "GET /x HTTP/1.1\r\nHo").await;
+            }
+            return (number % 100 < 20).then_some(stream);
+        }
+    }
+    None
+}
+
+/// A connection from one of several addresses of this machine: one address has fewer ports than the test needs, for
+/// closed connections keep theirs for a minute.
+async fn from_another_address(gateway: SocketAddr, number: usize) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let last = u8::try_from(2 + number % 8).expect("a small number");
+    let address = SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0));
+    socket.bind(address).expect("a port");
+    within("a connection", socket.connect(gateway))
+        .await
+        .expect("a connection")
+}
+
+async fn say(stream: &mut TcpStream, bytes: &str) {
+    // The gateway may be faster.
+    let _ = stream.write_all(bytes.as_bytes()).await;
+}
+
+fn reset(stream: &TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    socket
+        .set_linger(Some(Duration::ZERO))
+        .expect("an open socket");
+}
+
+/// Connections that are kept in the test below.
+const IDLE: usize = 1000;
+
+/// What one of them may take, in KiB, by protocol. A debug build took 30 and 49; the README has the figures of a release
+/// build.
+const HTTP1_KIB: u64 = 40;
+const HTTP2_KIB: u64 = 64;
+
+#[tokio::test]
+async fn an_idle_connection_costs_little_in_either_protocol() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream).rest_passes().start().await;
+    let bystander = Bystander::begin(&gateway).await;
+    let (mut http1, mut http2): (Vec<Connection>, Vec<Http2>) = Default::default();
+    let before = gateway.usage();
+    for _ in 0..IDLE {
+        let mut connection = gateway.connect().await;
+        assert_eq!(connection.send(&Request::get("/x")).await.status, 201);
+        http1.push(connection);
+    }
+    let between = gateway.usage();
+    for _ in 0..IDLE {
+        let connection = Http2::open(gateway.address).await;
+        assert_eq!(connection.send(&Request::get("/x")).await.status, 201);
+        http2.push(connection);
+    }
+    let after = gateway.usage();
+    let open = metric(&gateway, "oncegate_connections", &[]).await;
+    assert_eq!(open, 2 * IDLE as u64 + 1);
+    bystander.was_served().await;
+    for (protocol, from, to, most_kib) in [
+        ("HTTP/1", before, between, HTTP1_KIB),
+        ("HTTP/2", between, after, HTTP2_KIB),
+    ] {
+        let each_kib = to.resident_kib.saturating_sub(from.resident_kib) / IDLE as u64;
+        println!("{IDLE} idle {protocol} connections: {from:?} → {to:?}, {each_kib} KiB each");
+        assert!(each_kib <= most_kib, "{protocol}: {each_kib} KiB each");
+    }
+    drop((http1, http2));
+    settles(&gateway, "oncegate_connections", &[], 0).await;
+}
+
+/// Many systems begin a process with 1024 files, and a gateway with its defaults needs more.
+#[tokio::test]
+async fn a_low_limit_on_open_files_is_raised_as_far_as_the_system_lets_it() {
+    const FILES: usize = 64;
+    let upstream = ToyUpstream::start();
+    let toml = Setup::payments(&upstream).rest_passes().toml();
+    let low = format!("ulimit -S -n {FILES}; exec \"$@\"");
+    let gateway = Gateway::start_through(&["sh", "-c", &low, "sh"], &toml).await;
+    let bystander = Bystander::begin(&gateway).await;
+    let mut open = Vec::new();
+    for _ in 0..2 * FILES {
+        let mut connection = gateway.connect().await;
+        assert_eq!(connection.send(&Request::get("/x")).await.status, 201);
+        open.push(connection);
+    }
+    assert!(gateway.usage().files > 2 * FILES);
+    bystander.was_served().await;
+}
+
+/// Where files run out all the same, those who are connected are served, and new ones once there is room again.
+#[tokio::test]
+async fn a_gateway_without_files_serves_those_it_has_and_goes_on_when_there_are_some() {
+    const FILES: usize = 64;
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream)
+        .rest_passes()
+        .limits("first_byte = \"2s\"");
+    let low = format!("ulimit -n {FILES}; exec \"$@\"");
+    let gateway = Gateway::start_through(&["sh", "-c", &low, "sh"], &setup.toml()).await;
+    gateway
+        .log()
+        .message("the system lets this process open fewer files than its limits may need")
+        .await;
+    let bystander = Bystander::begin(&gateway).await;
+    let mut silent = Vec::new();
+    for _ in 0..2 * FILES {
+        silent.push(
+            TcpStream::connect(gateway.address)
+                .await
+                .expect("a place in the backlog"),
+        );
+    }
+    gateway.log().message("cannot accept connections").await;
+    drop(silent);
+    gateway.send(&payment("k")).await.is(201, "executed");
+    bystander.was_served().await;
+    settles(&gateway, "oncegate_connections", &[], 0).await;
+}

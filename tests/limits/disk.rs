@@ -1,0 +1,119 @@
+//! A store whose disk takes its time.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::{
+    Act, Gate, Gateway, Problem, Request, Setup, ToyUpstream, payment, tool, until,
+};
+use crate::{SLACK, metric, settles};
+
+/// A gateway whose disk can be made to stall.
+async fn with_slow_disk(setup: &Setup) -> Gateway {
+    let directory = tempfile::tempdir().expect("a directory");
+    let preload = format!("LD_PRELOAD={}", slow_disk(directory.path()).display());
+    // It is loaded by the time that the gateway is ready.
+    Gateway::start_through(&["env", &preload], &setup.toml()).await
+}
+
+/// Compiles what stalls the disk.
+fn slow_disk(directory: &Path) -> PathBuf {
+    let library = directory.join("slow_disk.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/limits/slow_disk.c");
+    let compiled = Command::new(tool("cc"))
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status();
+    assert!(compiled.expect("a compiler").success());
+    library
+}
+
+/// Makes the gateway's disk stall, or go on.
+fn stall(gateway: &Gateway, is_stalled: bool) {
+    let flag = gateway.directory().join("stalled");
+    if is_stalled {
+        std::fs::write(flag, "").expect("a flag");
+    } else {
+        std::fs::remove_file(flag).expect("the flag");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_the_store_does_not_take_within_its_timeout_is_not_sent_and_leaves_the_key_free()
+ {
+    const LIMIT: Duration = Duration::from_millis(300);
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream)
+        .rest_passes()
+        .embedded()
+        .store("timeout = \"300ms\"");
+    let gateway = with_slow_disk(&setup).await;
+    gateway.send(&payment("recorded")).await.is(201, "executed");
+    stall(&gateway, true);
+    let begun = Instant::now();
+    let refused = gateway.send(&payment("k")).await;
+    assert!(begun.elapsed() + SLACK >= LIMIT, "{:?}", begun.elapsed());
+    refused.refuses(Problem::STORE_UNAVAILABLE);
+    refused.says_when_to_retry();
+    assert_eq!(metric(&gateway, "oncegate_claims_in_doubt", &[]).await, 1);
+    let in_doubt = [("op", "claim"), ("result", "in_doubt")];
+    assert_eq!(
+        metric(&gateway, "oncegate_store_operations_total", &in_doubt).await,
+        1
+    );
+    assert_eq!(
+        gateway
+            .metrics()
+            .await
+            .decisions("pay", "store_unavailable"),
+        1
+    );
+    // What needs no writing goes on.
+    gateway.send(&payment("recorded")).await.is(201, "replayed");
+    let passing = Request::get("/elsewhere");
+    assert_eq!(gateway.send(&passing).await.status, 201);
+
+    stall(&gateway, false);
+    settles(&gateway, "oncegate_claims_in_doubt", &[], 0).await;
+    gateway.send(&payment("k")).await.is(201, "executed");
+    assert_eq!(upstream.charges_by_key()["k"], 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_recorded_within_record_timeout_is_given_as_unrecorded_and_recorded_later()
+ {
+    const LIMIT: Duration = Duration::from_millis(500);
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream)
+        .embedded()
+        .route("record_timeout = \"500ms\"");
+    let gateway = with_slow_disk(&setup).await;
+    let gate = Gate::closed();
+    upstream.next(Act::respond(201, &[], "charged").after(&gate));
+    let first = gateway.spawn(&payment("k"));
+    upstream.received_at_least(1).await;
+    stall(&gateway, true);
+    let begun = Instant::now();
+    gate.open();
+    let answer = first.await.expect("an answer");
+    assert!(begun.elapsed() + SLACK >= LIMIT, "{:?}", begun.elapsed());
+    assert_eq!(answer.is(201, "unrecorded").text(), "charged");
+    assert_eq!(
+        metric(&gateway, "oncegate_recordings_pending", &[]).await,
+        1
+    );
+    assert_eq!(gateway.metrics().await.decisions("pay", "unrecorded"), 1);
+    stall(&gateway, false);
+    settles(&gateway, "oncegate_recordings_pending", &[], 0).await;
+    let replayed = until("the record", || async {
+        let answer = gateway.send(&payment("k")).await;
+        (answer.status == 201).then_some(answer)
+    })
+    .await;
+    assert_eq!(replayed.is(201, "replayed").text(), "charged");
+    assert_eq!(upstream.charges(), 1);
+    settles(&gateway, "oncegate_claims_held", &[], 0).await;
+}
