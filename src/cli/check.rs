@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Check, Failure};
+use crate::app;
 use crate::config::{Config, Loaded, StoreLocation, UpstreamConfig};
 
 pub(super) async fn run(arguments: &Check) -> Result<(), Failure> {
@@ -26,6 +27,9 @@ pub(super) async fn run(arguments: &Check) -> Result<(), Failure> {
 async fn connect(config: &Config) -> Result<(), Failure> {
     let mut silent = Vec::new();
     silent.extend(store(&config.store.location).err());
+    if let Err(error) = app::ask_store(&config.store).await {
+        silent.push(format!("the store: {error}"));
+    }
     for upstream in &config.upstreams {
         silent.extend(endpoints(upstream).await);
     }

@@ -8,6 +8,7 @@ mod file;
 mod finding;
 mod lower;
 mod order;
+mod redis;
 mod reference;
 mod secret;
 mod setting;
@@ -29,6 +30,7 @@ use crate::identity::ScopeSource;
 use crate::route::{Mode, Route};
 
 pub use self::finding::{Faults, Finding, Position};
+pub use self::redis::{ClientCertificate, Password, PrivateKey, RedisConfig, RedisForm, RedisTls};
 pub use self::reference::{reference, schema};
 
 /// The longest configuration file, in bytes: some thousand routes.
@@ -184,6 +186,8 @@ pub enum StoreLocation {
     Memory,
     /// `embedded:PATH`
     Embedded(PathBuf),
+    /// `redis://…` and its like.
+    Redis(Box<RedisConfig>),
 }
 
 /// Section `[limits]`.

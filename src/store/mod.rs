@@ -7,6 +7,7 @@ mod codec;
 mod embedded;
 mod marks;
 mod memory;
+mod redis;
 mod retention;
 mod unresolved;
 
@@ -19,6 +20,7 @@ use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
 pub use codec::Unreadable;
 pub use embedded::{Embedded, Found, OpenError};
 pub use memory::Memory;
+pub use redis::{Accepted, ContactError, Redis, Time};
 pub use unresolved::Unresolved;
 
 /// A clock that a store reads: milliseconds since the Unix epoch. Tests pass one that they set.
