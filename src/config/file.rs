@@ -8,7 +8,7 @@ use http::{HeaderName, Method};
 
 use super::document::OWN;
 use super::finding::Findings;
-use super::redis::FilePath;
+use super::redis::{FilePath, ReplicasAck};
 use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
 use super::value::{Count, Label, Named, Positive, Size};
@@ -85,13 +85,17 @@ section! {
         id_key: Option<Secret>,
         /// The password of a shared store, where it does not stand in the URL.
         password: Option<Secret>,
+        /// How many replicas have to have a claim before it counts. Required where replicas can take over
+        /// (`redis-sentinel:`, `redis-cluster:`): 0 says that a claim which no replica has yet may be lost with its
+        /// primary, and its operation sent again. More than 0 is not in this version.
+        replicas_ack: Option<ReplicasAck>,
         /// TLS to a shared store, whatever its URL begins with: `roots`, a file of root certificates to trust in the
         /// place of the system's; `certificate`, a file with what the servers are shown; and `key`, where its private
         /// key is, `{ file = "path" }` or `{ env = "NAME" }`. All in PEM, and each may be left out. A certificate of a
         /// server has to bear the name or address that it is reached by, in a cluster the one that it announces.
         tls: Option<StoreTlsFile>,
     }
-    later { "encryption_keys", "replicas_ack" }
+    later { "encryption_keys" }
 }
 
 section! {

@@ -137,6 +137,9 @@ fn alone(file: &StoreFile, findings: &mut Findings) {
     if let Some(Some(_)) = file.password.get() {
         findings.whole(&file.password.place, message.to_owned());
     }
+    if let Some(Some(_)) = file.replicas_ack.get() {
+        findings.whole(&file.replicas_ack.place, message.to_owned());
+    }
     if let Some(Some(_)) = file.tls.get() {
         findings.whole(&file.tls.place, message.to_owned());
     }

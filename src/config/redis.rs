@@ -4,12 +4,15 @@ use std::fmt;
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
+use serde_json::{Value as Json, json};
+use toml::de::DeValue;
 
 use super::Endpoint;
 use super::file::{StoreFile, StoreTlsFile};
 use super::finding::Findings;
 use super::secret;
-use super::value::Text;
+use super::setting::type_in_words;
+use super::value::{Scalar, Text};
 
 /// The port of a server unless one is named; that of sentinels is another one.
 const PORT: u16 = 6379;
@@ -102,6 +105,30 @@ impl Text for FilePath {
 
     fn kind() -> String {
         "a path".to_owned()
+    }
+}
+
+/// How many replicas have to have a claim: none, so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReplicasAck;
+
+impl Scalar for ReplicasAck {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value {
+            DeValue::Integer(number) if number.as_str() == "0" => Ok(Self),
+            DeValue::Integer(number) => Err(format!(
+                "is {number}; waiting for replicas is not in this version"
+            )),
+            other => Err(format!("is {}", type_in_words(other))),
+        }
+    }
+
+    fn kind() -> String {
+        "0".to_owned()
+    }
+
+    fn schema() -> Json {
+        json!({ "const": 0 })
     }
 }
 
@@ -255,6 +282,12 @@ pub(super) fn completed(
         let message = "names a user, but there is no password; set store.password".to_owned();
         findings.whole(&file.url.place, message);
     }
+    let has_successors = redis.form != RedisForm::Single;
+    if has_successors && file.replicas_ack.get()?.is_none() {
+        let message = "has replicas that take over; it needs `store.replicas_ack`, where 0 says that a claim \
+                       counts before a replica has it, and may be lost with its primary";
+        findings.whole(&file.url.place, message.to_owned());
+    }
     if let Some(tls) = file.tls.get()? {
         redis.tls = Some(self::tls(tls, findings)?);
     }
@@ -387,6 +420,14 @@ mod tests {
             "url = \"redis://:x@a\"\n{shared}\npassword = {{ env = \"PATH\" }}"
         ));
         assert!(said.contains("write it once"), "{said}");
+        for url in ["redis-sentinel://a/main", "redis-cluster://a"] {
+            let url = format!("url = {url:?}\n{shared}\n");
+            let said = faults(&url);
+            assert!(said.contains("it needs `store.replicas_ack`"), "{said}");
+            assert_eq!(faults(&format!("{url}replicas_ack = 0")), "");
+            let said = faults(&format!("{url}replicas_ack = 1"));
+            assert!(said.contains("is not in this version"), "{said}");
+        }
         let said = faults(&format!("url = \"redis://u@a\"\n{shared}"));
         assert!(said.contains("set store.password"), "{said}");
     }
