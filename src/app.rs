@@ -1,6 +1,8 @@
 //! The only place where the parts are put together: a configuration becomes a running gateway, and ends with a
 //! drain.
 
+mod unresolved;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,16 +13,19 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use self::unresolved::Census;
 use crate::admin::{Admin, Readiness};
-use crate::config::{Config, RedisConfig, StoreConfig, StoreLocation};
+use crate::config::{Config, EncryptionKey, RedisConfig, StoreConfig, StoreLocation};
 use crate::gateway::{Gateway, Parts};
 use crate::identity::IdKeyBytes;
 use crate::route::Table;
-use crate::server::Server;
+use crate::server::{Ending, Limit, Server};
 use crate::store::{
-    Accepted, ContactError, Embedded, Memory, OpenError, Redis, Store, Time, system_clock,
+    Accepted, ContactError, Embedded, Found, Memory, OpenError, Redis, Sealing, SealingKey, Store,
+    Time, system_clock,
 };
-use crate::telemetry::Metrics;
+use crate::telemetry::log::Log;
+use crate::telemetry::{AccessLog, LimitOver, Metrics, StoreHealth};
 use crate::upstream::Upstream;
 
 /// How often the store is asked whether it is there, until it was there once.
@@ -31,6 +36,11 @@ const FIRST_CONTACT: Duration = Duration::from_secs(3);
 const PINGS_EVERY: Duration = Duration::from_secs(5);
 /// How long the last words of exchanges that a drain cuts short may take to reach the store.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the answers to them may take to reach their clients.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// What the kernel says to a process whose file grows beyond its limit (Linux).
+const SIGXFSZ: i32 = 25;
 
 /// Why the gateway could not run.
 #[derive(Debug, thiserror::Error)]
@@ -73,10 +83,11 @@ pub enum Error {
 ///
 /// # Errors
 /// Where it cannot start.
-pub async fn run(config: Config) -> Result<(), Error> {
+pub async fn run(config: Config, log: &Log) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
-    let readiness = Arc::new(Readiness::new());
-    let running = Running::start(config, Arc::clone(&readiness)).await?;
+    let metrics = Arc::new(metrics(&config));
+    let readiness = Arc::new(Readiness::new(Arc::clone(&metrics.store.health)));
+    let running = Running::start(config, metrics, Arc::clone(&readiness), log).await?;
     signals.next().await;
     tracing::info!("draining; a second signal ends at once");
     readiness.draining();
@@ -92,19 +103,26 @@ struct Running {
     gateway: Gateway,
     store: Arc<dyn Store>,
     drain_timeout: Duration,
-    draining: watch::Sender<Option<Instant>>,
+    drain_delay: Duration,
+    draining: watch::Sender<Option<Ending>>,
     server: JoinHandle<()>,
 }
 
 impl Running {
-    async fn start(config: Config, readiness: Arc<Readiness>) -> Result<Self, Error> {
+    async fn start(
+        config: Config,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Readiness>,
+        log: &Log,
+    ) -> Result<Self, Error> {
         let (store, id_key) = open(&config.store).await?;
+        let store = sealed(store, &config.store.encryption_keys);
         let upstreams: Vec<(String, Arc<Upstream>)> = config
             .upstreams
             .iter()
             .map(|upstream| (upstream.name.clone(), Upstream::new(upstream)))
             .collect();
-        let metrics = Arc::new(metrics(&config));
+        let census = Census::new(Arc::clone(&metrics), &config.routes);
         let gateway = Gateway::new(Parts {
             routes: Table::new(config.routes),
             upstreams: upstreams.clone(),
@@ -115,6 +133,7 @@ impl Running {
             limits: config.limits.clone(),
             problem_base: config.problem_base,
             metrics: Arc::clone(&metrics),
+            access_log: AccessLog::new(config.access_log, log),
         });
         let first = config.listeners.first().copied();
         let bind = |error| Error::Bind {
@@ -124,18 +143,13 @@ impl Running {
         let server = Server::bind(&config.listeners, &config.limits)
             .map_err(bind)?
             .when_full(&gateway.refusal_when_full());
-        let refresh = refresh(&gateway, &store, &upstreams, &server, &metrics);
-        let admin = Admin::bind(
-            config.admin,
-            Arc::clone(&metrics),
-            Arc::clone(&readiness),
-            refresh,
-        )
-        .await
-        .map_err(|error| Error::Bind {
-            address: config.admin,
-            error,
-        })?;
+        let refresh = refresh(&gateway, &store, &upstreams, &server, log, &metrics);
+        let admin = Admin::bind(config.admin, Arc::clone(&metrics), readiness, refresh)
+            .await
+            .map_err(|error| Error::Bind {
+                address: config.admin,
+                error,
+            })?;
         for address in server.local_addrs() {
             tracing::info!(%address, "listening");
         }
@@ -143,23 +157,32 @@ impl Running {
             tracing::info!(%address, "admin listening");
         }
         tokio::spawn(admin.serve());
-        tokio::spawn(watch_store(gateway.clone(), readiness));
+        let health = Arc::clone(&metrics.store.health);
+        tokio::spawn(watch_store(gateway.clone(), census, health));
+        let follower = gateway.clone();
+        tokio::spawn(async move { follower.follow_epoch().await });
         let (draining, drain) = watch::channel(None);
         let server = tokio::spawn(server.run(gateway.clone(), drain));
         Ok(Self {
             gateway,
             store,
             drain_timeout: config.drain_timeout,
+            drain_delay: config.drain_delay,
             draining,
             server,
         })
     }
 
-    /// Takes no new connections, lets exchanges end, and settles what does not end in time: what is provably unsent
-    /// is released, the rest is marked unknown.
+    /// Takes no new connections after a moment, lets exchanges end, and settles what does not end in time: what is
+    /// provably unsent is released, the rest is marked unknown.
     async fn drain(mut self) {
-        let deadline = Instant::now() + self.drain_timeout;
-        self.draining.send_replace(Some(deadline + LAST_WORDS));
+        let began = Instant::now();
+        let deadline = began + self.drain_timeout;
+        let ending = Ending {
+            accepts_until: began + self.drain_delay.min(self.drain_timeout),
+            deadline: deadline + LAST_WORDS,
+        };
+        self.draining.send_replace(Some(ending));
         let in_time = async {
             let _ = (&mut self.server).await;
             self.gateway.finished().await;
@@ -167,15 +190,16 @@ impl Running {
         if timeout_at(deadline, in_time).await.is_err() {
             tracing::warn!("the drain takes too long; what is under way is cut short");
             self.gateway.cut_short();
-            let last_words = async {
-                self.gateway.finished().await;
-                // The answers are on their way to the clients. A handle must not be asked again after its end.
-                if !self.server.is_finished() {
-                    let _ = (&mut self.server).await;
-                }
-            };
-            if timeout(LAST_WORDS, last_words).await.is_err() {
+            if timeout(LAST_WORDS, self.gateway.finished()).await.is_err() {
                 tracing::error!("not everything was settled; open claims will read as unknown");
+            }
+            // The answers are on their way to the clients; what only passes through is cut off.
+            let deadline = Instant::now() + LAST_ANSWERS;
+            self.draining
+                .send_replace(Some(Ending { deadline, ..ending }));
+            // A handle must not be asked again after its end.
+            if !self.server.is_finished() {
+                let _ = (&mut self.server).await;
             }
         }
         self.store.close().await;
@@ -205,6 +229,7 @@ async fn open(config: &StoreConfig) -> Result<(Arc<dyn Store>, IdKeyBytes), Erro
                 path = %path.display(),
                 "records are kept in a file; an embedded store serves a single process",
             );
+            say_found(store.found());
             Ok((Arc::new(store), IdKeyBytes(id_key)))
         }
         StoreLocation::Redis(redis) => shared(config, redis).await,
@@ -278,6 +303,34 @@ pub async fn ask_store(config: &StoreConfig) -> Result<(), Error> {
     asking.map_err(|_| Error::NoAnswer)?.map_err(Error::Contact)
 }
 
+/// The store, with its responses encrypted at rest where there is a key to do it with.
+fn sealed(store: Arc<dyn Store>, keys: &[EncryptionKey]) -> Arc<dyn Store> {
+    if keys.is_empty() {
+        return store;
+    }
+    let keys: Vec<_> = keys
+        .iter()
+        .map(|key| SealingKey {
+            id: key.id.clone(),
+            bytes: key.bytes,
+        })
+        .collect();
+    tracing::info!(key = keys[0].id, "recorded responses are encrypted at rest");
+    Arc::new(Sealing::new(store, &keys))
+}
+
+/// What the last run left without a final outcome.
+fn say_found(Found { claims, unknown }: Found) {
+    if claims > 0 || unknown > 0 {
+        tracing::warn!(
+            claims,
+            unknown,
+            "the store holds operations without a known outcome; claims were open when it was used last, and read as \
+             unknown once a lease is over",
+        );
+    }
+}
+
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
@@ -309,11 +362,12 @@ fn refresh(
     store: &Arc<dyn Store>,
     upstreams: &[(String, Arc<Upstream>)],
     server: &Server,
+    log: &Log,
     metrics: &Arc<Metrics>,
 ) -> crate::admin::Refresh {
     let (gateway, store, metrics) = (gateway.clone(), Arc::clone(store), Arc::clone(metrics));
     let upstreams = upstreams.to_vec();
-    let server = server.counters();
+    let (server, log) = (server.counters(), log.clone());
     Arc::new(move || {
         gateway.mirror();
         let usage = store.usage();
@@ -330,20 +384,40 @@ fn refresh(
         metrics.connections.set(stats.connections as u64);
         metrics.connections_total.mirror(stats.accepted);
         metrics.connections_refused.mirror(stats.refused);
+        for (limit, closed) in Limit::ALL.into_iter().zip(stats.closed) {
+            metrics
+                .connections_closed
+                .of(limit_over(limit))
+                .mirror(closed);
+        }
+        metrics.log_lines_dropped.mirror(log.dropped());
     })
 }
 
-/// Asks the store from time to time, so that readiness and `store_up` are true without traffic, too.
-async fn watch_store(gateway: Gateway, readiness: Arc<Readiness>) {
-    let mut pause = FIRST_PINGS_EVERY;
+/// What metrics call a limit by.
+fn limit_over(limit: Limit) -> LimitOver {
+    match limit {
+        Limit::FirstByte => LimitOver::FirstByte,
+        Limit::Headers => LimitOver::Headers,
+        Limit::BodyIdle => LimitOver::BodyIdle,
+        Limit::KeepAlive => LimitOver::KeepAlive,
+        Limit::TunnelIdle => LimitOver::TunnelIdle,
+    }
+}
+
+/// Asks the store from time to time, so that readiness, `store_up` and what is unresolved are true without traffic,
+/// too. What requests hear of the store counts as well.
+async fn watch_store(gateway: Gateway, census: Census, health: Arc<StoreHealth>) {
     loop {
-        let answer = gateway.ping_store().await;
-        readiness.store_answered(answer.is_ok());
-        match answer {
-            Ok(()) => pause = PINGS_EVERY,
-            Err(error) => tracing::warn!(%error, "the store does not answer"),
+        // What it says is heard by the health itself.
+        if gateway.ping_store().await.is_ok() {
+            let _ = census.take(&gateway).await;
         }
-        sleep(pause).await;
+        sleep(match health.was_contacted() {
+            true => PINGS_EVERY,
+            false => FIRST_PINGS_EVERY,
+        })
+        .await;
     }
 }
 
@@ -355,6 +429,9 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
+        // With a handler, a write beyond the process's limit of file sizes fails as one to a full disk does; without
+        // one it would be the end of the process. Nobody need wait for it.
+        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

@@ -20,7 +20,7 @@ async fn main() -> ExitCode {
                     // There is nobody left to tell that it could not be printed.
                     let _ = usage.print();
                 }
-                Failure::Configuration(faults) => eprintln!("{faults}"),
+                Failure::Configuration(faults) => cli::report::faults(&faults),
                 // Each error's text says its causes.
                 failure => eprintln!("oncegate: {failure}"),
             }

@@ -31,7 +31,11 @@ fn said(bytes: &[u8]) -> String {
 
 /// Answers one request with this status line; its thread gives the request's first line.
 fn answering(status: &'static str) -> (SocketAddr, JoinHandle<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    answering_on("127.0.0.1:0", status)
+}
+
+fn answering_on(address: &str, status: &'static str) -> (SocketAddr, JoinHandle<String>) {
+    let listener = TcpListener::bind(address).expect("a port");
     let address = listener.local_addr().expect("an address");
     let thread = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
@@ -55,12 +59,24 @@ fn nobody() -> SocketAddr {
 }
 
 #[test]
-fn a_good_configuration_is_ok_in_one_line() {
+fn a_good_configuration_is_ok_and_is_said_as_it_was_understood() {
     let directory = tempfile::tempdir().unwrap();
-    let path = configuration(directory.path(), nobody(), "");
+    let upstream = nobody();
+    let store = "store.url = 'embedded:/var/lib/records.db'";
+    let path = configuration(directory.path(), upstream, store);
     let check = oncegate(&["check", "--config", &path]);
     assert_eq!(check.status.code(), Some(0));
-    assert_eq!(said(&check.stdout), format!("{path}: ok\n"));
+    assert_eq!(
+        said(&check.stdout),
+        format!(
+            "{path}: ok\n  \
+             listens on   127.0.0.1:8080; admin 127.0.0.1:9090\n  \
+             keeps        records in /var/lib/records.db, for one process\n  \
+             upstream     api: http://{upstream}\n  \
+             routes       the first that matches has a request; what none matches is answered with 404\n    \
+             1. all  any method /*  → api: once, key idempotency-key (needed), one client, safe methods pass\n"
+        )
+    );
     assert_eq!(said(&check.stderr), "");
 }
 
@@ -74,19 +90,19 @@ fn a_bad_or_missing_configuration_ends_with_78_and_every_fault() {
         assert_eq!(
             said(&output.stderr),
             format!(
-                "{path}:1:11: profile: is \"x\"; write \"sidecar\"\n\
-                 {path}:2:1: limit: is not a setting; did you mean `limits`?\n"
+                "{path}:1:11: error: profile: is \"x\"; write \"sidecar\"\n\
+                 {path}:2:1: error: limit: is not a setting; did you mean `[limits]`?\n"
             ),
         );
         let output = oncegate(&[command, "--config", "no/such/file"]);
         assert_eq!(output.status.code(), Some(78), "{command}");
-        assert!(said(&output.stderr).starts_with("no/such/file: cannot be read: "));
+        assert!(said(&output.stderr).starts_with("no/such/file: error: cannot be read: "));
     }
     let output = oncegate(&["serve", "--upstream", "https://127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(78));
     assert_eq!(
         said(&output.stderr),
-        "command line: --upstream: `https:` is not in this version; write `http://HOST:PORT`\n"
+        "command line: error: --upstream: `https:` is not in this version; write `http://HOST:PORT`\n"
     );
 }
 
@@ -136,10 +152,10 @@ fn a_warning_is_printed_and_is_no_fault() {
     assert_eq!(check.status.code(), Some(0));
     let warning = said(&check.stderr);
     assert!(
-        warning.starts_with(&format!("{path}:8:9: routes.all.scope: ")),
+        warning.starts_with(&format!("{path}:8:9: warning: routes.all.scope: ")),
         "{warning}"
     );
-    assert!(warning.ends_with(" (warning)\n"), "{warning}");
+    assert_eq!(warning.lines().count(), 1, "{warning}");
 }
 
 #[test]
@@ -157,6 +173,17 @@ fn check_connects_where_it_is_asked_to() {
     );
     let check = oncegate(&["check", "--connect", "--config", &path]);
     assert_eq!(check.status.code(), Some(0), "{}", said(&check.stderr));
+    let tried = said(&check.stdout);
+    let tried: Vec<&str> = tried
+        .lines()
+        .filter_map(|line| line.strip_prefix("connect: "))
+        .collect();
+    assert!(
+        tried[0].ends_with("new.db is not there yet; it can be made")
+            && tried[1].starts_with("the upstream api at http://127.0.0.1:")
+            && tried[1].contains(" takes connections ("),
+        "{tried:?}"
+    );
     assert!(
         !directory.path().join("new.db").exists(),
         "check has made a store"
@@ -172,10 +199,10 @@ fn check_connects_where_it_is_asked_to() {
         "{silent}"
     );
     assert!(
-        lines[1].starts_with("oncegate: the upstream api at 127.0.0.1 port "),
+        lines[1].starts_with("oncegate: the upstream api at http://127.0.0.1:"),
         "{silent}"
     );
-    assert_eq!(said(&check.stdout), "");
+    assert!(!said(&check.stdout).contains("connect: "));
 }
 
 #[test]
@@ -205,6 +232,43 @@ fn a_listener_on_all_addresses_is_asked_by_the_loopback() {
     let check = oncegate(&["healthcheck", "--config", &path]);
     assert_eq!(check.status.code(), Some(0), "{}", said(&check.stderr));
     request.join().unwrap();
+}
+
+#[test]
+fn an_ipv6_listener_is_asked_by_ipv6_and_one_on_all_addresses_by_its_loopback() {
+    let directory = tempfile::tempdir().unwrap();
+    for host in ["[::1]", "[::]"] {
+        let (address, request) = answering_on("[::1]:0", "200 OK");
+        let admin = format!("admin.address = \"{host}:{}\"", address.port());
+        let path = configuration(directory.path(), nobody(), &admin);
+        let check = oncegate(&["healthcheck", "--config", &path]);
+        assert_eq!(check.status.code(), Some(0), "{}", said(&check.stderr));
+        request.join().unwrap();
+    }
+}
+
+#[test]
+fn what_is_said_has_no_colours_where_it_is_not_read_on_a_terminal() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = configuration(directory.path(), nobody(), "profile = \"x\"");
+    let said_with = |name: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_oncegate"))
+            .args(["check", "--config", &path])
+            .env(name, "1")
+            .output()
+            .expect("the binary");
+        said(&output.stderr)
+    };
+    assert!(!said_with("NO_COLOR").contains('\u{1b}'));
+    assert!(
+        !oncegate(&["check", "--config", &path])
+            .stderr
+            .contains(&0x1b)
+    );
+    assert!(
+        said_with("CLICOLOR_FORCE")
+            .contains("\u{1b}[1m\u{1b}[31merror:\u{1b}[0m profile: is \"x\"")
+    );
 }
 
 #[test]

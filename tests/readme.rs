@@ -11,6 +11,7 @@ fn the_readme_lists_every_setting_and_metric_as_it_is_defined() {
     let updated = [
         ("configuration", oncegate::config::reference()),
         ("metrics", oncegate::telemetry::reference()),
+        ("access log", oncegate::telemetry::access_log_reference()),
     ]
     .into_iter()
     .fold(readme.clone(), |readme, (name, reference)| {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use conformance::{Harness, Reopened};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use oncegate::protocol::Timestamp;
-use oncegate::store::{Clock, Embedded, Memory, Store};
+use oncegate::store::{Clock, Embedded, Memory, Sealing, SealingKey, Store};
 
 const ROOMY: u64 = 1 << 30;
 const TIGHT: u64 = 4096;
@@ -41,8 +41,20 @@ async fn memory_forgets_what_has_ended() {
 }
 
 #[tokio::test]
+async fn memory_remembers_keys_until_they_may_be_forgotten() {
+    conformance::remembers_keys_until_they_may_be_forgotten(&mut InMemory::new(ROOMY)).await;
+}
+
+#[tokio::test]
 async fn a_closed_memory_says_so() {
     conformance::closed_says_so(&InMemory::new(ROOMY)).await;
+}
+
+#[tokio::test]
+async fn a_sealed_store_agrees_with_apply() {
+    for seed in seeds(SEQUENCES) {
+        conformance::agrees_with_apply(&mut InMemory::sealed(ROOMY), seed).await;
+    }
 }
 
 #[tokio::test]
@@ -65,6 +77,11 @@ async fn a_full_embedded_store_refuses_new_claims_only() {
 #[tokio::test]
 async fn embedded_forgets_what_has_ended() {
     conformance::forgets_what_has_ended(&mut InFile::new(ROOMY)).await;
+}
+
+#[tokio::test]
+async fn embedded_remembers_keys_until_they_may_be_forgotten() {
+    conformance::remembers_keys_until_they_may_be_forgotten(&mut InFile::new(ROOMY)).await;
 }
 
 #[tokio::test]
@@ -116,7 +133,7 @@ impl SetClock {
 
 struct InMemory {
     clock: SetClock,
-    store: Arc<Memory>,
+    store: Arc<dyn Store>,
 }
 
 impl InMemory {
@@ -125,11 +142,21 @@ impl InMemory {
         let store = Arc::new(Memory::new(max_size, clock.for_store()));
         Self { clock, store }
     }
+
+    fn sealed(max_size: u64) -> Self {
+        let Self { clock, store } = Self::new(max_size);
+        let key = SealingKey {
+            id: "a".to_owned(),
+            bytes: [1; 32],
+        };
+        let store = Arc::new(Sealing::new(store, &[key]));
+        Self { clock, store }
+    }
 }
 
 impl Harness for InMemory {
     fn store(&self) -> Arc<dyn Store> {
-        Arc::clone(&self.store) as Arc<dyn Store>
+        Arc::clone(&self.store)
     }
 
     fn now(&self) -> Timestamp {

@@ -206,6 +206,7 @@ mod tests {
     /// An admin listener with one route and a hook that says three waiters.
     struct Served {
         address: SocketAddr,
+        store: Arc<crate::telemetry::StoreHealth>,
         readiness: Arc<Readiness>,
         _connections: JoinSet<()>,
     }
@@ -213,7 +214,8 @@ mod tests {
     impl Served {
         async fn with_deadline(deadline: Duration) -> Self {
             let metrics = Arc::new(Metrics::new(&["rest"], &["api"]));
-            let readiness = Arc::new(Readiness::new());
+            let store = Arc::clone(&metrics.store.health);
+            let readiness = Arc::new(Readiness::new(Arc::clone(&store)));
             let mirrored = Arc::clone(&metrics);
             let refresh: Refresh = Arc::new(move || mirrored.store.records.set(3));
             let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -226,6 +228,7 @@ mod tests {
             connections.spawn(admin.serve());
             Self {
                 address,
+                store,
                 readiness,
                 _connections: connections,
             }
@@ -263,11 +266,11 @@ mod tests {
         let answer = served.request("GET", "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         assert!(answer.ends_with(r#"{"status":"starting","store":"not_asked"}"#));
-        served.readiness.store_answered(true);
+        served.store.answered();
         let answer = served.request("GET", "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         assert!(answer.ends_with(r#"{"status":"ready","store":"up"}"#));
-        served.readiness.store_answered(false);
+        served.store.failed(false, &"away");
         let answer = served.request("GET", "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         assert!(answer.ends_with(r#"{"status":"ready","store":"down"}"#));
@@ -280,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn a_scrape_calls_the_hook_and_agrees_with_readiness() {
         let served = served().await;
-        served.readiness.store_answered(true);
+        served.store.answered();
         served.readiness.draining();
         let answer = served.request("GET", "/metrics?x=y").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");

@@ -1,39 +1,30 @@
 //! Whether this process should be sent requests.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
-/// Shared by whoever learns something (the store's pings, the drain) and `/readyz`.
+use crate::telemetry::{Health, StoreHealth as Heard};
+
+/// Shared by whoever learns something (those that ask the store, the drain) and `/readyz`.
 ///
 /// Ready from the first contact with the store until a drain begins. A store that goes down later is said, but
 /// changes nothing: falling out of every balancer at once when a shared store blinks would take the routes along
 /// that need no store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Readiness {
-    contacted: AtomicBool,
-    /// A [`StoreHealth`].
-    store: AtomicU8,
+    store: Arc<Heard>,
     draining: AtomicBool,
 }
 
 impl Readiness {
-    /// Not ready: nobody has asked the store yet.
+    /// Ready as soon as this store has answered.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The store was asked, and answered or did not.
-    pub fn store_answered(&self, answered: bool) {
-        let health = if answered {
-            StoreHealth::Up
-        } else {
-            StoreHealth::Down
-        };
-        self.store.store(health as u8, Ordering::Relaxed);
-        if answered {
-            self.contacted.store(true, Ordering::Relaxed);
+    pub fn new(store: Arc<Heard>) -> Self {
+        Self {
+            store,
+            draining: AtomicBool::new(false),
         }
     }
 
@@ -47,15 +38,15 @@ impl Readiness {
     pub fn report(&self) -> Report {
         let status = if self.draining.load(Ordering::Relaxed) {
             Status::Draining
-        } else if self.contacted.load(Ordering::Relaxed) {
+        } else if self.store.was_contacted() {
             Status::Ready
         } else {
             Status::Starting
         };
-        let store = match self.store.load(Ordering::Relaxed) {
-            up if up == StoreHealth::Up as u8 => StoreHealth::Up,
-            down if down == StoreHealth::Down as u8 => StoreHealth::Down,
-            _ => StoreHealth::NotAsked,
+        let store = match self.store.state() {
+            Health::NotAsked => StoreHealth::NotAsked,
+            Health::Up => StoreHealth::Up,
+            Health::Down => StoreHealth::Down,
         };
         Report { status, store }
     }
@@ -87,16 +78,21 @@ pub enum Status {
 #[serde(rename_all = "snake_case")]
 pub enum StoreHealth {
     /// It was never asked.
-    NotAsked = 0,
+    NotAsked,
     /// It answered.
-    Up = 1,
+    Up,
     /// It did not answer.
-    Down = 2,
+    Down,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn readiness() -> (Arc<Heard>, Readiness) {
+        let store = Arc::<Heard>::default();
+        (Arc::clone(&store), Readiness::new(store))
+    }
 
     fn status(readiness: &Readiness) -> Status {
         readiness.report().status
@@ -104,23 +100,23 @@ mod tests {
 
     #[test]
     fn ready_from_the_first_contact_with_the_store_until_a_drain_begins() {
-        let readiness = Readiness::new();
+        let (store, readiness) = readiness();
         assert_eq!(status(&readiness), Status::Starting);
-        readiness.store_answered(false);
+        store.failed(false, &"away");
         assert_eq!(status(&readiness), Status::Starting);
-        readiness.store_answered(true);
+        store.answered();
         assert_eq!(status(&readiness), Status::Ready);
         readiness.draining();
         assert_eq!(status(&readiness), Status::Draining);
-        readiness.store_answered(true);
+        store.applied();
         assert_eq!(status(&readiness), Status::Draining);
     }
 
     #[test]
     fn a_store_that_goes_down_later_is_said_and_changes_nothing() {
-        let readiness = Readiness::new();
-        readiness.store_answered(true);
-        readiness.store_answered(false);
+        let (store, readiness) = readiness();
+        store.answered();
+        store.failed(true, &"away");
         assert_eq!(
             readiness.report(),
             Report {

@@ -1,37 +1,51 @@
-//! `oncegate check`: says every fault of a configuration, and whether those answer that it names.
+//! `oncegate check`: says every fault of a configuration, what was understood, and whether those answer that it
+//! names.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Check, Failure};
+use super::{Check, Failure, report, summary};
 use crate::app;
-use crate::config::{Config, Loaded, StoreLocation, UpstreamConfig};
+use crate::config::{Config, Endpoint, Loaded, StoreLocation, UpstreamConfig};
 
 pub(super) async fn run(arguments: &Check) -> Result<(), Failure> {
     let Loaded { config, warnings } = Config::load(&arguments.config)?;
-    let mut stderr = io::stderr();
-    for warning in warnings {
-        writeln!(stderr, "{warning} (warning)")?;
-    }
+    report::warnings(&warnings);
+    let mut stdout = io::stdout();
+    writeln!(stdout, "{}: ok", arguments.config.display())?;
+    write!(stdout, "{}", summary::of(&config))?;
     if arguments.connect {
-        connect(&config).await?;
+        connect(&config, &mut stdout).await?;
     }
-    writeln!(io::stdout(), "{}: ok", arguments.config.display())?;
     Ok(())
 }
 
-async fn connect(config: &Config) -> Result<(), Failure> {
+/// Asks everything that the configuration names, and says of each how that went.
+async fn connect(config: &Config, stdout: &mut impl Write) -> Result<(), Failure> {
     let mut silent = Vec::new();
-    silent.extend(store(&config.store.location).err());
-    if let Err(error) = app::ask_store(&config.store).await {
-        silent.push(format!("the store: {error}"));
-    }
+    let mut note = |asked: Result<String, String>| match asked {
+        Ok(said) => writeln!(stdout, "connect: {said}"),
+        Err(wrong) => {
+            silent.push(wrong);
+            Ok(())
+        }
+    };
+    note(match &config.store.location {
+        StoreLocation::Redis(_) => match app::ask_store(&config.store).await {
+            Ok(()) => Ok("the store answers".to_owned()),
+            Err(error) => Err(format!("the store: {error}")),
+        },
+        location => store(location),
+    })?;
     for upstream in &config.upstreams {
-        silent.extend(endpoints(upstream).await);
+        for endpoint in &upstream.endpoints {
+            note(ask(upstream, endpoint).await)?;
+        }
     }
     if silent.is_empty() {
         Ok(())
@@ -40,38 +54,49 @@ async fn connect(config: &Config) -> Result<(), Failure> {
     }
 }
 
-/// Whether the store's file could be used. It is neither made nor opened as a store, so that a gateway may be running on
-/// it.
-fn store(location: &StoreLocation) -> Result<(), String> {
+/// Whether the store's file could be used. It is neither made nor opened as a store, so that a gateway may be running
+/// on it.
+fn store(location: &StoreLocation) -> Result<String, String> {
     let StoreLocation::Embedded(path) = location else {
-        return Ok(());
+        return Ok("the store is in memory: nothing to ask".to_owned());
     };
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let usable = match OpenOptions::new().read(true).write(true).open(path) {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let shown = path.display();
+    match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(_) => Ok(format!(
+            "the store {shown} is there, and can be read and written"
+        )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            std::fs::read_dir(directory.unwrap_or(Path::new("."))).map(drop)
+            // A file without a name, gone as soon as it is closed.
+            let directory = path.parent().unwrap_or(Path::new("."));
+            match tempfile::tempfile_in(directory) {
+                Ok(_) => Ok(format!(
+                    "the store {shown} is not there yet; it can be made"
+                )),
+                Err(error) => Err(format!("the store {shown}: it cannot be made: {error}")),
+            }
         }
-        opened => opened.map(drop),
-    };
-    usable.map_err(|error| format!("the store {}: {error}", path.display()))
+        Err(error) => Err(format!("the store {shown}: {error}")),
+    }
 }
 
-/// What is wrong with the endpoints of one upstream.
-async fn endpoints(upstream: &UpstreamConfig) -> Vec<String> {
-    let mut silent = Vec::new();
-    for endpoint in &upstream.endpoints {
-        let address = (endpoint.host.as_str(), endpoint.port);
-        let wrong = match timeout(upstream.connect_timeout, TcpStream::connect(address)).await {
-            Ok(Ok(_)) => continue,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no connection within connect_timeout".to_owned(),
-        };
-        let (name, host, port) = (&upstream.name, &endpoint.host, endpoint.port);
-        silent.push(format!(
-            "the upstream {name} at {host} port {port}: {wrong}"
-        ));
-    }
-    silent
+/// Whether an endpoint takes connections. It is sent nothing: what a request would do is known to the service alone.
+async fn ask(upstream: &UpstreamConfig, endpoint: &Endpoint) -> Result<String, String> {
+    let (name, url) = (&upstream.name, summary::url(endpoint));
+    let begun = Instant::now();
+    let address = (endpoint.host.as_str(), endpoint.port);
+    let wrong = match timeout(upstream.connect_timeout, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => {
+            let took = begun.elapsed().as_millis();
+            return Ok(format!(
+                "the upstream {name} at {url} takes connections ({took} ms)"
+            ));
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!(
+            "no connection within connect_timeout ({:?})",
+            upstream.connect_timeout
+        ),
+    };
+    Err(format!("the upstream {name} at {url}: {wrong}"))
 }

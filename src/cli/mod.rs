@@ -3,9 +3,11 @@
 mod check;
 pub mod demo;
 mod healthcheck;
+pub mod report;
 mod schema;
 mod serve;
 mod store;
+mod summary;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

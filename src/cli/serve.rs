@@ -24,9 +24,11 @@ pub(super) async fn run(arguments: Serve) -> Result<(), Failure> {
             }
         }
     };
-    log::start()?;
+    let log = log::start()?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    Ok(app::run(config).await?)
+    let run = app::run(config, &log).await;
+    log.finish();
+    Ok(run?)
 }

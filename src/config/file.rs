@@ -8,12 +8,13 @@ use http::{HeaderName, Method};
 
 use super::document::OWN;
 use super::finding::Findings;
+use super::quantity::{Count, Positive, Share, Size};
 use super::redis::{FilePath, ReplicasAck};
 use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
-use super::value::{Count, Label, Named, Positive, Size};
+use super::value::{Label, Named, Partly};
 use super::words::{
-    AfterExpiry, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAge, KeyWord, ModeWord,
+    AfterExpiryWord, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAge, KeyWord, ModeWord,
     OnStoreDownWord, OnUnknown, Profile, ScopeWord, StatusWord, UnknownStatus,
 };
 use super::{Endpoint, StoreLocation};
@@ -30,10 +31,15 @@ section! {
         problem_base: Option<BaseUrl>,
         /// How long requests under way may take to end once the gateway was told to.
         drain_timeout: Duration = "30s",
+        /// The part of `drain_timeout` in which new connections are still taken, while `/readyz` says already that the
+        /// gateway ends and every connection is told to close: time for balancers to notice. Longer than the time
+        /// between two of their checks is right; 0s for a sidecar that nobody balances.
+        drain_delay: Duration = "1s",
         listeners: Vec<ListenerFile> = [{}],
         admin: AdminFile = {},
         store: StoreFile = {},
         limits: LimitsFile = {},
+        access_log: AccessLogFile = {},
         upstreams: Named<UpstreamFile>,
         defaults: DefaultsFile = {},
         routes: Vec<RouteFile>,
@@ -94,8 +100,13 @@ section! {
         /// key is, `{ file = "path" }` or `{ env = "NAME" }`. All in PEM, and each may be left out. A certificate of a
         /// server has to bear the name or address that it is reached by, in a cluster the one that it announces.
         tls: Option<StoreTlsFile>,
+        /// Recorded responses are encrypted at rest where there is a key: AES-256-GCM, bound to their record, bodies
+        /// compressed first. The first key encrypts and all of them decrypt: to rotate, put a new one in front, and
+        /// take the old one away once the longest `retention` is over. A response whose key is missing is not
+        /// replayed: its duplicates are answered with 503. What was recorded without a key stays as it is.
+        encryption_keys: Vec<EncryptionKeyFile> = [],
     }
-    later { "encryption_keys" }
+    later {}
 }
 
 section! {
@@ -107,6 +118,17 @@ section! {
         certificate: Option<FilePath>,
         /// The private key of that certificate, in PEM.
         key: Option<Secret>,
+    }
+    later {}
+}
+
+section! {
+    /// A key that recorded responses are encrypted with.
+    EncryptionKeyFile {
+        /// Its name, which encrypted responses bear. Never give it to another key.
+        id: Label,
+        /// A secret of 32 bytes or more.
+        key: Secret,
     }
     later {}
 }
@@ -137,6 +159,23 @@ section! {
         /// Recorded responses held in memory, so that a replay need not ask the store. The least used make room
         /// for new ones, and their replays ask the store. 0 switches it off.
         replay_cache: Size = "64MiB",
+    }
+    later {}
+}
+
+section! {
+    /// One line for each request, on standard error. Refusals, unknown outcomes, errors, statuses from 500 on, requests
+    /// whose client has left and slow ones are always written; of the others as many as `sample` says.
+    AccessLogFile {
+        /// Whether there is one.
+        enabled: bool = true,
+        /// The share of ordinary requests that are written: 1.0 for all, 0.01 for one in a hundred, 0.0 for none.
+        sample: Share = 1.0,
+        /// A request that takes longer than this is not an ordinary one.
+        slow: Positive<Duration> = "5s",
+        /// Whether lines bear the path, without its query. Where paths carry secrets, switch it off; the route's name
+        /// is there in any case.
+        path: bool = true,
     }
     later {}
 }
@@ -176,7 +215,8 @@ section! {
         host: Option<HostName>,
         /// The name of the upstream that its requests go to. Required.
         upstream: Option<Label>,
-        /// `enforce` lets each operation through once; `pass` forwards untouched.
+        /// `enforce` lets each operation through once; `observe` forwards untouched, and counts what `enforce` would
+        /// have made of each request; `pass` forwards untouched.
         mode: ModeWord = "enforce",
         /// Where the key is looked for, in order.
         key: Vec<KeyWord> = ["header:Idempotency-Key"],
@@ -210,8 +250,10 @@ section! {
         unknown_status: UnknownStatus = 409,
         outcomes: OutcomesFile = {},
         retention: RetentionFile = {},
-        /// What a key meets when its retention is over: it is new again.
-        after_expiry: AfterExpiry = "execute",
+        /// What a key meets when its retention is over. With "execute" it is new again. With "reject" it is
+        /// remembered and refused (409 `result-expired`) for as long again; one of unknown outcome is held as unknown for twice
+        /// `retention.unknown`.
+        after_expiry: AfterExpiryWord = "execute",
         /// What is made of the time that some keys carry: nothing.
         key_age: KeyAge = "ignore",
         /// When the store cannot be asked, or is full and the key is new: "reject" answers with 503, "forward"
@@ -252,9 +294,9 @@ section! {
     /// What the upstream's status says about the operation. What is in neither list is recorded.
     OutcomesFile {
         /// The upstream did nothing: the key is free again.
-        release: Vec<StatusWord> = ["401", "425", "429"],
+        release: Partly<StatusWord> = ["401", "425", "429"],
         /// The status does not say what happened.
-        unknown: Vec<StatusWord> = ["408", "502", "503", "504"],
+        unknown: Partly<StatusWord> = ["408", "502", "503", "504"],
     }
     later {}
 }
@@ -281,7 +323,7 @@ impl Value for DefaultsFile {
         let route = RouteFile::read(written, findings)?;
         let own = [("name", &route.name), ("id", &route.id)];
         for (name, setting) in own {
-            if setting.get().is_none_or(Option::is_some) {
+            if setting.written().is_some() {
                 findings.value(
                     &setting.place,
                     format!("belongs to one route; there is no `{name}` for all"),

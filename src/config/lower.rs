@@ -2,25 +2,31 @@
 //! here, that has been said already, and what depends on it is left out.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use http::{HeaderName, header};
+use http::HeaderName;
 
 use super::file::{
-    AdminFile, ConfigFile, FingerprintFile, LimitsFile, OutcomesFile, RetentionFile, RouteFile,
-    StoreFile, UpstreamFile,
+    AccessLogFile, ConfigFile, EncryptionKeyFile, FingerprintFile, LimitsFile, OutcomesFile,
+    RetentionFile, RouteFile, StoreFile, UpstreamFile,
 };
 use super::finding::Findings;
+use super::fit;
+use super::home::nearest;
 use super::order;
 use super::redis;
 use super::secret;
 use super::setting::Setting;
-use super::value::{Label, Size, duration_in_words};
-use super::words::{BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord};
-use super::{Config, Limits, StoreConfig, StoreLocation, UpstreamConfig};
-use crate::identity::{FingerprintRules, KeySource, ScopeSource};
+use super::setting::Value;
+use super::value::Label;
+use super::words::{
+    AfterExpiryWord, BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord,
+};
+use super::{
+    AccessLogConfig, Config, EncryptionKey, Limits, StoreConfig, StoreLocation, UpstreamConfig,
+};
+use crate::identity::{FingerprintRules, IdKeyBytes, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
-use crate::route::{Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
+use crate::route::{AfterExpiry, Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
 
 /// What a store may hold unless it is set, in bytes.
 const MAX_SIZE: u64 = 10 << 30;
@@ -32,15 +38,18 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
     let listeners = listeners(file, findings);
     let store = store(file.store.get(), findings);
     let limits = file.limits.get().and_then(limits);
+    let access_log = file.access_log.get().and_then(access_log);
     let upstreams = upstreams(file, findings);
     let routes = routes(file, findings);
     Some(Config {
         problem_base: file.problem_base.value()?.map(|base| base.0),
         drain_timeout: file.drain_timeout.value()?,
+        drain_delay: file.drain_delay.value()?,
         listeners: listeners?,
         admin: file.admin.get()?.address.value()?,
         store: store?,
         limits: limits?,
+        access_log: access_log?,
         upstreams: upstreams?,
         routes: routes?,
     })
@@ -54,22 +63,7 @@ fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<SocketAdd
             "is empty; there has to be one listener".to_owned(),
         );
     }
-    let admin = file.admin.get().map(|admin: &AdminFile| &admin.address);
-    let all: Vec<&Setting<SocketAddr>> = listeners
-        .iter()
-        .map(|listener| &listener.address)
-        .chain(admin)
-        .collect();
-    for (index, address) in all.iter().enumerate() {
-        let same = |other: &&&Setting<SocketAddr>| {
-            // Port 0 is another one each time.
-            address.get().is_some_and(|address| address.port() != 0) && other.get() == address.get()
-        };
-        if let Some(first) = all[..index].iter().find(same) {
-            let message = format!("{} is taken twice", address.get()?);
-            findings.conflict(&address.place, message, &first.place);
-        }
-    }
+    fit::addresses(listeners, file.admin.get(), findings);
     listeners
         .iter()
         .map(|listener| listener.address.value())
@@ -80,8 +74,12 @@ fn store(file: Option<&StoreFile>, findings: &mut Findings) -> Option<StoreConfi
     let file = file?;
     let id_key = match file.id_key.get()? {
         None => None,
-        Some(secret) => Some(secret::id_key(secret, &file.id_key.place, findings)?),
+        Some(secret) => {
+            let key = secret::key(secret, &file.id_key.place, findings)?;
+            Some(IdKeyBytes(key))
+        }
     };
+    let encryption_keys = encryption_keys(file.encryption_keys.get()?, findings)?;
     let location = match file.url.value()? {
         StoreLocation::Redis(redis) => {
             shared(file, findings);
@@ -109,6 +107,7 @@ fn store(file: Option<&StoreFile>, findings: &mut Findings) -> Option<StoreConfi
             .map(|namespace| namespace.0)
             .unwrap_or_default(),
         id_key,
+        encryption_keys,
     })
 }
 
@@ -145,6 +144,24 @@ fn alone(file: &StoreFile, findings: &mut Findings) {
     }
 }
 
+fn encryption_keys(
+    files: &[EncryptionKeyFile],
+    findings: &mut Findings,
+) -> Option<Vec<EncryptionKey>> {
+    let mut keys: Vec<EncryptionKey> = Vec::new();
+    for (index, file) in files.iter().enumerate() {
+        let id = file.id.value()?.0;
+        if let Some(first) = keys.iter().position(|key| key.id == id) {
+            let message = format!("{id:?} names two keys");
+            findings.conflict(&files[index].id.place, message, &[&files[first].id.place]);
+            return None;
+        }
+        let bytes = secret::key(file.key.get()?, &file.key.place, findings)?;
+        keys.push(EncryptionKey { id, bytes });
+    }
+    Some(keys)
+}
+
 fn limits(file: &LimitsFile) -> Option<Limits> {
     Some(Limits {
         max_connections: file.max_connections.get()?.0,
@@ -160,6 +177,15 @@ fn limits(file: &LimitsFile) -> Option<Limits> {
     })
 }
 
+fn access_log(file: &AccessLogFile) -> Option<AccessLogConfig> {
+    Some(AccessLogConfig {
+        enabled: file.enabled.value()?,
+        sample: file.sample.get()?.0,
+        slow: file.slow.get()?.0,
+        path: file.path.value()?,
+    })
+}
+
 fn upstreams(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<UpstreamConfig>> {
     let upstreams = &file.upstreams.get()?.0;
     if upstreams.is_empty() {
@@ -170,7 +196,7 @@ fn upstreams(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<UpstreamC
     }
     let upstreams: Vec<_> = upstreams
         .iter()
-        .map(|(name, file)| upstream(name, file, findings))
+        .map(|(name, file)| upstream(name, file.as_ref()?, findings))
         .collect();
     upstreams.into_iter().collect()
 }
@@ -212,22 +238,17 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
             "is empty; there has to be one route".to_owned(),
         );
     }
-    let max_buffered = file
-        .limits
-        .get()
-        .and_then(|limits| limits.max_buffered.get());
-    let max_buffered = max_buffered.map(|size| size.0);
-    let store = file.store.get().and_then(|store| store.timeout.get());
-    let store_timeout = store.map(|timeout| timeout.0);
     let mut lowered = Vec::new();
     for route_file in files {
-        bounds(route_file, max_buffered, findings);
-        outlives(route_file, store_timeout, findings);
+        fit::limits(route_file, file.limits.get(), findings);
+        fit::lease(route_file, file.store.get(), findings);
         lowered.push(route(route_file, file, findings));
     }
     order::names(files, findings);
+    order::colons(files, findings);
+    order::tokens(files, findings);
+    order::shadows(files, findings);
     let routes: Vec<Route> = lowered.into_iter().collect::<Option<_>>()?;
-    order::shadows(files, &routes, findings);
     order::spellings(files, &routes, findings);
     Some(routes)
 }
@@ -235,15 +256,26 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
 fn route(file: &RouteFile, config: &ConfigFile, findings: &mut Findings) -> Option<Route> {
     let name = required(&file.name, "", findings);
     let path = required(&file.path, ", here or in `defaults`", findings);
-    let upstream = required(&file.upstream, ", here or in `defaults`", findings);
+    let names = config.upstreams.get().map_or_else(Vec::new, |upstreams| {
+        upstreams.0.keys().map(String::as_str).collect()
+    });
+    let which = match names.as_slice() {
+        [] => String::new(),
+        names => format!(", as the name of an upstream ({})", names.join(", ")),
+    };
+    let which = format!(", here or in `defaults`{which}");
+    let upstream = required(&file.upstream, &which, findings);
     if let (Some(Label(name)), Some(upstreams)) = (&upstream, config.upstreams.get())
         && !upstreams.0.contains_key(name)
     {
         let names: Vec<&str> = upstreams.0.keys().map(String::as_str).collect();
-        let message = format!(
-            "there is no upstream `{name}`; there are {}",
-            names.join(", ")
-        );
+        let advice = match (nearest(name, &names), names.as_slice()) {
+            (Some(near), _) => format!("did you mean \"{near}\"?"),
+            (None, []) => format!("write `[upstreams.{name}]` with its endpoints"),
+            (None, [one]) => format!("there is only {one}"),
+            (None, names) => format!("there are {}", names.join(", ")),
+        };
+        let message = format!("there is no upstream `{name}`; {advice}");
         findings.whole(&file.upstream.place, message);
     }
     let mode = mode(file, findings);
@@ -267,14 +299,15 @@ fn route(file: &RouteFile, config: &ConfigFile, findings: &mut Findings) -> Opti
 }
 
 /// A setting that only looks as if it might be left out.
-fn required<T: Clone>(
+fn required<T: Value + Clone>(
     setting: &Setting<Option<T>>,
     where_to: &str,
     findings: &mut Findings,
 ) -> Option<T> {
     let value = setting.value()?;
     if value.is_none() {
-        findings.whole(&setting.place, format!("is required{where_to}"));
+        let message = format!("is required{where_to}; write {}", T::kind());
+        findings.whole(&setting.place, message);
     }
     value
 }
@@ -283,6 +316,7 @@ fn mode(file: &RouteFile, findings: &mut Findings) -> Option<Mode> {
     match file.mode.value()? {
         ModeWord::Pass => Some(Mode::Pass),
         ModeWord::Enforce => policy(file, findings).map(Box::new).map(Mode::Enforce),
+        ModeWord::Observe => policy(file, findings).map(Box::new).map(Mode::Observe),
     }
 }
 
@@ -317,6 +351,10 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         unknown_status: file.unknown_status.get()?.0,
         outcomes: outcomes?,
         retention: retention?,
+        after_expiry: match file.after_expiry.value()? {
+            AfterExpiryWord::Execute => AfterExpiry::Execute,
+            AfterExpiryWord::Reject => AfterExpiry::Reject,
+        },
         on_store_down: match file.on_store_down.value()? {
             OnStoreDownWord::Reject => OnStoreDown::Reject,
             OnStoreDownWord::Forward => OnStoreDown::Forward,
@@ -371,11 +409,6 @@ fn scope(
     if let Some(ScopeWord::Header(twice)) = repeated(&words) {
         findings.whole(&setting.place, format!("has `header:{twice}` twice"));
     }
-    if words.contains(&ScopeWord::Header(header::AUTHORIZATION)) {
-        let message = "a client that refreshes its token between two tries is another client by \
-                       `header:Authorization`; where a header names the client for good, use that";
-        findings.warn(&setting.place, message.to_owned(), None);
-    }
     let sources = words.into_iter().filter_map(|word| match word {
         ScopeWord::Header(name) => Some(ScopeSource::Header(name)),
         ScopeWord::None => None,
@@ -389,7 +422,8 @@ fn fingerprint(file: &FingerprintFile, findings: &mut Findings) -> Option<Finger
     if !ignore.is_empty() && body.is_some_and(|body| body != BodyWord::Json) {
         let message =
             "members can only be ignored where the body counts as JSON; set body = \"json\"";
-        findings.whole(&file.ignore.place, message.to_owned());
+        let other = file.body.written();
+        findings.conflict(&file.ignore.place, message.to_owned(), other.as_slice());
     }
     let headers: Vec<HeaderName> = file.headers.value()?;
     if let Some(twice) = repeated(&headers) {
@@ -409,19 +443,10 @@ fn outcomes(file: &OutcomesFile, findings: &mut Findings) -> Option<Outcomes> {
         let words: Vec<&str> = words.iter().map(|word| word.0.as_str()).collect();
         StatusSet::parse(&words).ok()
     };
-    let release = set(file.release.get()?)?;
-    let unknown = set(file.unknown.get()?)?;
+    let release = set(&file.release.get()?.0)?;
+    let unknown = set(&file.unknown.get()?.0)?;
     if let Some(status) = release.overlap(&unknown) {
-        let (later, first) = if file.release.place.offset > file.unknown.place.offset {
-            (&file.release.place, &file.unknown.place)
-        } else {
-            (&file.unknown.place, &file.release.place)
-        };
-        findings.conflict(
-            later,
-            format!("{status} is both in `release` and in `unknown`"),
-            first,
-        );
+        fit::two_meanings(file, status, findings);
     }
     Some(Outcomes { release, unknown })
 }
@@ -431,52 +456,10 @@ fn retention_of(
     route: &RouteFile,
     findings: &mut Findings,
 ) -> Option<RetentionPolicy> {
-    let retention = RetentionPolicy {
+    fit::retention(file, route, findings);
+    Some(RetentionPolicy {
         success: file.success.get()?.0,
         failure: file.failure.get()?.0,
         unknown: file.unknown.get()?.0,
-    };
-    let longest: Duration = route.response_timeout.get()?.0
-        + route.late_response.value()?
-        + route.record_timeout.get()?.0
-        + route.lease.get()?.0;
-    if retention.unknown < longest {
-        let message = format!(
-            "{} is less than response_timeout, late_response, record_timeout and lease together; it has to be {} or \
-             more",
-            duration_in_words(retention.unknown),
-            duration_in_words(longest),
-        );
-        findings.whole(&file.unknown.place, message);
-    }
-    Some(retention)
-}
-
-/// No body may be allowed that can never be held.
-fn bounds(file: &RouteFile, max_buffered: Option<Size>, findings: &mut Findings) {
-    for size in [&file.max_request_body, &file.max_response_body] {
-        if let (Some(bytes), Some(max)) = (size.get(), max_buffered)
-            && bytes.0.0 > max.0
-        {
-            let message = "is more than limits.max_buffered, which all bodies share";
-            findings.whole(&size.place, message.to_owned());
-        }
-    }
-}
-
-/// A claim must not be over before the store has answered it.
-fn outlives(file: &RouteFile, store_timeout: Option<Duration>, findings: &mut Findings) {
-    if let (Some(lease), Some(timeout)) = (file.lease.get(), store_timeout)
-        && file.mode.value() == Some(ModeWord::Enforce)
-        && lease.0 < 2 * timeout
-    {
-        let message = format!(
-            "{} is less than twice the {} of store.timeout: a claim might be over before it is answered; it has to \
-             be {} or more",
-            duration_in_words(lease.0),
-            duration_in_words(timeout),
-            duration_in_words(2 * timeout),
-        );
-        findings.whole(&file.lease.place, message);
-    }
+    })
 }

@@ -6,8 +6,11 @@
 mod document;
 mod file;
 mod finding;
+mod fit;
+mod home;
 mod lower;
 mod order;
+mod quantity;
 mod redis;
 mod reference;
 mod secret;
@@ -15,6 +18,7 @@ mod setting;
 mod value;
 mod words;
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -43,6 +47,8 @@ pub struct Config {
     pub problem_base: Option<String>,
     /// How long a drain may take.
     pub drain_timeout: Duration,
+    /// For how long of it new connections are taken.
+    pub drain_delay: Duration,
     /// Where clients connect; at least one.
     pub listeners: Vec<SocketAddr>,
     /// Where health and metrics are served.
@@ -51,6 +57,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Bounds of everything that waits or is held.
     pub limits: Limits,
+    /// What is written of requests.
+    pub access_log: AccessLogConfig,
     /// By name; each route's upstream is among them.
     pub upstreams: Vec<UpstreamConfig>,
     /// In order of precedence.
@@ -79,6 +87,8 @@ impl Config {
                 position: None,
                 setting: String::new(),
                 message,
+                others: Vec::new(),
+                excerpt: None,
             }])
         })?;
         Self::parse(&text, &name)
@@ -120,6 +130,7 @@ impl Config {
             .map_err(|Faults(mut faults)| {
                 for fault in &mut faults {
                     fault.position = None;
+                    fault.others.clear();
                     fault.setting = match fault.setting.as_str() {
                         "upstreams.upstream.endpoints[0]" => "--upstream".to_owned(),
                         "listeners[0].address" => "--listen".to_owned(),
@@ -177,6 +188,22 @@ pub struct StoreConfig {
     pub namespace: String,
     /// Keys record ids and fingerprints; `None`: made by the store.
     pub id_key: Option<crate::identity::IdKeyBytes>,
+    /// The first one encrypts recorded responses, all of them decrypt; empty: they are stored as they are.
+    pub encryption_keys: Vec<EncryptionKey>,
+}
+
+/// What recorded responses are encrypted with.
+pub struct EncryptionKey {
+    /// Its name.
+    pub id: String,
+    /// 256 bits.
+    pub bytes: [u8; 32],
+}
+
+impl fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EncryptionKey").field(&self.id).finish()
+    }
 }
 
 /// Which store.
@@ -213,6 +240,19 @@ pub struct Limits {
     pub keep_alive: Duration,
     /// Bytes of completed records held for replay; 0 switches the cache off.
     pub replay_cache: u64,
+}
+
+/// Section `[access_log]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLogConfig {
+    /// Whether anything is written.
+    pub enabled: bool,
+    /// The share of ordinary requests that are written, from 0 to 1.
+    pub sample: f64,
+    /// What takes longer is not ordinary.
+    pub slow: Duration,
+    /// Whether paths are written.
+    pub path: bool,
 }
 
 /// One `[upstreams.NAME]`.

@@ -13,6 +13,14 @@ pub fn schema() -> Json {
     let mut schema = ConfigFile::schema();
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("oncegate");
+    // Each has to be there once, as the file is lowered; a name cannot come from `defaults` either.
+    let properties = &mut schema["properties"];
+    properties["routes"]["items"]["required"] = json!(["name"]);
+    properties["routes"]["minItems"] = json!(1);
+    properties["listeners"]["minItems"] = json!(1);
+    properties["upstreams"]["minProperties"] = json!(1);
+    properties["upstreams"]["additionalProperties"]["properties"]["endpoints"]["minItems"] =
+        json!(1);
     schema
 }
 

@@ -10,10 +10,9 @@ use toml::de::DeValue;
 
 use super::finding::{Findings, Place};
 use super::setting::{Value, Written, quoted};
-use crate::identity::IdKeyBytes;
 
-/// The shortest secret that an id key is made of, in bytes: as long as what it becomes.
-const MIN_ID_KEY: usize = 32;
+/// The shortest secret that a key is made of, in bytes: as long as what it becomes.
+const MIN_KEY: usize = 32;
 
 /// The longest secret, in bytes. Nobody has a longer one, but somebody has a path to a wrong file.
 const MAX_SECRET: u64 = 64 * 1024;
@@ -65,17 +64,13 @@ impl Value for Secret {
     }
 }
 
-/// Makes an id key of a secret: the SHA-256 of its bytes, so that a text of any length will do.
-pub(super) fn id_key(
-    secret: &Secret,
-    place: &Place,
-    findings: &mut Findings,
-) -> Option<IdKeyBytes> {
+/// Makes a key of 256 bits of a secret: the SHA-256 of its bytes, so that a text of any length will do.
+pub(super) fn key(secret: &Secret, place: &Place, findings: &mut Findings) -> Option<[u8; 32]> {
     let bytes = match read(secret) {
-        Ok(bytes) if bytes.len() >= MIN_ID_KEY => bytes,
+        Ok(bytes) if bytes.len() >= MIN_KEY => bytes,
         Ok(bytes) => {
             let wrong = format!(
-                "the secret has {} bytes; it needs {MIN_ID_KEY} or more",
+                "the secret has {} bytes; it needs {MIN_KEY} or more",
                 bytes.len()
             );
             findings.value(place, wrong);
@@ -88,7 +83,7 @@ pub(super) fn id_key(
     };
     let mut key = [0; 32];
     key.copy_from_slice(digest(&SHA256, &bytes).as_ref());
-    Some(IdKeyBytes(key))
+    Some(key)
 }
 
 /// A secret as it is.

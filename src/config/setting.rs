@@ -5,6 +5,7 @@ use serde_json::{Value as Json, json};
 use toml::de::{DeTable, DeValue};
 
 use super::finding::{Findings, Place};
+use super::home;
 
 /// Anything that may stand in a configuration file.
 pub(super) trait Value: Sized {
@@ -66,6 +67,12 @@ impl<'a> Written<'a> {
         findings.value(&self.place, format!("is {found}; write {kind}"));
     }
 
+    /// It is no table with tables of this form in it.
+    pub(super) fn wrong_form(&self, form: Form, findings: &mut Findings) {
+        let name = self.place.path.rsplit('.').next().unwrap_or_default();
+        self.wrong_type(&how(name, form), findings);
+    }
+
     pub(super) fn root(value: &'a DeValue<'a>) -> Self {
         Self {
             value,
@@ -95,9 +102,15 @@ pub(super) struct Setting<T> {
     value: Option<T>,
     /// Where it is written, or the section that does not write it.
     pub(super) place: Place,
+    is_written: bool,
 }
 
 impl<T> Setting<T> {
+    /// Where it is written; none where its default holds.
+    pub(super) fn written(&self) -> Option<&Place> {
+        self.is_written.then_some(&self.place)
+    }
+
     /// The value, unless it could not be used.
     pub(super) fn get(&self) -> Option<&T> {
         self.value.as_ref()
@@ -190,13 +203,15 @@ pub(super) fn table_schema(about: &str, settings: &[Definition]) -> Json {
 pub(super) struct Table<'a> {
     table: &'a DeTable<'a>,
     written: &'a Written<'a>,
+    /// Settings that were written under another name, so that nobody is told that they are missing.
+    misspelt: Vec<&'static str>,
 }
 
 impl<'a> Table<'a> {
     /// Begins to read a table; says which of its keys are no settings.
     pub(super) fn open(
         written: &'a Written<'a>,
-        names: &[&str],
+        names: &[&'static str],
         later: &[&str],
         findings: &mut Findings,
     ) -> Option<Self> {
@@ -204,16 +219,23 @@ impl<'a> Table<'a> {
             written.wrong_type(&format!("a table with {}", names.join(", ")), findings);
             return None;
         };
+        let mut misspelt = Vec::new();
         for key in table.keys() {
             let name = key.get_ref().as_ref();
             let place = written.place.child(key.span().start, &name_in_path(name));
             if later.contains(&name) {
                 findings.value(&place, "is not in this version".to_owned());
             } else if !names.contains(&name) {
-                findings.whole(&place, format!("is not a setting; {}", hint(name, names)));
+                let (advice, meant) = home::advice(name, names);
+                findings.name(&place, format!("is not a setting; {advice}"));
+                misspelt.extend(meant);
             }
         }
-        Some(Self { table, written })
+        Some(Self {
+            table,
+            written,
+            misspelt,
+        })
     }
 
     /// Reads one setting.
@@ -228,17 +250,37 @@ impl<'a> Table<'a> {
             return Setting {
                 value: T::read(&written, findings),
                 place: written.place,
+                is_written: true,
             };
         }
         let place = self.written.place.child(self.written.place.offset, name);
         let value = match default {
             Some(default) => read_default(default, &place, findings),
+            None if self.misspelt.contains(&name) => None,
             None => T::absent(),
         };
-        if value.is_none() && default.is_none() {
-            findings.whole(&place, format!("is required; write {}", T::kind()));
+        if value.is_none() && default.is_none() && !self.misspelt.contains(&name) {
+            let kind = match T::form() {
+                Form::Single => T::kind(),
+                form => how(name, form),
+            };
+            findings.whole(&place, format!("is required; write {kind}"));
         }
-        Setting { value, place }
+        Setting {
+            value,
+            place,
+            is_written: false,
+        }
+    }
+}
+
+/// What to write for a section.
+fn how(name: &str, form: Form) -> String {
+    let heading = home::written(name, form);
+    match form {
+        Form::Single | Form::Section => heading,
+        Form::List => format!("{heading}, with two brackets, before each"),
+        Form::Named => format!("{heading}, with a name of your choice"),
     }
 }
 
@@ -250,19 +292,6 @@ fn read_default<T: Value>(default: &str, place: &Place, findings: &mut Findings)
         is_default: true,
     };
     T::read(&written, findings)
-}
-
-/// How far a name may be from one that exists and still be a slip of the same: a third of its letters.
-fn hint(name: &str, names: &[&str]) -> String {
-    let nearest = names
-        .iter()
-        .min_by_key(|known| strsim::damerau_levenshtein(name, known));
-    match nearest {
-        Some(known) if strsim::damerau_levenshtein(name, known) <= known.len().div_ceil(3) => {
-            format!("did you mean `{known}`?")
-        }
-        _ => format!("there are {}", names.join(", ")),
-    }
 }
 
 /// What a name from the file looks like in the path of a setting.
@@ -375,6 +404,10 @@ macro_rules! choice {
                     $($word => Ok(Self::$variant),)+
                     _ => Err(format!("is {}", $crate::config::setting::quoted(text))),
                 }
+            }
+
+            fn meant(text: &str) -> Option<String> {
+                $crate::config::home::nearest(text, &[$($word),+]).map(str::to_owned)
             }
 
             fn kind() -> String {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 use toml::de::DeValue;
@@ -14,6 +13,12 @@ use super::setting::{Definition, Form, Value, Written, name_in_path, quoted, typ
 pub(super) trait Scalar: Sized {
     /// `Err`: what is wrong; what to write instead is added from [`Scalar::kind`].
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String>;
+
+    /// The text of what was probably meant by a value that cannot be used, as it would stand in the file. It is
+    /// offered only where it could be used.
+    fn meant(_value: &DeValue<'_>) -> Option<String> {
+        None
+    }
 
     /// What to write.
     fn kind() -> String;
@@ -27,7 +32,16 @@ impl<T: Scalar> Value for T {
         match T::from_toml(written.value) {
             Ok(value) => Some(value),
             Err(wrong) => {
-                findings.value(&written.place, format!("{wrong}; write {}", T::kind()));
+                let usable = |meant: &String| {
+                    DeValue::parse(meant).is_ok_and(|value| T::from_toml(value.get_ref()).is_ok())
+                };
+                let meant = T::meant(written.value).filter(usable);
+                let meant =
+                    meant.map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
+                findings.value(
+                    &written.place,
+                    format!("{wrong}; write {}{meant}", T::kind()),
+                );
                 None
             }
         }
@@ -50,6 +64,11 @@ pub(super) trait Text: Sized {
     /// `Err`: what is wrong; what to write instead is added from [`Text::kind`].
     fn from_text(text: &str) -> Result<Self, String>;
 
+    /// What was probably meant by a text that is none of these.
+    fn meant(_text: &str) -> Option<String> {
+        None
+    }
+
     /// What to write.
     fn kind() -> String;
 
@@ -62,12 +81,43 @@ impl<T: Text> Scalar for T {
         let DeValue::String(text) = value else {
             return Err(format!("is {}", type_in_words(value)));
         };
-        let is =
-            |later: &&&str| *text == ***later || later.ends_with(':') && text.starts_with(**later);
+        let is = |later: &&&str| {
+            let slips = strsim::damerau_levenshtein(&text.to_lowercase(), later);
+            match later.strip_suffix(':') {
+                Some(_) => text.starts_with(**later),
+                // As far as no word of this version is as near.
+                None => slips == 0 || slips == 1 && T::from_text(text).is_err(),
+            }
+        };
         match T::LATER.iter().find(is) {
             Some(later) => Err(format!("`{later}` is not in this version")),
             None => T::from_text(text),
         }
+    }
+
+    fn meant(value: &DeValue<'_>) -> Option<String> {
+        let text = match value {
+            DeValue::String(text) => text.clone().into_owned(),
+            DeValue::Integer(number) => number.to_string(),
+            DeValue::Array(items) => match &items[..] {
+                // One value where a list was not asked for.
+                [item] if T::from_toml(item.get_ref()).is_ok() => {
+                    item.get_ref().as_str()?.to_owned()
+                }
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let is_later = |later: &&&str| text.starts_with(**later);
+        if T::LATER.iter().any(|later| is_later(&later)) {
+            return None;
+        }
+        let meant = if T::from_text(&text).is_ok() {
+            text
+        } else {
+            T::meant(&text)?
+        };
+        Some(quoted(&meant))
     }
 
     fn kind() -> String {
@@ -102,7 +152,12 @@ impl<T: Value> Value for Option<T> {
 impl<T: Value> Value for Vec<T> {
     fn read(written: &Written<'_>, findings: &mut Findings) -> Option<Self> {
         let DeValue::Array(items) = written.value else {
-            written.wrong_type(&Self::kind(), findings);
+            if T::form() == Form::Section {
+                written.wrong_form(Form::List, findings);
+            } else {
+                let meant = alone::<T>(written);
+                written.wrong_type(&format!("{}{meant}", Self::kind()), findings);
+            }
             return None;
         };
         let mut whole = true;
@@ -152,6 +207,48 @@ impl<T: Value> Value for Vec<T> {
     }
 }
 
+/// The list that was probably meant by a single value.
+fn alone<T: Value>(written: &Written<'_>) -> String {
+    let text = match written.value {
+        DeValue::String(text) => quoted(text),
+        DeValue::Integer(number) => quoted(&number.to_string()),
+        _ => return String::new(),
+    };
+    match T::read(written, &mut Findings::default()) {
+        Some(_) => format!("; did you mean [{text}]?"),
+        None => String::new(),
+    }
+}
+
+/// A list of which what can be used is kept where something in it cannot be, so that the rest is still compared.
+pub(super) struct Partly<T>(pub(super) Vec<T>);
+
+impl<T: Value> Value for Partly<T> {
+    fn read(written: &Written<'_>, findings: &mut Findings) -> Option<Self> {
+        let DeValue::Array(items) = written.value else {
+            return Vec::<T>::read(written, findings).map(Self);
+        };
+        let values: Vec<T> = items
+            .iter()
+            .enumerate()
+            .filter_map(|(index, item)| {
+                let mut item_written = written.child("", item);
+                item_written.place.path = format!("{}[{index}]", written.place.path);
+                T::read(&item_written, findings)
+            })
+            .collect();
+        Some(Self(values))
+    }
+
+    fn kind() -> String {
+        Vec::<T>::kind()
+    }
+
+    fn schema() -> Json {
+        Vec::<T>::schema()
+    }
+}
+
 /// The name that an element of a list goes by in messages.
 fn name_of<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
     let name = value.as_table()?.get("name")?.get_ref().as_str()?;
@@ -159,30 +256,40 @@ fn name_of<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
 }
 
 /// `[name.A]`, `[name.B]`: sections under names that the user gives.
-pub(super) struct Named<T>(pub(super) BTreeMap<String, T>);
+///
+/// Without the section: its name is there, and it cannot be used.
+pub(super) struct Named<T>(pub(super) BTreeMap<String, Option<T>>);
 
 impl<T: Value> Value for Named<T> {
     fn read(written: &Written<'_>, findings: &mut Findings) -> Option<Self> {
         let DeValue::Table(table) = written.value else {
-            written.wrong_type(&Self::kind(), findings);
+            written.wrong_form(Form::Named, findings);
             return None;
         };
+        let settings = T::settings();
         let mut whole = true;
         let mut named = BTreeMap::new();
         for (key, value) in table {
             let name = key.get_ref().as_ref();
             let written = written.child(&name_in_path(name), value);
+            if !matches!(value.get_ref(), DeValue::Table(_))
+                && settings.iter().any(|setting| setting.name == name)
+            {
+                let section = written.place.path.split('.').next().unwrap_or_default();
+                findings.value(
+                    &written.place,
+                    format!("belongs to one of them; write `[{section}.NAME]` before it, with a name of your choice"),
+                );
+                whole = false;
+                continue;
+            }
             if let Err(wrong) = Label::from_text(name) {
                 findings.value(
                     &written.place,
                     format!("the name {wrong}; write {}", <Label as Text>::kind()),
                 );
-                whole = false;
             }
-            match T::read(&written, findings) {
-                Some(value) => drop(named.insert(name.to_owned(), value)),
-                None => whole = false,
-            }
+            named.insert(name.to_owned(), T::read(&written, findings));
         }
         whole.then_some(Self(named))
     }
@@ -217,180 +324,24 @@ impl Scalar for bool {
             .ok_or_else(|| format!("is {}", type_in_words(value)))
     }
 
+    fn meant(value: &DeValue<'_>) -> Option<String> {
+        let word = value.as_str()?.to_lowercase();
+        let is_one_of = |words: [&str; 4]| words.contains(&word.as_str());
+        if is_one_of(["true", "yes", "on", "1"]) {
+            Some("true".to_owned())
+        } else if is_one_of(["false", "no", "off", "0"]) {
+            Some("false".to_owned())
+        } else {
+            None
+        }
+    }
+
     fn kind() -> String {
         "true or false".to_owned()
     }
 
     fn schema() -> Json {
         json!({ "type": "boolean" })
-    }
-}
-
-/// A value of which there may be none.
-pub(super) trait Quantity: Scalar {
-    fn is_zero(&self) -> bool;
-}
-
-/// More than none.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Positive<T>(pub(super) T);
-
-impl<T: Quantity> Scalar for Positive<T> {
-    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
-        match T::from_toml(value)? {
-            quantity if quantity.is_zero() => Err("is zero".to_owned()),
-            quantity => Ok(Self(quantity)),
-        }
-    }
-
-    fn kind() -> String {
-        format!("{}, above zero", T::kind())
-    }
-
-    fn schema() -> Json {
-        T::schema()
-    }
-}
-
-/// The longest duration that a setting may have: 100 years, so that sums of them stay in range.
-const MAX_DURATION: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
-
-/// Milliseconds in each unit of a duration, the shortest first.
-const DURATION_UNITS: [(&str, u64); 5] = [
-    ("ms", 1),
-    ("s", 1_000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-];
-
-impl Text for Duration {
-    fn from_text(text: &str) -> Result<Self, String> {
-        let ms = measure(text, &DURATION_UNITS)?;
-        let duration = Self::from_millis(ms);
-        if duration > MAX_DURATION {
-            return Err(format!(
-                "{} is longer than {}",
-                quoted(text),
-                duration_in_words(MAX_DURATION)
-            ));
-        }
-        Ok(duration)
-    }
-
-    fn kind() -> String {
-        "a duration such as \"30s\" (ms, s, m, h, d)".to_owned()
-    }
-
-    fn restrict(schema: &mut Json) {
-        schema["pattern"] = json!("^[0-9]+(ms|s|m|h|d)$");
-    }
-}
-
-impl Quantity for Duration {
-    fn is_zero(&self) -> bool {
-        Duration::is_zero(self)
-    }
-}
-
-/// A duration as it would be written, in the longest unit that gives a whole number.
-pub(super) fn duration_in_words(duration: Duration) -> String {
-    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let (unit, factor) = DURATION_UNITS
-        .into_iter()
-        .rev()
-        .find(|(_, factor)| ms.is_multiple_of(*factor) && ms >= *factor)
-        .unwrap_or(("ms", 1));
-    format!("{}{unit}", ms / factor)
-}
-
-/// A number of bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Size(pub(super) u64);
-
-const SIZE_UNITS: [(&str, u64); 5] = [
-    ("B", 1),
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-    ("TiB", 1 << 40),
-];
-
-impl Scalar for Size {
-    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
-        match value {
-            DeValue::String(text) if text == "0" => Ok(Self(0)),
-            DeValue::String(text) => measure(text, &SIZE_UNITS).map(Self),
-            DeValue::Integer(number) if number.as_str() == "0" => Ok(Self(0)),
-            DeValue::Integer(number) => Err(format!("{number} has no unit")),
-            other => Err(format!("is {}", type_in_words(other))),
-        }
-    }
-
-    fn kind() -> String {
-        "a size such as \"64KiB\" (B, KiB, MiB, GiB, TiB)".to_owned()
-    }
-
-    fn schema() -> Json {
-        json!({ "anyOf": [{ "type": "string", "pattern": "^(0|[0-9]+(B|KiB|MiB|GiB|TiB))$" }, { "const": 0 }] })
-    }
-}
-
-impl Quantity for Size {
-    fn is_zero(&self) -> bool {
-        self.0 == 0
-    }
-}
-
-/// Reads a whole number and one of these units.
-fn measure(text: &str, units: &[(&str, u64)]) -> Result<u64, String> {
-    let digits = text.len()
-        - text
-            .trim_start_matches(|char: char| char.is_ascii_digit())
-            .len();
-    let (number, unit) = text.split_at(digits);
-    if number.is_empty() {
-        return Err(format!(
-            "{} does not begin with a whole number",
-            quoted(text)
-        ));
-    }
-    if unit.is_empty() {
-        return Err(format!("{} has no unit", quoted(text)));
-    }
-    let Some((_, factor)) = units.iter().find(|(name, _)| *name == unit) else {
-        return Err(format!("{} has the unit {}", quoted(text), quoted(unit)));
-    };
-    let number: Option<u64> = number.parse().ok();
-    number
-        .and_then(|number| number.checked_mul(*factor))
-        .ok_or_else(|| format!("{} is too large", quoted(text)))
-}
-
-/// How many of something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Count(pub(super) usize);
-
-/// The largest count: more than any gateway holds, and in range of every counter.
-const MAX_COUNT: u32 = 1_000_000_000;
-
-impl Scalar for Count {
-    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
-        let DeValue::Integer(number) = value else {
-            return Err(format!("is {}", type_in_words(value)));
-        };
-        match u32::from_str_radix(number.as_str(), number.radix()) {
-            Ok(count @ 1..=MAX_COUNT) => Ok(Self(count as usize)),
-            _ => Err(format!("is {number}")),
-        }
-    }
-
-    fn kind() -> String {
-        format!("a whole number from 1 to {MAX_COUNT}")
-    }
-
-    fn schema() -> Json {
-        json!({ "type": "integer", "minimum": 1, "maximum": MAX_COUNT })
     }
 }
 
@@ -406,6 +357,9 @@ impl Text for Label {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if text.is_empty() {
             Err("is empty".to_owned())
+        } else if text.contains("://") {
+            // There may be a password in it.
+            Err("is a URL where a name is needed, as `api` is of `[upstreams.api]`".to_owned())
         } else if text.len() > MAX_LABEL || !text.bytes().all(plain) {
             Err(format!("is {}", quoted(text)))
         } else {
@@ -427,6 +381,18 @@ impl Text for SocketAddr {
 
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| format!("is {}", quoted(text)))
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        let text = text.trim_start_matches("http://").trim_end_matches('/');
+        let (host, port) = text.rsplit_once(':').unwrap_or(("localhost", text));
+        let host = match host {
+            "localhost" => "127.0.0.1",
+            // What others take for all addresses.
+            "" | "*" => "0.0.0.0",
+            host => host,
+        };
+        Some(format!("{host}:{port}"))
     }
 
     fn kind() -> String {

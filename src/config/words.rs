@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Method, header};
 use serde_json::{Value as Json, json};
 use toml::de::DeValue;
 
+use super::home::nearest;
 use super::setting::{choice, quoted, type_in_words};
 use super::value::{Scalar, Text};
 use super::{Endpoint, RedisConfig, StoreLocation};
@@ -15,9 +16,9 @@ use crate::protocol::StatusSet;
 use crate::route::PathPattern;
 
 choice!(Profile { Sidecar = "sidecar" } later { "edge" });
-choice!(ModeWord { Enforce = "enforce", Pass = "pass" } later { "observe" });
+choice!(ModeWord { Enforce = "enforce", Observe = "observe", Pass = "pass" } later {});
 choice!(OnUnknown { Hold = "hold" } later { "resend", "probe" });
-choice!(AfterExpiry { Execute = "execute" } later { "reject" });
+choice!(AfterExpiryWord { Execute = "execute", Reject = "reject" } later {});
 choice!(KeyAge { Ignore = "ignore" } later { "reject" });
 choice!(OnStoreDownWord { Reject = "reject", Forward = "forward" } later {});
 choice!(Dialect { Ietf = "ietf" } later { "stripe", "graphql" });
@@ -76,6 +77,16 @@ impl Text for StoreLocation {
         }
     }
 
+    fn meant(text: &str) -> Option<String> {
+        match text {
+            "memory" | "mem" | ":memory:" | "memory://" => Some("memory:".to_owned()),
+            path if path.ends_with(".db") && !path.contains(':') => {
+                Some(format!("embedded:{path}"))
+            }
+            _ => None,
+        }
+    }
+
     fn kind() -> String {
         "`memory:`, `embedded:PATH`, or servers after `redis://`, `rediss://`, `redis-sentinel://` or \
          `redis-cluster://`"
@@ -124,6 +135,22 @@ impl Text for Endpoint {
         })
     }
 
+    fn meant(text: &str) -> Option<String> {
+        let text = text
+            .strip_prefix("http://")
+            .unwrap_or(text)
+            .trim_end_matches('/');
+        let is_url = text.contains("://");
+        let has_port = text
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        match (is_url, has_port) {
+            (true, _) => None,
+            (false, true) => Some(format!("http://{text}")),
+            (false, false) => Some(format!("http://{text}:80")),
+        }
+    }
+
     fn kind() -> String {
         "`http://HOST:PORT`".to_owned()
     }
@@ -146,6 +173,12 @@ pub(super) struct HostName(pub(super) String);
 
 impl Text for HostName {
     fn from_text(text: &str) -> Result<Self, String> {
+        if text.contains('*') {
+            return Err(format!(
+                "is {}: a route takes one host, or all of them where this is left out",
+                quoted(text)
+            ));
+        }
         let bare = text
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'));
@@ -158,6 +191,13 @@ impl Text for HostName {
         } else {
             Err(format!("is {}", quoted(text)))
         }
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        let (_, host) = text.split_once("://").unwrap_or(("", text));
+        let host = host.split('/').next()?;
+        let (name, _) = host.rsplit_once(':').unwrap_or((host, ""));
+        Some(name.trim_end_matches('.').to_owned())
     }
 
     fn kind() -> String {
@@ -176,6 +216,10 @@ impl Text for Method {
         Ok(method)
     }
 
+    fn meant(text: &str) -> Option<String> {
+        Some(text.trim().to_ascii_uppercase())
+    }
+
     fn kind() -> String {
         "a method in capitals, such as \"POST\", and not CONNECT".to_owned()
     }
@@ -185,6 +229,23 @@ impl Text for PathPattern {
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse()
             .map_err(|wrong| format!("{} is no path pattern: {wrong}", quoted(text)))
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        let path = text.split(['?', '#']).next()?.trim();
+        let mut segments: Vec<&str> = path
+            .split('/')
+            .skip_while(|segment| segment.is_empty())
+            .collect();
+        let last = segments.len().saturating_sub(1);
+        for (index, segment) in segments.iter_mut().enumerate() {
+            match *segment {
+                "*" if index < last => *segment = "{any}",
+                "**" if index == last => *segment = "*",
+                _ => {}
+            }
+        }
+        Some(format!("/{}", segments.join("/")))
     }
 
     fn kind() -> String {
@@ -234,6 +295,18 @@ fn header_source(text: &str) -> Result<HeaderName, String> {
     Ok(name)
 }
 
+/// The source that was probably meant: the header's name alone, a slip in `header:`, or spaces around.
+fn meant_header(text: &str) -> Option<String> {
+    let name = match text.split_once(':') {
+        None => text.trim(),
+        Some((word, name)) => {
+            nearest(word.trim(), &["header"])?;
+            name.trim()
+        }
+    };
+    Some(format!("header:{name}"))
+}
+
 /// Where a key is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KeyWord(pub(super) HeaderName);
@@ -243,6 +316,10 @@ impl Text for KeyWord {
 
     fn from_text(text: &str) -> Result<Self, String> {
         header_source(text).map(Self)
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        meant_header(text)
     }
 
     fn kind() -> String {
@@ -268,6 +345,13 @@ impl Text for ScopeWord {
         match text {
             "none" => Ok(Self::None),
             text => header_source(text).map(Self::Header),
+        }
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        match nearest(text, &["none"]) {
+            Some(none) => Some(none.to_owned()),
+            None => meant_header(text),
         }
     }
 
@@ -297,6 +381,10 @@ impl Text for KeyFormat {
                 Some(pattern) => whole_key(pattern),
             },
         }
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        nearest(text, &["any", "uuid", "ulid"]).map(str::to_owned)
     }
 
     fn kind() -> String {
@@ -353,6 +441,11 @@ impl Text for JsonPointer {
         Self::parse(text).map_err(|_| format!("is {}", quoted(text)))
     }
 
+    fn meant(text: &str) -> Option<String> {
+        let path = text.trim_start_matches("$.").replace('.', "/");
+        Some(format!("/{path}"))
+    }
+
     fn kind() -> String {
         "a JSON pointer, such as \"/sent_at\"".to_owned()
     }
@@ -391,6 +484,11 @@ impl Scalar for UnknownStatus {
             DeValue::Integer(number) => Err(format!("is {number}")),
             other => Err(format!("is {}", type_in_words(other))),
         }
+    }
+
+    fn meant(value: &DeValue<'_>) -> Option<String> {
+        let text = value.as_str()?;
+        ["409", "503"].contains(&text).then(|| text.to_owned())
     }
 
     fn kind() -> String {

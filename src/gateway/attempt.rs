@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
 use super::body::{self, Body};
@@ -17,9 +17,9 @@ use super::outbound::Outbound;
 use super::problem::Problem;
 use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
-use crate::protocol::{Answer, Cause, Op, Outcome, Owner, Response, Retention, Unknown, Verdict};
+use crate::protocol::{Answer, Cause, Op, Outcome, Owner, Response, Unknown, Verdict};
 use crate::store::NotDone;
-use crate::telemetry::{Decision, Hold, LateAnswer, UpstreamError};
+use crate::telemetry::{Decision, Hold, Label, LateAnswer, UpstreamError};
 use crate::upstream::{Gate, SendErrorKind};
 
 /// How many pieces of a response wait for a slow client before the upstream is not read any more.
@@ -69,6 +69,10 @@ impl Told {
 impl Attempt {
     /// Sends the request, once, and settles what comes of it.
     pub async fn run(mut self: Box<Self>, outbound: Outbound) {
+        if self.shared.stop.is_cancelled() {
+            // It came after the end of the drain, on a connection that was still open.
+            return self.give_back(Problem::Overloaded).boxed().await;
+        }
         let mut work = dispatch(
             Arc::clone(&self.shared),
             Arc::clone(&self.subject),
@@ -76,12 +80,17 @@ impl Attempt {
             Arc::clone(&self.gate),
         )
         .boxed();
+        let begun = Instant::now();
         let done = tokio::select! {
             biased;
             done = self.keeper.during(&mut work) => Ok(done),
             () = sleep(self.subject.lane.route.response_timeout) => Err(Cause::Timeout),
             () = self.shared.stop.cancelled() => Err(Cause::Drained),
         };
+        if let Some((_, tally)) = &mut self.client {
+            let endpoint = done.as_ref().ok().and_then(Dispatched::endpoint);
+            tally.dispatched(begun.elapsed(), endpoint);
+        }
         match done {
             Ok(Dispatched::Answered(answered)) => self.answered(answered).await,
             // What is rare is boxed, so that every attempt need not be as large as the largest.
@@ -115,6 +124,7 @@ impl Attempt {
             body,
             recorded,
             held: _held,
+            endpoint: _,
         } = answered;
         let answer = Answer::Stored(Arc::clone(&recorded));
         let (op, told) = self.judged(status.as_u16(), answer, Decision::Executed);
@@ -136,6 +146,7 @@ impl Attempt {
         lane.metrics().not_stored(streaming.reason);
         let answer = Answer::NotStored(streaming.reason);
         let (op, told) = self.judged(streaming.status.as_u16(), answer, Decision::Unrecorded);
+        let stop = self.shared.stop.clone();
         let (passing, passage) = body::passage(PASSED_PIECES);
         let (status, headers) = (streaming.status, streaming.headers);
         let settling = self.settle(op, told, |decision| {
@@ -146,6 +157,13 @@ impl Attempt {
         });
         let patience = lane.route.response_timeout;
         let passing = pass(passing, streaming.begun, streaming.rest, patience);
+        // The record says what there is to say: at the end of a drain the rest is cut off.
+        let passing = async {
+            tokio::select! {
+                () = passing => {}
+                () = stop.cancelled() => {}
+            }
+        };
         tokio::join!(settling, passing);
     }
 
@@ -277,7 +295,8 @@ impl Attempt {
             }
         };
         tracing::info!(
-            key_ref = %self.subject.key_ref(), route = self.subject.route(), status, ?result,
+            key_ref = %self.subject.key_ref(), route = self.subject.route(), status,
+            result = result.name(),
             "an answer came late",
         );
         self.subject.metrics().late_answer(result);
@@ -292,9 +311,14 @@ impl Attempt {
         answer: impl FnOnce(Decision) -> http::Response<Body>,
     ) {
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
+        let asked = Instant::now();
         let insist = shared.ledger.insist(subject.id, op);
         let mut insist = Box::pin(self.keeper.settling(insist));
-        let Ok(verdict) = timeout(subject.policy().record_timeout, &mut insist).await else {
+        let verdict = timeout(subject.policy().record_timeout, &mut insist).await;
+        if let Some((_, tally)) = &mut self.client {
+            tally.asked_store(asked.elapsed());
+        }
+        let Ok(verdict) = verdict else {
             let _pending = shared.metrics.recordings_pending.hold();
             tracing::warn!(key_ref = %subject.key_ref(), route = subject.route(), "not recorded in time");
             reply(&mut self.client, told.otherwise, answer(told.otherwise));
@@ -368,20 +392,11 @@ impl Attempt {
     }
 
     fn completion(&self, status: u16, answer: Answer) -> Op {
-        let retention = &self.subject.policy().retention;
-        let keep = if status < 400 {
-            retention.success
-        } else {
-            retention.failure
-        };
         Op::Complete {
             owner: self.owner,
             origin: self.subject.origin.clone(),
             answer,
-            retention: Retention {
-                keep,
-                tombstone: std::time::Duration::ZERO,
-            },
+            retention: self.subject.policy().keep_answer(status),
         }
     }
 
@@ -391,7 +406,7 @@ impl Attempt {
             origin: self.subject.origin.clone(),
             fence: self.fence,
             cause,
-            keep: self.subject.policy().retention.unknown,
+            keep: self.subject.policy().keep_open(),
         }
     }
 

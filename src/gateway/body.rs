@@ -6,45 +6,102 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::mpsc;
 
+use super::entry::Sending;
+use super::headers;
+use super::sight::Watched;
 use crate::upstream::InBody;
 
 /// Whatever ended a body before its end.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of an answer to a client.
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    /// The slug, where it is a refusal.
+    problem: Option<&'static str>,
+    /// What counts it as it is given.
+    sending: Option<Sending>,
+}
 
 enum Kind {
     /// A refusal, a replay, or an answer that was recorded.
     Full(Full<Bytes>),
     /// An upstream's answer on its way through; dropping it closes the upstream's connection.
     Upstream(InBody),
+    /// The same, and somebody is told how it ends.
+    Watched(Watched),
     /// An upstream's answer that a detached dispatch passes on.
     Passed(Passage),
+}
+
+impl Kind {
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Full(body) => body.is_end_stream(),
+            Self::Upstream(body) => body.is_end_stream(),
+            Self::Watched(body) => body.is_end_stream(),
+            Self::Passed(body) => body.ended,
+        }
+    }
 }
 
 impl Body {
     /// A body that is at hand.
     #[must_use]
     pub fn full(bytes: Bytes) -> Self {
-        Self(Kind::Full(Full::new(bytes)))
+        Self::of(Kind::Full(Full::new(bytes)))
+    }
+
+    /// A refusal with this slug.
+    #[must_use]
+    pub fn refusal(bytes: Bytes, slug: &'static str) -> Self {
+        Self {
+            problem: Some(slug),
+            ..Self::full(bytes)
+        }
     }
 
     /// A body that comes from an upstream, as it comes.
     #[must_use]
     pub fn upstream(body: InBody) -> Self {
-        Self(Kind::Upstream(body))
+        Self::of(Kind::Upstream(body))
+    }
+
+    /// The same body, watched where it comes from an upstream.
+    #[must_use]
+    pub fn watched(mut self, watch: impl FnOnce(InBody) -> Watched) -> Self {
+        self.kind = match self.kind {
+            Kind::Upstream(body) => Kind::Watched(watch(body)),
+            other => other,
+        };
+        self
     }
 
     /// A body that another task passes on.
     #[must_use]
     pub fn passed(passage: Passage) -> Self {
-        Self(Kind::Passed(passage))
+        Self::of(Kind::Passed(passage))
+    }
+
+    /// The same, counted as it is given to the client with this status.
+    #[must_use]
+    pub fn counted(mut self, mut sending: Sending, status: StatusCode) -> Self {
+        sending.begin(status, self.problem, self.kind.is_over());
+        self.sending = Some(sending);
+        self
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            problem: None,
+            sending: None,
+        }
     }
 }
 
@@ -115,30 +172,45 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
+        let this = &mut *self;
+        let frame = ready!(match &mut this.kind {
             Kind::Full(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
-            Kind::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Kind::Passed(body) => body.poll_piece(cx).map_err(Into::into),
+            Kind::Upstream(body) => cleaned(ready!(Pin::new(body).poll_frame(cx))),
+            Kind::Watched(body) => cleaned(ready!(Pin::new(body).poll_frame(cx))),
+            Kind::Passed(body) => body.poll_piece(cx).map_err(BoxError::from),
+        });
+        if let Some(sending) = &mut this.sending {
+            sending.given(frame.as_ref(), this.kind.is_over());
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Kind::Full(body) => body.is_end_stream(),
-            Kind::Upstream(body) => body.is_end_stream(),
-            Kind::Passed(body) => body.ended,
-        }
+        self.kind.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Full(body) => body.size_hint(),
             Kind::Upstream(body) => body.size_hint(),
+            Kind::Watched(body) => body.size_hint(),
             Kind::Passed(_) => SizeHint::default(),
         }
     }
+}
+
+/// A piece of an upstream's answer whose trailers say nothing but what trailers may.
+fn cleaned<E: Into<BoxError>>(
+    mut frame: Option<Result<Frame<Bytes>, E>>,
+) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    if let Some(Ok(frame)) = &mut frame
+        && let Some(trailers) = frame.trailers_mut()
+    {
+        headers::from_upstream_trailers(trailers);
+    }
+    Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
 }
 
 /// The bytes of bodies that may be held at a time, all requests together (`limits.max_buffered`).
@@ -184,8 +256,17 @@ impl Budget {
 impl Held {
     /// Takes more of the budget; false, and nothing taken, where that is too much.
     fn grow(&mut self, bytes: u64) -> bool {
+        self.grow_within(bytes, self.budget.limit)
+    }
+
+    /// The same for what can be done without: the other half of the budget is left to those that cannot.
+    pub fn grow_spare(&mut self, bytes: u64) -> bool {
+        self.grow_within(bytes, self.budget.limit / 2)
+    }
+
+    fn grow_within(&mut self, bytes: u64, limit: u64) -> bool {
         let before = self.budget.held.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.budget.limit {
+        if before.saturating_add(bytes) > limit {
             self.budget.held.fetch_sub(bytes, Ordering::Relaxed);
             return false;
         }

@@ -1,5 +1,6 @@
 //! Sending a claimed request and taking its answer in, as far as it is held; nothing here knows of records.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,17 @@ pub enum Dispatched {
     Unanswered(Cause),
 }
 
+impl Dispatched {
+    /// The address that has answered.
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Answered(answered) => Some(answered.endpoint),
+            Self::Streaming(streaming) => Some(streaming.rest.endpoint()),
+            Self::NotSent(_) | Self::Unanswered(_) => None,
+        }
+    }
+}
+
 /// An answer that was read to its end.
 pub struct Answered {
     /// Its status.
@@ -42,6 +54,8 @@ pub struct Answered {
     pub recorded: Arc<Response>,
     /// What it takes of the budget.
     pub held: Held,
+    /// Where it comes from.
+    pub endpoint: SocketAddr,
 }
 
 /// An answer that passes through.
@@ -130,6 +144,7 @@ pub async fn dispatch(
         body,
         recorded: Arc::new(recorded),
         held: whole.held,
+        endpoint: rest.endpoint(),
     })
 }
 
@@ -140,6 +155,8 @@ pub async fn pass(client: Passing, begun: Bytes, mut rest: InBody, patience: Dur
     let mut is_listening = begun.is_empty() || client.send(Frame::data(begun)).await;
     while is_listening {
         match timeout(patience, rest.frame()).await {
+            // As those of an answer that is recorded.
+            Ok(Some(Ok(frame))) if frame.is_trailers() => {}
             Ok(Some(Ok(frame))) => {
                 is_listening = timeout(patience, client.send(frame)).await == Ok(true);
             }
@@ -152,7 +169,8 @@ pub async fn pass(client: Passing, begun: Bytes, mut rest: InBody, patience: Dur
     let _ = timeout(patience, drain).await;
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
+/// Whether it is a stream without an end of its own.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())

@@ -19,11 +19,11 @@ use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
 use crate::protocol::{Op, Owner, Unknown, Verdict};
 use crate::store::{NotDone, StoreError};
-use crate::telemetry::Decision;
+use crate::telemetry::{ClaimResult, Decision};
 use crate::upstream::Gate;
 
 /// What an attempt has for the one who asked.
-#[expect(clippy::large_enum_variant, reason = "nearly every reply is an answer")]
+#[allow(clippy::large_enum_variant, reason = "nearly every reply is an answer")]
 pub enum Reply {
     /// The answer; it is counted.
     Answer(http::Response<Body>),
@@ -53,7 +53,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// Claims, and dispatches where the claim is acquired.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let policy = self.subject.policy();
         // Held until the claim has a verdict, or its doubt is settled.
         let Ok(asking) = Arc::clone(&self.shared.claims).try_acquire_owned() else {
@@ -65,9 +65,12 @@ impl Exchange {
             owner: self.owner,
             origin: self.subject.origin.clone(),
             lease: policy.lease,
-            keep: policy.retention.unknown,
+            keep: policy.keep_open(),
         };
-        match self.shared.ledger.ask(self.subject.id, claim).await {
+        let verdict = self.shared.ledger.ask(self.subject.id, claim).await;
+        self.tally.asked_store(asked.elapsed());
+        self.shared.metrics.claims.inc(met(verdict.as_ref().ok()));
+        match verdict {
             Ok(Verdict::Acquired { seen, prior }) => {
                 drop(asking);
                 let (attempt, outbound) = self.acquired(asked, seen.fence, prior);
@@ -93,7 +96,12 @@ impl Exchange {
         };
         // There is a record, whatever it says: to forward without protection is for stores that are down.
         let unreadable = matches!(error, StoreError::NotDone(NotDone::Unreadable(_)));
-        tracing::warn!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "no claim");
+        if matches!(error, StoreError::NotDone(NotDone::OutOfOrder(_))) {
+            // That the store is out of order is said once, when it begins, and counted for each request.
+            tracing::debug!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "no claim");
+        } else {
+            tracing::warn!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "no claim");
+        }
         let in_doubt = matches!(error, StoreError::InDoubt(_))
             .then(|| self.shared.metrics.claims_in_doubt.hold());
         drop(self.ticket);
@@ -119,6 +127,7 @@ impl Exchange {
         prior: Option<Unknown>,
     ) -> (Box<Attempt>, Outbound) {
         let policy = self.subject.policy();
+        self.tally.acquired(fence);
         // One that did not enter first can still be joined, unless somebody else is there.
         let ticket = self.ticket.take().or_else(|| {
             self.shared
@@ -154,6 +163,19 @@ impl Exchange {
             client: Some((self.reply, self.tally)),
         };
         (Box::new(attempt), *self.outbound)
+    }
+}
+
+/// What a claim met, for whoever counts.
+fn met(verdict: Option<&Verdict>) -> ClaimResult {
+    match verdict {
+        Some(Verdict::Acquired { .. }) => ClaimResult::Acquired,
+        Some(Verdict::InFlight { .. }) => ClaimResult::InFlight,
+        Some(Verdict::Completed(_)) => ClaimResult::Completed,
+        Some(Verdict::Unknown { .. }) => ClaimResult::Unknown,
+        Some(Verdict::Mismatch) => ClaimResult::Mismatch,
+        Some(Verdict::Expired) => ClaimResult::Expired,
+        _ => ClaimResult::NoVerdict,
     }
 }
 

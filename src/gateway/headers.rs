@@ -44,6 +44,8 @@ pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
     remove_hop_by_hop(headers);
     if trailers_wanted {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+        // RFC 9110, section 10.1.4.
+        headers.append(CONNECTION, HeaderValue::from_static("te"));
     }
     // The body is at hand, or streams without waiting for a permission.
     headers.remove(EXPECT);
@@ -74,6 +76,8 @@ pub fn to_protected_upstream(headers: &mut HeaderMap, key: &[KeySource], forward
     headers.remove(CONTENT_LENGTH);
     headers.remove(TRAILER);
     headers.remove(TE);
+    // All that it can name by now.
+    headers.remove(CONNECTION);
     if !forward_key {
         for KeySource::Header(name) in key {
             headers.remove(name);
@@ -138,10 +142,36 @@ pub fn from_upstream(headers: &mut HeaderMap, has_body: bool, length: Option<u64
     }
 }
 
+/// Removes from an upstream's trailers what trailers cannot say (RFC 9110, section 6.5.1), and what only this gateway may.
+pub fn from_upstream_trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
+    trailers.remove(CONTENT_LENGTH);
+    remove_own_responses(trailers);
+}
+
+/// The protocol that an answer switches to (101) or asks for (426); it concerns the next hop, and is passed on with the
+/// switch itself.
+#[must_use]
+pub fn switched(status: StatusCode, headers: &HeaderMap) -> Option<HeaderValue> {
+    let names_protocol = matches!(
+        status,
+        StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED
+    );
+    names_protocol.then(|| headers.get(UPGRADE).cloned())?
+}
+
+/// Says that this connection may switch, or switches, to another protocol (RFC 9110, section 7.8).
+pub fn switch(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+}
+
 /// Whether an answer of this status to this method has a body (RFC 9110, section 6.4.1).
 #[must_use]
 pub fn has_body(method: &Method, status: StatusCode) -> bool {
-    *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    let has_none = status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    *method != Method::HEAD && !has_none
 }
 
 /// Removes what only this gateway may say to a client.

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::ledger::Ledger;
 use super::subject::Subject;
 use crate::protocol::{Op, Owner, Verdict};
-use crate::telemetry::{Beat, LeaseLost, Metrics};
+use crate::telemetry::{Beat, Label, LeaseLost, Metrics};
 use crate::upstream::Gate;
 
 /// Beats come at this part of the lease: two may fail before the claim reads as silent.
@@ -76,7 +76,7 @@ impl Keeper {
             LeaseLost::AfterWrite
         };
         self.metrics.leases_lost.inc(phase);
-        tracing::warn!(key_ref = %self.subject.key_ref(), fence = self.fence, ?phase, "claim lost");
+        tracing::warn!(key_ref = %self.subject.key_ref(), fence = self.fence, phase = phase.name(), "claim lost");
     }
 
     async fn beat(&mut self, gone: impl Fn(&mut Self)) -> Infallible {
@@ -91,7 +91,7 @@ impl Keeper {
                 origin: self.subject.origin.clone(),
                 fence: self.fence,
                 lease,
-                keep: policy.retention.unknown,
+                keep: policy.keep_open(),
             };
             match self.ledger.ask(self.subject.id, renewal).await {
                 Ok(Verdict::Held { .. }) => {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::protocol::{Fingerprint, Op, RecordId, Verdict};
-use crate::store::{NotDone, Store, StoreError};
+use crate::protocol::{Fingerprint, Op, RecordId, Timestamp, Verdict};
+use crate::store::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::telemetry::{Metrics, StoreOp, StoreResult};
 
 /// The first pause before a call is repeated.
@@ -88,6 +88,47 @@ impl Ledger {
         .await
     }
 
+    /// A page of unresolved records, see [`Store::unresolved`].
+    ///
+    /// # Errors
+    /// What the store says, or that it says nothing in time.
+    pub async fn unresolved(
+        &self,
+        after: Option<(Timestamp, RecordId)>,
+        limit: usize,
+    ) -> Result<Vec<Unresolved>, StoreError> {
+        let page = self.store.unresolved(after, limit);
+        self.bounded(StoreOp::Unresolved, self.timeout, page).await
+    }
+
+    /// Hints about a record that another process may be settling, see [`Store::hints`].
+    #[must_use]
+    pub fn hints(&self, id: RecordId) -> Option<Hints> {
+        self.store.hints(id)
+    }
+
+    /// See [`Store::epoch`].
+    ///
+    /// # Errors
+    /// What the store says, or that it says nothing in time.
+    pub async fn epoch(&self) -> Result<Option<u64>, StoreError> {
+        timeout(self.timeout, self.store.epoch())
+            .await
+            .unwrap_or_else(|_| Err(silent()))
+    }
+
+    /// How long one call may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// How full the store is. Never waits.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.store.usage()
+    }
+
     /// Whether the store can be asked.
     ///
     /// # Errors
@@ -106,15 +147,30 @@ impl Ledger {
         let asked = Instant::now();
         let answer = timeout(patience, call)
             .await
-            .unwrap_or_else(|_| Err(StoreError::InDoubt("no answer in time".to_owned())));
+            .unwrap_or_else(|_| Err(silent()));
         let result = match &answer {
             Ok(_) => StoreResult::Done,
             Err(StoreError::NotDone(_)) => StoreResult::NotDone,
             Err(StoreError::InDoubt(_)) => StoreResult::InDoubt,
         };
-        self.metrics.store.call(label, result, asked.elapsed());
+        let store = &self.metrics.store;
+        store.call(label, result, asked.elapsed());
+        let is_op = !matches!(label, StoreOp::Look | StoreOp::Read | StoreOp::Ping);
+        match &answer {
+            Ok(_) if is_op => store.health.applied(),
+            Ok(_) => store.health.answered(),
+            // Such answers are about one record or one moment; the store that gives them is there.
+            Err(StoreError::NotDone(
+                NotDone::Full | NotDone::Overloaded | NotDone::Unreadable(_),
+            )) => {}
+            Err(error) => store.health.failed(is_op, error),
+        }
         answer
     }
+}
+
+fn silent() -> StoreError {
+    StoreError::InDoubt("no answer in time".to_owned())
 }
 
 #[cfg(test)]
@@ -122,8 +178,7 @@ mod tests {
     use futures_util::future::{BoxFuture, FutureExt, ready};
 
     use super::*;
-    use crate::protocol::{Owner, Record, Timestamp};
-    use crate::store::{Unresolved, Usage};
+    use crate::protocol::{Owner, Record};
 
     /// Answers well, and a second late.
     struct Slow;

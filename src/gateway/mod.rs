@@ -1,30 +1,38 @@
 //! The way of a request.
 //!
 //! ```text
-//! HTTP policy → route → pass ─────────────────────────────────────────────→ forward
+//! HTTP policy → route → pass ─────────────────────────────────────────────→ forward, perhaps tunnel
+//!       → observe, sight: forward, and count beside it what `protect` would have made of it
 //!       → protect: read body, identify, replay cache, waiters
 //!                  → exchange (outlives its client): claim → attempt: dispatch, judge, settle → answer
 //! ```
 //!
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
-//! is asked, `lease` keeps a claim alive, `waiters` and `replay` answer duplicates, `problem` words refusals.
+//! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `problem` words refusals.
 //! Nothing in here opens a socket or a file.
 
 mod attempt;
 mod body;
 mod detach;
 mod dispatch;
+#[cfg(test)]
+mod elsewhere;
+mod entry;
 mod exchange;
+mod foreign;
 mod headers;
 mod lease;
 mod ledger;
 mod message;
+mod observe;
 mod outbound;
 mod pass;
 mod problem;
 mod protect;
 mod replay;
+mod sight;
 mod subject;
+mod tunnel;
 mod waiters;
 
 use std::sync::Arc;
@@ -39,20 +47,23 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::identity::{IdKeyBytes, Identifier};
-use crate::protocol::{Answer, Verdict};
-use crate::route::{Found, Table};
+use crate::protocol::{Answer, RecordId, Timestamp, Verdict};
+use crate::route::{Found, Mode, Table};
 use crate::server::{Handler, Peer, RequestBody};
-use crate::store::{Store, StoreError};
-use crate::telemetry::{Decision, Hold, Metrics, Unrouted};
+use crate::store::{Store, StoreError, Unresolved};
+use crate::telemetry::{AccessLog, Decision, Hold, Metrics, Unrouted};
 use crate::upstream::Upstream;
 
 pub use body::Body;
 
 use body::Budget;
+use entry::{Entry, Sending};
+use foreign::Foreign;
 use ledger::Ledger;
+use observe::UnderWay;
 use problem::{Problem, Refusal};
 use replay::ReplayCache;
-use subject::{Lane, Subject};
+use subject::{Lane, Subject, Tally};
 use waiters::Waiters;
 
 /// Claims without a verdict at a time: those that are being asked for, and those in doubt. More come up only where the
@@ -79,6 +90,8 @@ pub struct Parts {
     pub problem_base: Option<String>,
     /// What counts it all; its routes and upstreams are these.
     pub metrics: Arc<Metrics>,
+    /// Where a line is written for each request.
+    pub access_log: Arc<AccessLog>,
 }
 
 /// Takes requests and lets each operation through once.
@@ -91,12 +104,15 @@ pub struct Shared {
     lanes: Vec<Arc<Lane>>,
     ledger: Arc<Ledger>,
     waiters: Arc<Waiters>,
+    foreign: Arc<Foreign>,
     cache: ReplayCache,
     budget: Arc<Budget>,
     late: Arc<Semaphore>,
     claims: Arc<Semaphore>,
+    observed: Arc<UnderWay>,
     problem_base: Option<String>,
     metrics: Arc<Metrics>,
+    access_log: Arc<AccessLog>,
     /// Exchanges under way, claims in doubt, recordings that go on in the background.
     tasks: TaskTracker,
     /// Cancelled at the end of a drain: what can be settled now is settled.
@@ -137,17 +153,21 @@ impl Gateway {
         metrics.late_dispatches_limit.set(limits.max_late as u64);
         metrics.replay_cache.limit_bytes.set(limits.replay_cache);
         let ledger = Ledger::new(parts.store, parts.store_timeout, Arc::clone(&metrics));
+        let ledger = Arc::new(ledger);
         Self(Arc::new(Shared {
             lanes: routes.routes().iter().enumerate().map(lane).collect(),
             routes,
-            ledger: Arc::new(ledger),
+            foreign: Foreign::new(Arc::clone(&ledger)),
+            ledger,
             waiters: Waiters::new(limits.max_waiters, limits.max_waiters_per_key),
             cache: ReplayCache::new(limits.replay_cache),
             budget: Budget::new(limits.max_buffered),
             late: Arc::new(Semaphore::new(limits.max_late)),
             claims: Arc::new(Semaphore::new(MAX_CLAIMS)),
+            observed: UnderWay::new(),
             problem_base: parts.problem_base,
             metrics,
+            access_log: parts.access_log,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))
@@ -161,10 +181,27 @@ impl Gateway {
         self.0.ledger.ping().await
     }
 
+    /// A page of unresolved records, see [`Store::unresolved`].
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn unresolved(
+        &self,
+        after: Option<(Timestamp, RecordId)>,
+        limit: usize,
+    ) -> Result<Vec<Unresolved>, StoreError> {
+        self.0.ledger.unresolved(after, limit).await
+    }
+
     /// What clients are told that find no place among `max_connections`.
     #[must_use]
     pub fn refusal_when_full(&self) -> Vec<u8> {
         self.0.refusal(Problem::Overloaded).unread()
+    }
+
+    /// Keeps the replay cache true where other processes have the store, too: to be run beside the gateway.
+    pub async fn follow_epoch(&self) {
+        self.0.cache.follow(&self.0.ledger).await;
     }
 
     /// Sets the gauges that mirror what is held here; for each scrape.
@@ -194,9 +231,25 @@ impl Handler for Gateway {
     type Body = Body;
 
     async fn handle(&self, request: Request<RequestBody>, peer: Peer) -> Response<Body> {
+        let entry = Entry::begin(&self.0.access_log, &request, peer);
+        // Dropped with this future where the client leaves before there is an answer.
+        let sending = Sending::new(Arc::clone(&entry));
+        let response = self.answer(request, peer, entry).await;
+        let status = response.status();
+        response.map(|body| body.counted(sending, status))
+    }
+}
+
+impl Gateway {
+    async fn answer(
+        &self,
+        request: Request<RequestBody>,
+        peer: Peer,
+        entry: Arc<Entry>,
+    ) -> Response<Body> {
         let shared = &self.0;
         if let Some(fault) = message::fault(&request) {
-            return shared.malformed(fault);
+            return shared.malformed(&entry, fault);
         }
         let host = request.uri().authority().map_or_else(
             || {
@@ -213,17 +266,33 @@ impl Handler for Gateway {
         match found {
             Found::NotFound => {
                 shared.metrics.unrouted.inc(Unrouted::NoRoute);
+                entry.unrouted(Unrouted::NoRoute);
                 shared.refusal(Problem::NoRoute).unrouted()
             }
-            Found::Ambiguous => shared.malformed("The path could be read as another route's."),
+            Found::Ambiguous => {
+                shared.malformed(&entry, "The path could be read as another route's.")
+            }
             Found::Route {
                 index,
                 policy: None,
                 ..
-            } => pass::untouched(shared, &shared.lanes[index], request, peer).await,
+            } => {
+                let lane = &shared.lanes[index];
+                let tally = Tally::new(Arc::clone(lane), entry);
+                pass::untouched(shared, lane, tally, request, peer).await
+            }
+            Found::Route { index, route, .. } if matches!(route.mode, Mode::Observe(_)) => {
+                let lane = &shared.lanes[index];
+                let tally = Tally::new(Arc::clone(lane), entry);
+                observe::observed(shared, lane, tally, request, peer)
+                    .boxed()
+                    .await
+            }
             Found::Route { index, .. } => {
+                let lane = &shared.lanes[index];
+                let tally = Tally::new(Arc::clone(lane), entry);
                 // Boxed, so that what passes needs no room for what is protected.
-                protect::protected(shared, &shared.lanes[index], request, peer)
+                protect::protected(shared, lane, tally, request, peer)
                     .boxed()
                     .await
             }
@@ -241,10 +310,20 @@ impl Shared {
             Verdict::Completed(found) => match &found.completed.answer {
                 Answer::Stored(response) => {
                     self.metrics.replay_cache.misses.inc();
+                    subject
+                        .metrics()
+                        .replayed(replay::age(found.completed.completed_at));
                     self.cache.keep(subject.id, &found);
                     return (Decision::Replayed, replay::replayed(response));
                 }
                 Answer::NotStored(_) => (Decision::NotStored, Problem::ResponseNotStored),
+                Answer::Sealed(_) => {
+                    tracing::error!(
+                        key_ref = %subject.key_ref(), route = subject.route(),
+                        "the recorded response is sealed, and no `encryption_keys` are configured",
+                    );
+                    (Decision::StoreUnavailable, Problem::StoreUnavailable)
+                }
             },
             Verdict::Unknown { .. } => (Decision::Unknown, Problem::OutcomeUnknown),
             Verdict::Mismatch => (Decision::Mismatch, Problem::KeyReused),
@@ -276,8 +355,9 @@ impl Shared {
     }
 
     /// A refusal before any route was asked.
-    fn malformed(&self, detail: &str) -> Response<Body> {
+    fn malformed(&self, entry: &Entry, detail: &str) -> Response<Body> {
         self.metrics.unrouted.inc(Unrouted::BadRequest);
+        entry.unrouted(Unrouted::BadRequest);
         let mut refusal = self.refusal(Problem::BadRequest);
         refusal.detail = Some(detail.to_owned());
         refusal.unrouted()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::timeout;
 
@@ -16,23 +16,49 @@ use super::headers::{self, IDEMPOTENCY_STATUS};
 use super::outbound::Outbound;
 use super::problem::Problem;
 use super::subject::{Lane, Tally};
+use super::tunnel::Wish;
 use crate::identity::KeySource;
 use crate::route::Policy;
 use crate::server::{Peer, RequestBody, RequestBodyError};
 use crate::telemetry::Decision;
-use crate::upstream::{Gate, OutBody, SendErrorKind};
+use crate::upstream::{Gate, OutBody, SendErrorKind, Tunnel};
 
 /// Forwards a request that its route does not protect.
 pub async fn untouched(
     shared: &Shared,
     lane: &Arc<Lane>,
+    mut tally: Tally,
     request: Request<RequestBody>,
     peer: Peer,
 ) -> Response<Body> {
-    let tally = Tally::new(Arc::clone(lane));
-    let request = prepared(request, peer, OutBody::streaming);
-    let response = forwarded(shared, lane, request).await;
+    let counter = tally.counter();
+    let body = |body| OutBody::streaming(counter.over(body));
+    let response = through(shared, lane, &mut tally, request, peer, body).await;
     tally.decide(Decision::Passthrough);
+    response
+}
+
+/// Forwards a request around this body; where it wishes for a tunnel and the upstream grants one, that comes about.
+pub async fn through(
+    shared: &Shared,
+    lane: &Lane,
+    tally: &mut Tally,
+    mut request: Request<RequestBody>,
+    peer: Peer,
+    body: impl FnOnce(RequestBody) -> OutBody,
+) -> Response<Body> {
+    let wish = Wish::of(&mut request);
+    let mut request = prepared(request, peer, body);
+    if let Some(wish) = &wish {
+        headers::switch(request.headers_mut(), wish.protocols.clone());
+    }
+    let mut response = forwarded(shared, lane, tally, request).await;
+    // Only what was wished for is answered so.
+    if let Some(far) = response.extensions_mut().remove::<Tunnel>()
+        && let Some(wish) = wish
+    {
+        wish.grant(far, shared.stop.clone());
+    }
     response
 }
 
@@ -41,15 +67,16 @@ pub async fn unkeyed(
     shared: &Shared,
     lane: &Arc<Lane>,
     policy: &Policy,
-    tally: Tally,
+    mut tally: Tally,
     request: Request<RequestBody>,
     peer: Peer,
 ) -> Response<Body> {
     let keys = policy.key.clone();
+    let counter = tally.counter();
     let request = prepared(request, peer, |body| {
-        OutBody::streaming(WithoutKey { body, keys })
+        OutBody::streaming(counter.over(WithoutKey { body, keys }))
     });
-    let mut response = forwarded(shared, lane, request).await;
+    let mut response = forwarded(shared, lane, &mut tally, request).await;
     marked(&mut response);
     tally.decide(Decision::Unkeyed);
     response
@@ -59,11 +86,11 @@ pub async fn unkeyed(
 pub async fn unprotected(
     shared: &Shared,
     lane: &Arc<Lane>,
-    tally: Tally,
+    mut tally: Tally,
     outbound: Outbound,
 ) -> Response<Body> {
     let (request, _held) = outbound.into_request();
-    let mut response = forwarded(shared, lane, request).await;
+    let mut response = forwarded(shared, lane, &mut tally, request).await;
     marked(&mut response);
     tally.decide(Decision::Unprotected);
     response
@@ -75,6 +102,7 @@ fn marked(response: &mut Response<Body>) {
     headers.insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("unkeyed"));
 }
 
+/// The request as its upstream gets it, around this body.
 fn prepared(
     request: Request<RequestBody>,
     peer: Peer,
@@ -104,16 +132,32 @@ pub fn target(uri: &Uri) -> Uri {
         .map_or_else(|| Uri::from_static("/"), Uri::from)
 }
 
-async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> Response<Body> {
+/// The upstream's answer, or a refusal, which bears its [`Problem`] as an extension for those that watch.
+async fn forwarded(
+    shared: &Shared,
+    lane: &Lane,
+    tally: &mut Tally,
+    request: Request<OutBody>,
+) -> Response<Body> {
     let head_timeout = lane.route.response_timeout;
     let method = request.method().clone();
     let started = tokio::time::Instant::now();
-    let problem = match timeout(head_timeout, lane.upstream.send(request, &Gate::open())).await {
+    let sent = timeout(head_timeout, lane.upstream.send(request, &Gate::open())).await;
+    let took = started.elapsed();
+    let answer = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok());
+    tally.dispatched(took, answer.map(|answer| answer.body().endpoint()));
+    let problem = match sent {
         Ok(Ok(response)) => {
-            lane.upstream_metrics().observe(started.elapsed());
+            lane.upstream_metrics().observe(took);
             let (mut head, body) = response.into_parts();
+            // The upstream's own would make an answer in HTTP/1.0 end, for the client, wherever it breaks off.
+            head.version = Version::HTTP_11;
             let has_body = headers::has_body(&method, head.status);
+            let switched = headers::switched(head.status, &head.headers);
             headers::from_upstream(&mut head.headers, has_body, body.size_hint().exact());
+            if let Some(protocol) = switched {
+                headers::switch(&mut head.headers, protocol);
+            }
             return Response::from_parts(head, Body::upstream(body));
         }
         Ok(Err(error)) => {
@@ -137,7 +181,9 @@ async fn forwarded(shared: &Shared, lane: &Lane, request: Request<OutBody>) -> R
         // A part of it may have been sent.
         refusal.detail = Some("The request's body broke off, or stalled.".to_owned());
     }
-    refusal.unprotected()
+    let mut response = refusal.unprotected();
+    response.extensions_mut().insert(problem);
+    response
 }
 
 /// A body whose trailers bear no key: it would be one that the upstream sees and nobody has looked at.

@@ -287,7 +287,7 @@ impl<'a> Refusal<'a> {
     ) -> Response<Body> {
         let status = self.status.unwrap_or(self.problem.status());
         let body = self.json(status, operation_state, retry_same_key, safe_new_key);
-        let mut response = Response::new(Body::full(Bytes::from(body)));
+        let mut response = Response::new(Body::refusal(Bytes::from(body), self.problem.slug()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(

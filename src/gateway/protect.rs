@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, Request, Response, request};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Shared;
 use super::body::{self, Body, Unread, Whole};
@@ -23,23 +23,27 @@ use super::problem::Problem;
 use super::replay;
 use super::subject::{Lane, Subject, Tally};
 use super::waiters::{Ended, Met, Ticket, Waiting};
-use crate::identity::{Key, KeySource, Reference, RequestParts, Scope, ScopeSource, key, scope};
+use crate::identity::{
+    Key, KeyInvalid, KeySource, Reference, RequestParts, Scope, ScopeMissing, ScopeSource, key,
+    scope,
+};
 use crate::protocol::{Origin, Owner, Verdict};
 use crate::route::{OnStoreDown, Policy};
 use crate::server::{Peer, RequestBody};
 use crate::telemetry::Decision;
 
-/// How often a duplicate asks the store about an attempt that is not under way in this process.
-const POLL_EVERY: Duration = Duration::from_secs(1);
+/// How long duplicates go on waiting for attempts that the end of a drain cuts short. These say that they are unknown
+/// at once, unless their store does not answer.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Answers a request on a protected route.
 pub async fn protected(
     shared: &Arc<Shared>,
     lane: &Arc<Lane>,
+    mut tally: Tally,
     request: Request<RequestBody>,
     peer: Peer,
 ) -> Response<Body> {
-    let tally = Tally::new(Arc::clone(lane));
     let policy = lane.policy();
     if request.headers().contains_key(UPGRADE) {
         return malformed(shared, tally, "Upgrades are refused on this route.");
@@ -67,8 +71,12 @@ pub async fn protected(
     let (head, mut incoming) = request.into_parts();
     let whole = match body::read(&mut incoming, policy.max_request_body, &shared.budget).await {
         Ok(whole) => whole,
-        Err(partial) => return unread(shared, tally, &partial.reason),
+        Err(partial) => {
+            tally.body_read(partial.bytes.len() as u64);
+            return unread(shared, tally, &partial.reason);
+        }
     };
+    tally.body_read(whole.bytes.len() as u64);
     if names_key(policy, whole.trailers.as_ref()) {
         tally.decide(Decision::KeyInvalid);
         let mut refusal = shared.refusal(Problem::KeyInvalid);
@@ -76,8 +84,10 @@ pub async fn protected(
         return refusal.protected();
     }
     let (subject, owner) = subject(lane, &head, host.as_ref(), &key, &scope, &whole);
-    if let Some(recorded) = shared.cache.find(&subject.id, &subject.origin.fingerprint) {
+    tally.identified(subject.id);
+    if let Some((recorded, age)) = shared.cache.find(&subject.id, &subject.origin.fingerprint) {
         shared.metrics.replay_cache.hits.inc();
+        lane.metrics().replayed(age);
         tally.decide(Decision::Replayed);
         return replay::replayed(&recorded);
     }
@@ -91,7 +101,7 @@ pub async fn protected(
 }
 
 /// Whether the client asks for headers to be removed that say what the request is, or whose.
-fn hides_identity(policy: &Policy, headers: &HeaderMap) -> bool {
+pub fn hides_identity(policy: &Policy, headers: &HeaderMap) -> bool {
     if !headers.contains_key(CONNECTION) {
         return false;
     }
@@ -100,6 +110,36 @@ fn hides_identity(policy: &Policy, headers: &HeaderMap) -> bool {
     keys.chain(scopes)
         .chain(&policy.fingerprint.headers)
         .any(|name| headers::hides(headers, name))
+}
+
+/// Why it cannot be said which operation a request is.
+pub enum Unidentified {
+    /// It bears no key or no scope, and its route requires none.
+    Unkeyed,
+    /// It bears no key.
+    KeyMissing,
+    /// It bears none that can be one.
+    KeyInvalid(KeyInvalid),
+    /// It does not say who asks.
+    ScopeMissing(ScopeMissing),
+}
+
+/// Whose operation it is, and which of theirs.
+///
+/// # Errors
+/// Why that cannot be said.
+pub fn identity(policy: &Policy, headers: &HeaderMap) -> Result<(Key, Scope), Unidentified> {
+    let key = match key::find(&policy.key, &policy.key_format, headers) {
+        Ok(Some(key)) => key,
+        Ok(None) if !policy.key_required => return Err(Unidentified::Unkeyed),
+        Ok(None) => return Err(Unidentified::KeyMissing),
+        Err(reason) => return Err(Unidentified::KeyInvalid(reason)),
+    };
+    match scope::find(&policy.scope, headers) {
+        Ok(scope) => Ok((key, scope)),
+        Err(_) if !policy.scope_required => Err(Unidentified::Unkeyed),
+        Err(missing) => Err(Unidentified::ScopeMissing(missing)),
+    }
 }
 
 /// A refusal and what it counts as.
@@ -112,10 +152,10 @@ fn identified(
     headers: &HeaderMap,
 ) -> Result<Option<(Key, Scope)>, Refused> {
     let policy = lane.policy();
-    let key = match key::find(&policy.key, &policy.key_format, headers) {
-        Ok(Some(key)) => key,
-        Ok(None) if !policy.key_required => return Ok(None),
-        Ok(None) => {
+    match identity(policy, headers) {
+        Ok(who) => Ok(Some(who)),
+        Err(Unidentified::Unkeyed) => Ok(None),
+        Err(Unidentified::KeyMissing) => {
             let names: Vec<&str> = policy
                 .key
                 .iter()
@@ -126,18 +166,14 @@ fn identified(
                 "Send a key of your own making, a new one for each operation, in {}.",
                 names.join(" or "),
             ));
-            return Err((Decision::KeyMissing, Box::new(refusal.protected())));
+            Err((Decision::KeyMissing, Box::new(refusal.protected())))
         }
-        Err(reason) => {
+        Err(Unidentified::KeyInvalid(reason)) => {
             let mut refusal = shared.refusal(Problem::KeyInvalid);
             refusal.detail = Some(reason.to_string());
-            return Err((Decision::KeyInvalid, Box::new(refusal.protected())));
+            Err((Decision::KeyInvalid, Box::new(refusal.protected())))
         }
-    };
-    match scope::find(&policy.scope, headers) {
-        Ok(scope) => Ok(Some((key, scope))),
-        Err(_) if !policy.scope_required => Ok(None),
-        Err(missing) => {
+        Err(Unidentified::ScopeMissing(missing)) => {
             let mut refusal = shared.refusal(Problem::ScopeMissing);
             refusal.detail = Some(missing.to_string());
             refusal.challenge = Some(&policy.challenge);
@@ -165,7 +201,8 @@ fn unread(shared: &Shared, tally: Tally, reason: &Unread) -> Response<Body> {
     shared.refusal(problem).protected()
 }
 
-fn names_key(policy: &Policy, trailers: Option<&HeaderMap>) -> bool {
+/// Whether trailers bear what is looked for as a key.
+pub fn names_key(policy: &Policy, trailers: Option<&HeaderMap>) -> bool {
     trailers.is_some_and(|trailers| {
         let mut sources = policy.key.iter();
         sources.any(|KeySource::Header(name)| trailers.contains_key(name))
@@ -211,13 +248,16 @@ fn subject(
 }
 
 /// What must not be guessed or repeated.
-struct Random {
-    owner: Owner,
+pub struct Random {
+    /// Of one attempt.
+    pub owner: Owner,
     nonce: [u8; 12],
 }
 
 impl Random {
-    fn new() -> Self {
+    /// From the system's source.
+    #[must_use]
+    pub fn new() -> Self {
         // In one go, which costs as much as either.
         let mut bytes = [0; 16 + 12];
         aws_lc_rs::rand::fill(&mut bytes).expect("the system has a source of randomness");
@@ -277,7 +317,9 @@ impl Call {
             }
             Met::Full { acquired: true } => return self.full(tally),
             Met::Claiming(waiting) => {
+                let since = Instant::now();
                 waiting.verdict().await;
+                tally.waited(since.elapsed());
                 None
             }
             // The store tells; asking it is not waiting.
@@ -349,13 +391,19 @@ impl Call {
         if self.is_over() {
             return self.refused(tally, Decision::InProgress, Problem::RequestInProgress);
         }
-        match timeout_at(self.give_up, waiting.ended()).await {
-            Ok(Ended::Recorded(response)) => {
+        let ended = tokio::select! {
+            biased;
+            ended = waiting.ended() => Some(ended),
+            () = sleep_until(self.give_up) => None,
+            () = self.cut_short() => None,
+        };
+        match ended {
+            Some(Ended::Recorded(response)) => {
                 tally.decide(Decision::Joined);
                 replay::replayed(&response)
             }
-            Ok(Ended::AskStore) => self.looked(tally).await,
-            Err(_) => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),
+            Some(Ended::AskStore) => self.looked(tally).await,
+            None => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),
         }
     }
 
@@ -364,33 +412,36 @@ impl Call {
         let Some(_place) = self.shared.waiters.place() else {
             return self.full(tally);
         };
-        while !self.is_over() {
-            sleep_until(self.give_up.min(Instant::now() + POLL_EVERY)).await;
-            let fingerprint = self.subject.origin.fingerprint;
-            let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
-            if !matches!(record, Ok(Some(Verdict::InFlight { .. })) | Err(_)) {
-                break;
-            }
+        let fingerprint = self.subject.origin.fingerprint;
+        let ended = self.shared.foreign.ended(self.subject.id, fingerprint);
+        tokio::select! {
+            Ok(verdict) = timeout_at(self.give_up, ended) => self.after_waiting(tally, verdict),
+            () = self.shared.stop.cancelled() => self.looked(tally).await,
+            else => self.looked(tally).await,
         }
-        self.looked(tally).await
     }
 
-    /// Answers what the record says now. Where there is none any more, the first attempt was released: those that
-    /// waited for it are told to come again, and do not all dispatch at once.
+    /// Answers what the record says now.
     async fn looked(self, tally: Tally) -> Response<Body> {
         let fingerprint = self.subject.origin.fingerprint;
         match self.shared.ledger.look(self.subject.id, fingerprint).await {
-            Ok(Some(verdict)) => {
-                let (decision, response) = self.shared.told(&self.subject, verdict);
-                tally.decide(match decision {
-                    Decision::Replayed => Decision::Joined,
-                    decision => decision,
-                });
-                response
-            }
-            Ok(None) => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),
+            Ok(verdict) => self.after_waiting(tally, verdict),
             Err(_) => self.refused(tally, Decision::StoreUnavailable, Problem::StoreUnavailable),
         }
+    }
+
+    /// Answers one that has waited. Where there is no record any more, the first attempt was released: those that
+    /// waited for it are told to come again, and do not all dispatch at once.
+    fn after_waiting(&self, tally: Tally, verdict: Option<Verdict>) -> Response<Body> {
+        let Some(verdict) = verdict else {
+            return self.refused(tally, Decision::InProgress, Problem::RequestInProgress);
+        };
+        let (decision, response) = self.shared.told(&self.subject, verdict);
+        tally.decide(match decision {
+            Decision::Replayed => Decision::Joined,
+            decision => decision,
+        });
+        response
     }
 
     /// The store gave no claim. Nothing was sent under it, and nothing will be.
@@ -414,6 +465,12 @@ impl Call {
         } else {
             self.refused(tally, Decision::Overloaded, Problem::Overloaded)
         }
+    }
+
+    /// Waits for the end of a drain, and for as long as the attempts that it cuts short may take to say so.
+    async fn cut_short(&self) {
+        self.shared.stop.cancelled().await;
+        sleep(LAST_WAIT).await;
     }
 
     fn is_over(&self) -> bool {

@@ -1,15 +1,17 @@
 //! Answers from the record.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::body::Body;
 use super::headers::{IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED};
-use crate::protocol::{Answer, Fingerprint, Found, RecordId, Response};
+use super::ledger::Ledger;
+use crate::protocol::{Answer, Fingerprint, Found, RecordId, Response, Timestamp};
 
 /// A recorded response as it is replayed. Its `Date` is that of its sending.
 #[must_use]
@@ -32,16 +34,34 @@ pub fn replayed(recorded: &Response) -> http::Response<Body> {
     response
 }
 
-/// Completed records that were replayed lately. They are immutable, so that no store need be asked until they
-/// expire.
+/// How long ago that was, by this machine's clock; nothing depends on it.
+#[must_use]
+pub fn age(completed_at: Timestamp) -> Duration {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch
+        .unwrap_or_default()
+        .saturating_sub(Duration::from_millis(completed_at.0))
+}
+
+/// Completed records that were replayed lately. They are immutable, so that no store need be asked until they expire,
+/// but for those that an operator takes away: where other processes have the store, too, what is held counts only while
+/// its epoch is known to be unchanged ([`ReplayCache::follow`]).
 pub struct ReplayCache {
     /// `None` where it is switched off.
     cache: Option<Cache<RecordId, Arc<Cached>, Weight>>,
+    /// Until when what is held counts.
+    counts_until: Mutex<Option<Instant>>,
 }
+
+/// How often the epoch is asked for, and how long what is held counts after it was last known: an operator's word is
+/// heeded everywhere within two seconds, or, where the store cannot be asked, the cache is of no use until it can.
+const EPOCH_EVERY: Duration = Duration::from_secs(1);
+const EPOCH_COUNTS: Duration = Duration::from_millis(1900);
 
 struct Cached {
     fingerprint: Fingerprint,
     response: Arc<Response>,
+    completed_at: Timestamp,
     until: Instant,
 }
 
@@ -71,7 +91,47 @@ impl ReplayCache {
         let items = usize::try_from(limit_bytes / TYPICAL_BYTES).unwrap_or(usize::MAX);
         Self {
             cache: (limit_bytes > 0).then(|| Cache::with_weighter(items, limit_bytes, Weight)),
+            counts_until: Mutex::new(None),
         }
+    }
+
+    /// Follows the store's epoch for as long as it has one, and forgets everything whenever it changes.
+    pub async fn follow(&self, ledger: &Ledger) {
+        let (Some(cache), mut known) = (&self.cache, None) else {
+            return;
+        };
+        loop {
+            let asked = Instant::now();
+            match ledger.epoch().await {
+                Ok(None) => return self.count_until(None),
+                Ok(epoch) => {
+                    if known != epoch {
+                        cache.clear();
+                        // Answers from before may be on their way still; none is after this.
+                        sleep(ledger.timeout()).await;
+                        cache.clear();
+                    }
+                    known = epoch;
+                    self.count_until(Some(asked + EPOCH_COUNTS));
+                }
+                Err(_) => {}
+            }
+            sleep_until(asked + EPOCH_EVERY).await;
+        }
+    }
+
+    fn count_until(&self, moment: Option<Instant>) {
+        *self.moment() = moment;
+    }
+
+    fn counts(&self) -> bool {
+        self.moment().is_none_or(|moment| Instant::now() < moment)
+    }
+
+    fn moment(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.counts_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The bytes held now.
@@ -80,16 +140,24 @@ impl ReplayCache {
         self.cache.as_ref().map_or(0, Cache::weight)
     }
 
-    /// The response to this very request, if it is held and has not expired.
+    /// The response to this very request and its age, if it is held and has not expired.
     #[must_use]
-    pub fn find(&self, id: &RecordId, fingerprint: &Fingerprint) -> Option<Arc<Response>> {
+    pub fn find(
+        &self,
+        id: &RecordId,
+        fingerprint: &Fingerprint,
+    ) -> Option<(Arc<Response>, Duration)> {
         let cache = self.cache.as_ref()?;
         let cached = cache.get(id)?;
+        if !self.counts() {
+            return None;
+        }
         if cached.until <= Instant::now() {
             cache.remove(id);
             return None;
         }
-        (cached.fingerprint == *fingerprint).then(|| Arc::clone(&cached.response))
+        (cached.fingerprint == *fingerprint)
+            .then(|| (Arc::clone(&cached.response), age(cached.completed_at)))
     }
 
     /// Holds a completed record that was just found.
@@ -102,6 +170,7 @@ impl ReplayCache {
             let cached = Cached {
                 fingerprint: found.fingerprint,
                 response: Arc::clone(response),
+                completed_at: found.completed.completed_at,
                 until,
             };
             cache.insert(id, Arc::new(cached));
@@ -111,12 +180,12 @@ impl ReplayCache {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::Bytes;
+    use tokio::time::advance;
 
+    use super::super::elsewhere::Elsewhere;
     use super::*;
-    use crate::protocol::{Completed, Owner, Timestamp};
+    use crate::protocol::{Completed, Owner};
 
     fn found(body: &'static [u8]) -> Found {
         Found {
@@ -160,5 +229,51 @@ mod tests {
             cache.keep(RecordId([n; 32]), &found(&BODY));
         }
         assert!((1..=100_000).contains(&cache.bytes()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operators_word_empties_the_cache_within_two_seconds() {
+        let (store, cache) = followed().await;
+        cache.keep(ID, &found(b"paid"));
+        advance(Duration::from_secs(10)).await;
+        settle().await;
+        assert!(cache.find(&ID, &PRINT).is_some(), "nothing has changed");
+        *store.epoch.lock().unwrap() = Some(8);
+        sleep(Duration::from_secs(2)).await;
+        assert!(cache.find(&ID, &PRINT).is_none());
+        cache.keep(ID, &found(b"paid"));
+        assert!(cache.find(&ID, &PRINT).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_cache_is_of_no_use_while_the_epoch_cannot_be_asked_for() {
+        let (store, cache) = followed().await;
+        cache.keep(ID, &found(b"paid"));
+        *store.epoch.lock().unwrap() = None;
+        sleep(Duration::from_secs(2)).await;
+        assert!(cache.find(&ID, &PRINT).is_none());
+        *store.epoch.lock().unwrap() = Some(7);
+        sleep(Duration::from_secs(2)).await;
+        assert!(cache.find(&ID, &PRINT).is_some());
+    }
+
+    const ID: RecordId = RecordId([1; 32]);
+    const PRINT: Fingerprint = Fingerprint([7; 32]);
+
+    /// A cache that follows a store's epoch, 7 at first.
+    async fn followed() -> (Arc<Elsewhere>, Arc<ReplayCache>) {
+        let (store, cache) = (
+            Arc::new(Elsewhere::default()),
+            Arc::new(ReplayCache::new(1 << 20)),
+        );
+        *store.epoch.lock().unwrap() = Some(7);
+        let (ledger, follower) = (store.ledger(), Arc::clone(&cache));
+        tokio::spawn(async move { follower.follow(&ledger).await });
+        sleep(Duration::from_secs(1)).await;
+        (store, cache)
+    }
+
+    async fn settle() {
+        sleep(Duration::from_millis(1)).await;
     }
 }

@@ -1,13 +1,18 @@
 //! What a request is about: its route with everything that belongs to it, its operation, and its count.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::entry::{Became, Counter, Entry, Outcome, Spans};
 use crate::identity::{Identifier, KeyRef};
 use crate::protocol::{Origin, RecordId};
 use crate::route::{Policy, Route};
-use crate::telemetry::{Decision, Metrics, RouteMetrics, Unrouted, UpstreamError, UpstreamMetrics};
+use crate::telemetry::{
+    Decision, Hold, Metrics, RouteMetrics, Unrouted, UpstreamError, UpstreamMetrics,
+};
 use crate::upstream::{SendErrorKind, Upstream};
 
 /// A route and all that its requests need.
@@ -27,10 +32,10 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// The settings of a protected route.
+    /// The settings of a route that protects its requests or watches them.
     ///
     /// # Panics
-    /// On a pass route: only what was protected has a subject.
+    /// On a pass route: nothing that merely passes asks for them.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         self.route
@@ -108,30 +113,107 @@ impl Subject {
 }
 
 /// Counts a request on a route exactly once: by its decision, or as abandoned where the client left before there
-/// was one.
+/// was one. It collects what its [`Entry`] is told then.
 pub struct Tally {
     lane: Arc<Lane>,
-    started: Instant,
+    entry: Arc<Entry>,
     /// What the request counts as if its client leaves now.
     otherwise: Option<Decision>,
+    /// Since when it waits for another attempt.
+    waiting_since: Option<Instant>,
+    id: Option<RecordId>,
+    fence: Option<u64>,
+    dispatched: bool,
+    endpoint: Option<SocketAddr>,
+    spans: Spans,
+    /// Gone once it is decided upon.
+    in_flight: Option<Hold>,
+    /// Whether an [`ObservedTally`] does the counting.
+    is_observed: bool,
+}
+
+/// Counts an observed request exactly once, whenever it is known what it would have been.
+pub struct ObservedTally {
+    lane: Arc<Lane>,
+    entry: Arc<Entry>,
     decided: bool,
 }
 
 impl Tally {
     /// A request whose head has just been read.
     #[must_use]
-    pub fn new(lane: Arc<Lane>) -> Self {
+    pub fn new(lane: Arc<Lane>, entry: Arc<Entry>) -> Self {
         Self {
+            in_flight: Some(lane.metrics().in_flight.hold()),
             lane,
-            started: Instant::now(),
+            entry,
             otherwise: None,
+            waiting_since: None,
+            id: None,
+            fence: None,
+            dispatched: false,
+            endpoint: None,
+            spans: Spans::default(),
+            is_observed: false,
+        }
+    }
+
+    /// Its body is in, and is held.
+    pub fn body_read(&mut self, bytes: u64) {
+        self.entry.read(bytes);
+        self.spans.body = Some(self.entry.started().elapsed());
+    }
+
+    /// Counts a body that passes through.
+    #[must_use]
+    pub fn counter(&self) -> Counter {
+        Counter(Arc::clone(&self.entry))
+    }
+
+    /// Leaves the counting to another, which may be done later than the answer.
+    #[must_use]
+    pub fn observed(&mut self) -> ObservedTally {
+        self.is_observed = true;
+        ObservedTally {
+            lane: Arc::clone(&self.lane),
+            entry: Arc::clone(&self.entry),
             decided: false,
         }
+    }
+
+    /// This is the operation that it is about.
+    pub fn identified(&mut self, id: RecordId) {
+        self.id = Some(id);
+    }
+
+    /// It has the claim of this number.
+    pub fn acquired(&mut self, fence: u64) {
+        self.fence = Some(fence);
     }
 
     /// It waits for another attempt: if its client leaves meanwhile, that is what it met.
     pub fn waits(&mut self) {
         self.otherwise = Some(Decision::InProgress);
+        if !self.lane.policy().wait.is_zero() {
+            self.waiting_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// It has waited for the verdict of another attempt.
+    pub fn waited(&mut self, span: Duration) {
+        add(&mut self.spans.waited, span);
+    }
+
+    /// The store was asked for it.
+    pub fn asked_store(&mut self, span: Duration) {
+        add(&mut self.spans.store, span);
+    }
+
+    /// It was handed to the upstream, of which this address has answered.
+    pub fn dispatched(&mut self, span: Duration, endpoint: Option<SocketAddr>) {
+        self.dispatched = true;
+        self.endpoint = endpoint;
+        add(&mut self.spans.upstream, span);
     }
 
     /// This is what became of it.
@@ -141,24 +223,79 @@ impl Tally {
 
     /// It is no request that could be decided upon.
     pub fn malformed(mut self) {
-        self.decided = true;
-        self.lane.all_metrics.unrouted.inc(Unrouted::BadRequest);
+        self.unrouted(Unrouted::BadRequest);
     }
 
     fn count(&mut self, decision: Decision) {
-        self.decided = true;
+        let head = self.entry.started().elapsed();
+        if let Some(since) = self.waiting_since.take() {
+            self.waited(since.elapsed());
+        }
+        let spans = &mut self.spans;
+        let elsewhere = [spans.body, spans.waited, spans.upstream];
+        let overhead = head.saturating_sub(elsewhere.into_iter().flatten().sum());
+        spans.overhead = Some(overhead);
         let metrics = self.lane.metrics();
-        metrics.decision(decision);
-        metrics.observe(self.started.elapsed());
+        if !self.is_observed {
+            metrics.decision(decision);
+        }
+        metrics.observe(head);
+        metrics.overhead(overhead);
+        if let Some(waited) = spans.waited {
+            metrics.waited(waited);
+        }
+        self.enter(Became::Decided(decision));
+    }
+
+    fn unrouted(&mut self, reason: Unrouted) {
+        if !self.is_observed {
+            self.lane.all_metrics.unrouted.inc(reason);
+        }
+        self.enter(Became::Unrouted(reason));
+    }
+
+    fn enter(&mut self, became: Became) {
+        self.entry.decided(Outcome {
+            became,
+            lane: Some(Arc::clone(&self.lane)),
+            id: self.id,
+            fence: self.fence,
+            dispatched: self.dispatched,
+            endpoint: self.endpoint,
+            spans: self.spans,
+            in_flight: self.in_flight.take(),
+        });
+    }
+}
+
+fn add(sum: &mut Option<Duration>, span: Duration) {
+    *sum = Some(sum.unwrap_or_default() + span);
+}
+
+impl ObservedTally {
+    /// This is what became of it.
+    pub fn decide(mut self, decision: Decision) {
+        self.decided = true;
+        self.lane.metrics().decision(decision);
+        self.entry.observed(decision);
+    }
+}
+
+impl Drop for ObservedTally {
+    fn drop(&mut self) {
+        if !self.decided {
+            let reason = Unrouted::Abandoned;
+            self.lane.all_metrics.unrouted.inc(reason);
+        }
     }
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
         match self.otherwise {
-            _ if self.decided => {}
+            _ if self.in_flight.is_none() => {}
             Some(decision) => self.count(decision),
-            None => self.lane.all_metrics.unrouted.inc(Unrouted::Abandoned),
+            None => self.unrouted(Unrouted::Abandoned),
         }
     }
 }

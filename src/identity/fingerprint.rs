@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderName, Method};
 
 use super::json::{self, JsonPointer};
 use super::keyed::Keyed;
+use crate::protocol::Fingerprint;
 
 /// What makes two requests the same. Method and path always count.
 #[derive(Clone, Debug)]
@@ -62,6 +63,52 @@ const BODY_JSON: u8 = 2;
 /// The bytes follow of a body that has no canonical form.
 const BODY_NOT_JSON: u8 = 3;
 
+/// A fingerprint of which the head is written and the body comes in pieces: for those that let it pass and hold nothing.
+///
+/// It is another one than a body that is held makes of the same request: the length stands behind the body, because nobody
+/// knows it before.
+pub struct FingerprintUnderWay {
+    hash: Keyed,
+    length: usize,
+}
+
+impl FingerprintUnderWay {
+    pub(super) fn new(mut hash: Keyed, rules: &FingerprintRules, parts: &RequestParts<'_>) -> Self {
+        write_head(&mut hash, rules, parts);
+        Self { hash, length: 0 }
+    }
+
+    /// The next bytes of a body that counts byte for byte.
+    pub fn piece(&mut self, bytes: &[u8]) {
+        self.hash.piece(bytes);
+        self.length += bytes.len();
+    }
+
+    /// The fingerprint of a body that counts by its pieces, or not at all.
+    #[must_use]
+    pub fn finish(self) -> Fingerprint {
+        self.end(BODY_BYTES)
+    }
+
+    /// The fingerprint of a body that counts by its JSON value, all of it at once.
+    #[must_use]
+    pub fn finish_json(mut self, rules: &FingerprintRules, body: &[u8]) -> Fingerprint {
+        if let Ok(canonical) = json::canonical(body, &rules.ignore) {
+            self.piece(&canonical);
+            self.end(BODY_JSON)
+        } else {
+            self.piece(body);
+            self.end(BODY_NOT_JSON)
+        }
+    }
+
+    fn end(mut self, form: u8) -> Fingerprint {
+        self.hash.count(self.length);
+        self.hash.form(form);
+        Fingerprint(self.hash.finish())
+    }
+}
+
 /// Writes the request into the hash.
 pub(super) fn write(
     hash: &mut Keyed,
@@ -69,11 +116,7 @@ pub(super) fn write(
     parts: &RequestParts<'_>,
     body: &[u8],
 ) {
-    hash.field(parts.method.as_str().as_bytes());
-    hash.field(parts.path.as_bytes());
-    write_host(hash, rules.host, parts.host);
-    write_part(hash, rules.query, parts.query);
-    write_headers(hash, &rules.headers, parts.headers);
+    write_head(hash, rules, parts);
     match rules.body {
         BodyRule::None => hash.form(BODY_NONE),
         BodyRule::Bytes => write_body(hash, BODY_BYTES, body),
@@ -82,6 +125,14 @@ pub(super) fn write(
             Err(_) => write_body(hash, BODY_NOT_JSON, body),
         },
     }
+}
+
+fn write_head(hash: &mut Keyed, rules: &FingerprintRules, parts: &RequestParts<'_>) {
+    hash.field(parts.method.as_str().as_bytes());
+    hash.field(parts.path.as_bytes());
+    write_host(hash, rules.host, parts.host);
+    write_part(hash, rules.query, parts.query);
+    write_headers(hash, &rules.headers, parts.headers);
 }
 
 fn write_host(hash: &mut Keyed, counted: bool, host: Option<&str>) {

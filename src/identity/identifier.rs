@@ -6,7 +6,7 @@ use aws_lc_rs::{hkdf, hmac};
 use bytes::Bytes;
 use http::HeaderName;
 
-use super::fingerprint::{self, FingerprintRules, RequestParts};
+use super::fingerprint::{self, FingerprintRules, FingerprintUnderWay, RequestParts};
 use super::key::Key;
 use super::keyed::Keyed;
 use super::reference::{self, Reference, SCOPE_NAME_MAX, SealBroken, clip};
@@ -29,6 +29,8 @@ pub struct Identifier {
     namespace: Box<str>,
     record_id: hmac::Key,
     fingerprint: hmac::Key,
+    observed_id: hmac::Key,
+    observed_fingerprint: hmac::Key,
     key_ref: hmac::Key,
     scope_name: hmac::Key,
     reference: hmac::Key,
@@ -43,6 +45,8 @@ impl Identifier {
             namespace: namespace.into(),
             record_id: derive(&root, b"record id"),
             fingerprint: derive(&root, b"fingerprint"),
+            observed_id: derive(&root, b"observed record id"),
+            observed_fingerprint: derive(&root, b"observed fingerprint"),
             key_ref: derive(&root, b"key ref"),
             scope_name: derive(&root, b"scope name"),
             reference: derive(&root, b"reference"),
@@ -61,7 +65,18 @@ impl Identifier {
     /// with their names, and key.
     #[must_use]
     pub fn record_id(&self, route_id: &str, scope: &Scope, key: &Key) -> RecordId {
-        let mut hash = Keyed::new(&self.record_id);
+        self.id(&self.record_id, route_id, scope, key)
+    }
+
+    /// Under what is kept that this operation was observed: the same under another key, so that no record that
+    /// protects an operation is ever found there.
+    #[must_use]
+    pub fn observed_id(&self, route_id: &str, scope: &Scope, key: &Key) -> RecordId {
+        self.id(&self.observed_id, route_id, scope, key)
+    }
+
+    fn id(&self, keyed: &hmac::Key, route_id: &str, scope: &Scope, key: &Key) -> RecordId {
+        let mut hash = Keyed::new(keyed);
         hash.field(self.namespace.as_bytes());
         hash.field(route_id.as_bytes());
         hash.count(scope.lines().len());
@@ -84,6 +99,17 @@ impl Identifier {
         let mut hash = Keyed::new(&self.fingerprint);
         fingerprint::write(&mut hash, rules, parts, body);
         Fingerprint(hash.finish())
+    }
+
+    /// Begins the fingerprint of a request whose body passes by, to be compared with those of other such requests.
+    #[must_use]
+    pub fn observed_fingerprint(
+        &self,
+        rules: &FingerprintRules,
+        parts: &RequestParts<'_>,
+    ) -> FingerprintUnderWay {
+        let hash = Keyed::new(&self.observed_fingerprint);
+        FingerprintUnderWay::new(hash, rules, parts)
     }
 
     /// What support and logs call the key by.

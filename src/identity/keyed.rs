@@ -17,6 +17,11 @@ impl Keyed {
         self.0.update(bytes);
     }
 
+    /// Bytes of a field that comes in pieces, the last one of the hash; its length is written behind it.
+    pub(super) fn piece(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
     /// How many items follow: 64 bits, little-endian.
     pub(super) fn count(&mut self, items: usize) {
         self.0.update(&(items as u64).to_le_bytes());

@@ -15,7 +15,7 @@ mod keyed;
 pub mod reference;
 pub mod scope;
 
-pub use fingerprint::{BodyRule, FingerprintRules, RequestParts};
+pub use fingerprint::{BodyRule, FingerprintRules, FingerprintUnderWay, RequestParts};
 pub use identifier::{IdKeyBytes, Identifier, KeyRef};
 pub use json::{BadJsonPointer, JsonPointer};
 pub use key::{Key, KeyFormat, KeyInvalid, KeySource};

@@ -19,6 +19,6 @@ pub use op::{Found, Op, Origin, Resolution, Retention, Verdict};
 pub use outcome::{BadStatusSet, Outcome, Outcomes, StatusSet};
 pub use record::{
     Answer, Cause, Claimed, Completed, Fingerprint, MARK_KEEP, Mark, NotStored, Owner, RULES,
-    Record, RecordId, Response, Seen, State, Unknown,
+    Record, RecordId, Response, Sealed, Seen, State, Unknown,
 };
 pub use time::Timestamp;

@@ -64,7 +64,8 @@ pub struct Record {
     /// The version of the rules that made it, see [`RULES`].
     pub rules: u16,
     /// The `id` of the route that it belongs to, so that unresolved records can be told apart by route without
-    /// opening them. Empty where it was made before records bore it.
+    /// opening them. Empty where the request was only observed, or the record made before records bore it: nobody is
+    /// asked to settle those.
     pub route: Arc<str>,
     /// Key, method, path and the scope's display name, sealed; only the admin API opens it.
     pub reference: Bytes,
@@ -164,6 +165,17 @@ pub enum Answer {
     Stored(Arc<Response>),
     /// Only that it came.
     NotStored(NotStored),
+    /// All of it, as it is at rest: only a store that holds the key makes or reads it.
+    Sealed(Sealed),
+}
+
+/// A response that is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sealed {
+    /// The id of the key.
+    pub key: Arc<str>,
+    /// What it is made to.
+    pub text: Bytes,
 }
 
 /// A recorded response: what is replayed.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::identity::{FingerprintRules, KeyFormat, KeySource, ScopeSource};
-use crate::protocol::Outcomes;
+use crate::protocol::{Outcomes, Retention};
 use crate::route::Matcher;
 
 /// One route, ready for use.
@@ -26,12 +26,12 @@ pub struct Route {
 }
 
 impl Route {
-    /// The settings of a protected route.
+    /// The settings of a route that knows operations: one that protects them, or watches them.
     #[must_use]
     pub fn policy(&self) -> Option<&Policy> {
         match &self.mode {
             Mode::Pass => None,
-            Mode::Enforce(policy) => Some(policy),
+            Mode::Enforce(policy) | Mode::Observe(policy) => Some(policy),
         }
     }
 }
@@ -41,11 +41,13 @@ impl Route {
 pub enum Mode {
     /// They go through untouched.
     Pass,
+    /// They go through untouched, and what [`Mode::Enforce`] would have made of them is counted.
+    Observe(Box<Policy>),
     /// They go through once.
     Enforce(Box<Policy>),
 }
 
-/// The settings of a protected route.
+/// The settings of a route that protects its requests or watches them.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Where the key is looked for, in order.
@@ -76,6 +78,8 @@ pub struct Policy {
     pub outcomes: Outcomes,
     /// How long outcomes are kept.
     pub retention: RetentionPolicy,
+    /// What a key meets when its retention is over.
+    pub after_expiry: AfterExpiry,
     /// What a protected request meets when the store cannot be asked.
     pub on_store_down: OnStoreDown,
     /// Whether the upstream sees the key.
@@ -84,6 +88,35 @@ pub struct Policy {
     pub max_request_body: u64,
     /// The largest response body that is recorded, in bytes.
     pub max_response_body: u64,
+}
+
+impl Policy {
+    /// How long an answer of this status is kept, and its key remembered after that: for as long again.
+    #[must_use]
+    pub fn keep_answer(&self, status: u16) -> Retention {
+        let keep = if status < 400 {
+            self.retention.success
+        } else {
+            self.retention.failure
+        };
+        let tombstone = match self.after_expiry {
+            AfterExpiry::Execute => Duration::ZERO,
+            AfterExpiry::Reject => keep,
+        };
+        Retention { keep, tombstone }
+    }
+
+    /// How long a claim or an unknown outcome is kept if nobody says anything more.
+    ///
+    /// Where keys are remembered it is kept for twice as long, and not as a tombstone for the second half: that would
+    /// say that the operation was completed, which nobody knows.
+    #[must_use]
+    pub fn keep_open(&self) -> Duration {
+        match self.after_expiry {
+            AfterExpiry::Execute => self.retention.unknown,
+            AfterExpiry::Reject => self.retention.unknown.saturating_mul(2),
+        }
+    }
 }
 
 /// How long outcomes are kept.
@@ -95,6 +128,15 @@ pub struct RetentionPolicy {
     pub failure: Duration,
     /// Claims and unknown outcomes.
     pub unknown: Duration,
+}
+
+/// What a key meets when its retention is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterExpiry {
+    /// It is new again.
+    Execute,
+    /// It is refused for as long again.
+    Reject,
 }
 
 /// What a protected request meets when the store cannot be asked.

@@ -25,8 +25,8 @@ pub enum Found<'t> {
         index: usize,
         /// The route.
         route: &'t Arc<Route>,
-        /// What it asks of this request. `None`: the request passes untouched, because the route says so or because
-        /// its method is a safe one that the route does not name.
+        /// What it asks of this request, or would ask where the route only observes. `None`: the request passes
+        /// untouched, because the route says so or because its method is a safe one that the route does not name.
         policy: Option<&'t Policy>,
     },
     /// None; answered with 404.
@@ -68,8 +68,10 @@ impl Table {
         }
         let route = &self.routes[index];
         let policy = match &route.mode {
-            Mode::Enforce(policy) if route.matcher.protects(method) => Some(&**policy),
-            Mode::Enforce(_) | Mode::Pass => None,
+            Mode::Enforce(policy) | Mode::Observe(policy) if route.matcher.protects(method) => {
+                Some(&**policy)
+            }
+            Mode::Enforce(_) | Mode::Observe(_) | Mode::Pass => None,
         };
         Found::Route {
             index,
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
     use crate::identity::{BodyRule, FingerprintRules, KeyFormat};
     use crate::protocol::{Outcomes, StatusSet};
-    use crate::route::{Matcher, OnStoreDown, RetentionPolicy};
+    use crate::route::{AfterExpiry, Matcher, OnStoreDown, RetentionPolicy};
 
     fn policy() -> Policy {
         let second = Duration::from_secs(1);
@@ -151,6 +153,7 @@ mod tests {
                 failure: second,
                 unknown: second,
             },
+            after_expiry: AfterExpiry::Execute,
             on_store_down: OnStoreDown::Reject,
             forward_key: true,
             max_request_body: 1,

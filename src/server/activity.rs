@@ -3,17 +3,23 @@
 //! Noted by whoever sees it (the socket, the handler's service, bodies) as a few atomic numbers, and judged from
 //! time to time by the connection's one timer, so that a request costs no timers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::flow::Flows;
+use super::{Closed, Limit};
 use crate::config::Limits;
 
 /// The timer does not go off more often than this, whatever the limits.
 const SOONEST: Duration = Duration::from_millis(1);
+
+/// How long a tunnel may be without a byte in either direction: a peer that has gone without a word must not keep its
+/// place for ever. Protocols that are quiet by nature send signs of life more often than this.
+const TUNNEL_IDLE: Duration = Duration::from_secs(60 * 60);
 
 pub(super) struct Activity {
     epoch: Instant,
@@ -31,6 +37,14 @@ pub(super) struct Activity {
     left_unread: AtomicBool,
     /// Of HTTP/2 responses; over HTTP/1 the socket tells enough.
     flows: Flows,
+    /// Since when nothing has moved in the tunnel that the connection is now; none while it speaks HTTP.
+    tunnel_since: Mark,
+    /// What follows the 101, until the connection's task takes it.
+    tunnel: Mutex<Option<BoxFuture<'static, ()>>>,
+    /// Whether the connection is to end with a reset.
+    is_broken_off: AtomicBool,
+    /// Counts the limits that were over.
+    closed: Arc<Closed>,
 }
 
 /// A half of an exchange; it ends when this is dropped.
@@ -43,14 +57,14 @@ pub(super) enum Judgement {
     Fine(Duration),
     /// Close it in an orderly way: it was idle for as long as it may, or has ends of responses to give that the
     /// client does not take.
-    Close,
+    Close(Limit),
     /// The client keeps us waiting in the middle of something: drop it.
-    Stalled,
+    Stalled(Limit),
 }
 
 impl Activity {
     /// Of a connection whose first bytes have just been read.
-    pub(super) fn new(is_http2: bool) -> Arc<Self> {
+    pub(super) fn new(is_http2: bool, closed: Arc<Closed>) -> Arc<Self> {
         let activity = Self {
             epoch: Instant::now(),
             is_http2,
@@ -60,6 +74,10 @@ impl Activity {
             stuck_since: Mark::default(),
             left_unread: AtomicBool::new(false),
             flows: Flows::default(),
+            tunnel_since: Mark::default(),
+            tunnel: Mutex::default(),
+            is_broken_off: AtomicBool::new(false),
+            closed,
         };
         activity.idle_since.set(activity.now());
         activity.bytes_came();
@@ -68,7 +86,9 @@ impl Activity {
 
     /// The socket has given bytes: where no exchange is under way, they begin a request's head.
     pub(super) fn bytes_came(&self) {
-        if !self.is_http2
+        if self.is_tunnel() {
+            self.tunnel_since.set(self.now());
+        } else if !self.is_http2
             && self.halves.load(Ordering::Relaxed) == 0
             && self.head_since.get().is_none()
         {
@@ -85,6 +105,9 @@ impl Activity {
 
     /// The socket has taken something.
     pub(super) fn unstuck(&self) {
+        if self.is_tunnel() {
+            self.tunnel_since.set(self.now());
+        }
         if self.stuck_since.get().is_some() {
             self.stuck_since.clear();
         }
@@ -106,12 +129,47 @@ impl Activity {
         self.left_unread.store(true, Ordering::Relaxed);
     }
 
+    /// A body kept us waiting for too long; the connection ends with its request.
+    pub(super) fn body_stalled(&self) {
+        self.closed.count(Limit::BodyIdle);
+    }
+
     /// Whether the client may still be sending something that nobody will read. Closing then resets the
     /// connection, and the client may lose our answer.
     pub(super) fn has_unread(&self) -> bool {
         let mid_request =
             self.left_unread.load(Ordering::Relaxed) || self.head_since.get().is_some();
         mid_request && !self.is_http2
+    }
+
+    /// From the next answer on, which is a 101, the connection speaks another protocol.
+    pub(super) fn begin_tunnel(&self, tunnel: BoxFuture<'static, ()>) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+        self.tunnel_since.set(self.now());
+    }
+
+    /// Whether what the client sends is no HTTP any more.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.tunnel_since.get().is_some()
+    }
+
+    /// What follows the 101; given once.
+    pub(super) fn tunnel(&self) -> Option<BoxFuture<'static, ()>> {
+        let mut tunnel = self.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
+        tunnel.take()
+    }
+
+    /// The connection is to end with a reset.
+    pub(super) fn break_off(&self) {
+        self.is_broken_off.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_broken_off(&self) -> bool {
+        self.is_broken_off.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.is_http2
     }
 
     pub(super) fn flows(&self) -> &Flows {
@@ -131,16 +189,25 @@ impl Activity {
             next = next.min(left);
             left.is_zero()
         };
+        if self.is_tunnel() {
+            return if over(self.tunnel_since.get(), TUNNEL_IDLE) {
+                Judgement::Stalled(Limit::TunnelIdle)
+            } else {
+                Judgement::Fine(next.max(SOONEST))
+            };
+        }
         let is_idle = self.halves.load(Ordering::Acquire) == 0;
         let is_left_behind = self
             .flows
             .reset_stuck(|since| over(since, limits.body_idle));
-        if over(self.stuck_since.get(), limits.body_idle)
-            || over(self.head_since.get(), limits.headers)
-        {
-            Judgement::Stalled
-        } else if is_left_behind || is_idle && over(self.idle_since.get(), limits.keep_alive) {
-            Judgement::Close
+        if over(self.stuck_since.get(), limits.body_idle) {
+            Judgement::Stalled(Limit::BodyIdle)
+        } else if over(self.head_since.get(), limits.headers) {
+            Judgement::Stalled(Limit::Headers)
+        } else if is_left_behind {
+            Judgement::Close(Limit::BodyIdle)
+        } else if is_idle && over(self.idle_since.get(), limits.keep_alive) {
+            Judgement::Close(Limit::KeepAlive)
         } else {
             Judgement::Fine(next.max(SOONEST))
         }

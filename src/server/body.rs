@@ -79,7 +79,10 @@ impl Body for RequestBody {
         let this = &mut *self;
         let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) else {
             let stalled = this.poll_stalled(cx);
-            return stalled.map(|()| Some(Err(RequestBodyError::Stalled)));
+            return stalled.map(|()| {
+                this.activity.body_stalled();
+                Some(Err(RequestBodyError::Stalled))
+            });
         };
         this.is_waited_for = false;
         if frame.is_none() || this.incoming.is_end_stream() {

@@ -23,7 +23,8 @@ use super::activity::{Activity, Judgement};
 use super::body::RequestBody;
 use super::flow::{ResponseBody, Streams};
 use super::socket::Socket;
-use super::{Drain, Handler, Peer, begins};
+use super::upgrade::Upgrade;
+use super::{Closed, Drain, Handler, Limit, Peer, begins, refuses};
 use crate::config::Limits;
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -55,6 +56,7 @@ pub(super) async fn serve<H: Handler>(
     mut stream: TcpStream,
     peer: Peer,
     limits: Limits,
+    closed: Arc<Closed>,
     handler: H,
     mut drain: Drain,
 ) {
@@ -62,13 +64,16 @@ pub(super) async fn serve<H: Handler>(
     stream.set_nodelay(true).ok();
     let detected = tokio::select! {
         biased;
-        () = begins(&mut drain) => return,
+        // A client that has just come may have sent its request by now.
+        () = refuses(&mut drain) => return,
         detected = timeout(limits.first_byte, detect(&mut stream)) => detected,
     };
-    let Ok(Ok(Some((is_http2, first)))) = detected else {
-        return;
+    let (is_http2, first) = match detected {
+        Ok(Ok(Some(first))) => first,
+        Ok(_) => return,
+        Err(_) => return closed.count(Limit::FirstByte),
     };
-    let activity = Activity::new(is_http2);
+    let activity = Activity::new(is_http2, Arc::clone(&closed));
     let io = TokioIo::new(Socket::new(first, stream, Arc::clone(&activity)));
     let answer = {
         let (activity, body_idle) = (Arc::clone(&activity), limits.body_idle);
@@ -82,9 +87,10 @@ pub(super) async fn serve<H: Handler>(
             )
         }
     };
-    let rules = Rules {
+    let mut rules = Rules {
         activity: &activity,
         limits: &limits,
+        closed: &closed,
         drain: &mut drain,
     };
     if is_http2 {
@@ -98,10 +104,16 @@ pub(super) async fn serve<H: Handler>(
             .enforce(connection, http2::Connection::graceful_shutdown)
             .await;
     } else {
-        let connection = http1_builder().serve_connection(io, service_fn(answer));
+        let connection = http1_builder()
+            .serve_connection(io, service_fn(answer))
+            .with_upgrades();
         rules
-            .enforce(connection, http1::Connection::graceful_shutdown)
+            .enforce(connection, http1::UpgradeableConnection::graceful_shutdown)
             .await;
+        if let Some(tunnel) = activity.tunnel() {
+            // It may go on until the drain's deadline: nobody can be told to end what is not HTTP.
+            rules.enforce(tunnel, |_| {}).await;
+        }
     }
 }
 
@@ -124,11 +136,12 @@ async fn detect(stream: &mut TcpStream) -> io::Result<Option<(bool, Bytes)>> {
 /// What hyper calls for each request.
 async fn answer<H: Handler>(
     handler: H,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     peer: Peer,
     body_idle: Duration,
     activity: Arc<Activity>,
 ) -> Result<Response<impl Body<Data = Bytes, Error = <H::Body as Body>::Error>>, Infallible> {
+    Upgrade::offer(&mut request, &activity);
     let (request_half, response_half) = activity.begin(!request.body().is_end_stream());
     let request =
         request.map(|incoming| RequestBody::new(incoming, body_idle, activity, request_half));
@@ -169,12 +182,13 @@ fn http2_builder(streams: Streams) -> http2::Builder<Streams> {
 struct Rules<'a> {
     activity: &'a Activity,
     limits: &'a Limits,
+    closed: &'a Closed,
     drain: &'a mut Drain,
 }
 
 impl Rules<'_> {
     /// Polls `connection` until it ends or has to be dropped; `say_goodbye` makes it end when it next can.
-    async fn enforce<C: Future>(self, connection: C, say_goodbye: impl Fn(Pin<&mut C>)) {
+    async fn enforce<C: Future>(&mut self, connection: C, say_goodbye: impl Fn(Pin<&mut C>)) {
         let mut connection = pin!(connection);
         let mut look = pin!(sleep(Duration::ZERO));
         let mut ends_by = None;
@@ -190,10 +204,11 @@ impl Rules<'_> {
                 }
                 () = look.as_mut() => match self.activity.judge(self.limits) {
                     Judgement::Fine(next) => look.as_mut().reset(Instant::now() + next),
-                    Judgement::Stalled => return,
-                    Judgement::Close => {
+                    Judgement::Stalled(limit) => return self.closed.count(limit),
+                    Judgement::Close(limit) => {
                         let now = Instant::now();
                         let ends_by = *ends_by.get_or_insert_with(|| {
+                            self.closed.count(limit);
                             say_goodbye(connection.as_mut());
                             now + self.limits.headers
                         });

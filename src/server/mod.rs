@@ -6,7 +6,7 @@
 //! keys or records; a [`Handler`] makes the answers.
 //!
 //! Reading order: [`Server::run`], `connection`, `activity` (what a connection is doing, and for how long),
-//! `socket`, `flow` (whether an HTTP/2 client takes its responses), [`RequestBody`], `refusal`.
+//! `socket`, `flow` (whether an HTTP/2 client takes its responses), [`RequestBody`], [`Upgrade`], `refusal`.
 
 mod activity;
 mod body;
@@ -16,6 +16,7 @@ mod refusal;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 use std::error::Error;
 use std::future::{Future, pending};
@@ -38,6 +39,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::config::Limits;
 
 pub use body::{RequestBody, RequestBodyError};
+pub use upgrade::Upgrade;
 
 /// Connections that the kernel holds until they are accepted; it cuts this down to its own limit.
 const BACKLOG: i32 = 1024;
@@ -49,9 +51,18 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Connections that are being told that the server is full, at a time; further ones are closed unanswered.
 const MAX_REFUSALS: usize = 64;
 
-/// Says when to drain: `None` to serve, then the moment at which connections that have not ended are dropped.
-/// The moment may be moved. A dropped sender never drains.
-pub type Drain = watch::Receiver<Option<Instant>>;
+/// Says when to drain: `None` to serve, then how to end. What it says may be changed. A dropped sender never drains.
+pub type Drain = watch::Receiver<Option<Ending>>;
+
+/// How a server ends. Every connection is told at once that it ends (`Connection: close`, GOAWAY), and closed where it
+/// is idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Until when new connections are taken: whoever sends them may not have heard yet.
+    pub accepts_until: Instant,
+    /// When connections that have not ended are dropped.
+    pub deadline: Instant,
+}
 
 /// Makes the answers.
 pub trait Handler: Clone + Send + Sync + 'static {
@@ -100,6 +111,44 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections that were turned away since the start, because the server was full.
     pub refused: u64,
+    /// Connections that were closed since the start because a limit was over; in the order of [`Limit::ALL`].
+    pub closed: [u64; Limit::ALL.len()],
+}
+
+/// What a connection may keep waiting for, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `first_byte`
+    FirstByte,
+    /// `headers`
+    Headers,
+    /// `body_idle`
+    BodyIdle,
+    /// `keep_alive`
+    KeepAlive,
+    /// An hour, for a tunnel in which nothing moves.
+    TunnelIdle,
+}
+
+impl Limit {
+    /// Every limit, in the order of their declaration.
+    pub const ALL: [Self; 5] = [
+        Self::FirstByte,
+        Self::Headers,
+        Self::BodyIdle,
+        Self::KeepAlive,
+        Self::TunnelIdle,
+    ];
+}
+
+/// Counts the limits that were over.
+#[derive(Debug, Default)]
+struct Closed([AtomicU64; Limit::ALL.len()]);
+
+impl Closed {
+    fn count(&self, limit: Limit) {
+        self.0[limit as usize].fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// What all connections share.
@@ -110,6 +159,7 @@ struct Shared {
     refusal: Bytes,
     accepted: AtomicU64,
     refused: AtomicU64,
+    closed: Arc<Closed>,
 }
 
 impl Server {
@@ -131,6 +181,7 @@ impl Server {
                 refusal: refusal::message(b""),
                 accepted: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
+                closed: Arc::default(),
                 limits: Limits {
                     max_connections: max,
                     ..limits.clone()
@@ -161,8 +212,8 @@ impl Server {
         Counters(Arc::clone(&self.shared))
     }
 
-    /// Serves until `drain` says otherwise: then stops listening, tells every connection (`Connection: close`,
-    /// GOAWAY), and returns when all have ended or, at the drain's deadline, were dropped.
+    /// Serves until `drain` says otherwise: then tells every connection (`Connection: close`, GOAWAY), stops listening
+    /// when it is time, and returns when all connections have ended or, at the drain's deadline, were dropped.
     ///
     /// Where `max_connections` are open, a further one is accepted and, once it has sent something, told 503 and
     /// closed (GOAWAY where it speaks HTTP/2): a balancer then goes elsewhere at once, and a person sees why.
@@ -191,6 +242,12 @@ impl Counters {
             limit,
             accepted: self.0.accepted.load(Ordering::Relaxed),
             refused: self.0.refused.load(Ordering::Relaxed),
+            closed: self
+                .0
+                .closed
+                .0
+                .each_ref()
+                .map(|count| count.load(Ordering::Relaxed)),
         }
     }
 }
@@ -224,7 +281,7 @@ impl<H: Handler> Door<H> {
         loop {
             tokio::select! {
                 biased;
-                () = begins(&mut self.drain) => break,
+                () = refuses(&mut self.drain) => break,
                 Some(_) = self.connections.join_next() => {}
                 (socket, address) = accept(&listener) => self.admit(socket, address),
             }
@@ -242,9 +299,10 @@ impl<H: Handler> Door<H> {
             shared.accepted.fetch_add(1, Ordering::Relaxed);
             let peer = Peer { addr, local };
             let limits = shared.limits.clone();
+            let closed = Arc::clone(&shared.closed);
             let (handler, drain) = (self.handler.clone(), self.drain.clone());
             self.connections.spawn(async move {
-                connection::serve(socket, peer, limits, handler, drain).await;
+                connection::serve(socket, peer, limits, closed, handler, drain).await;
                 drop(place);
             });
             return;
@@ -261,7 +319,8 @@ impl<H: Handler> Door<H> {
 
     async fn wait_for_connections(&mut self) {
         while !self.connections.is_empty() {
-            let deadline = self.drain.borrow_and_update().unwrap_or_else(Instant::now);
+            let ending = *self.drain.borrow_and_update();
+            let deadline = ending.map_or_else(Instant::now, |ending| ending.deadline);
             tokio::select! {
                 biased;
                 _ = self.connections.join_next() => {}
@@ -276,6 +335,20 @@ impl<H: Handler> Door<H> {
 async fn begins(drain: &mut Drain) {
     if drain.wait_for(Option::is_some).await.is_err() {
         pending::<()>().await;
+    }
+}
+
+/// Waits until no new connections are taken any more.
+async fn refuses(drain: &mut Drain) {
+    loop {
+        begins(drain).await;
+        let Some(Ending { accepts_until, .. }) = *drain.borrow_and_update() else {
+            continue;
+        };
+        tokio::select! {
+            () = sleep_until(accepts_until) => return,
+            Ok(()) = drain.changed() => {}
+        }
     }
 }
 

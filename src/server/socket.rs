@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
@@ -49,6 +50,15 @@ impl Socket {
             Poll::Ready(_) => self.activity.unstuck(),
         }
         written
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.activity.is_broken_off() {
+            // The client has gone where this fails.
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
     }
 }
 

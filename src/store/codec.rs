@@ -226,7 +226,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::{
-        Answer, Cause, Claimed, Completed, NotStored, Owner, Response, Seen, Unknown,
+        Answer, Cause, Claimed, Completed, NotStored, Owner, Response, Sealed, Seen, Unknown,
     };
 
     const ID: RecordId = RecordId([7; 32]);
@@ -248,6 +248,7 @@ mod tests {
             "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd310201909eb8e8c0e1828589909cb0d080c181820200c901010c636f6e74656e742d747970650a746578742f706c61696e0470616964c8d395ffbc31953c9d6b036af364",
             "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3102000101c8d395ffbc31d4abafa91e4a7159",
             "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3103373b5319e319d877",
+            "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3102000207323032362d313106756e72656164c8d395ffbc3133f6f32cf935c1c3",
         ];
         for (record, golden) in samples().iter().zip(golden) {
             assert_eq!(hex(&encode(&ID, record).unwrap()), golden);
@@ -376,6 +377,10 @@ mod tests {
             headers: vec![("content-type".to_owned(), Bytes::from_static(b"text/plain"))],
             body: Bytes::from_static(b"paid"),
         };
+        let sealed = Sealed {
+            key: "2026-11".into(),
+            text: Bytes::from_static(b"unread"),
+        };
         let completed = |owner, answer| {
             State::Completed(Completed {
                 owner,
@@ -395,6 +400,7 @@ mod tests {
             completed(Some(seen.owner), Answer::Stored(Arc::new(response))),
             completed(None, Answer::NotStored(NotStored::Streaming)),
             State::Expired,
+            completed(None, Answer::Sealed(sealed)),
         ]
         .into_iter()
         .map(|state| Record {

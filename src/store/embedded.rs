@@ -200,9 +200,11 @@ impl Store for Embedded {
     ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>> {
         async move {
             let now = (self.shared.settings.clock)();
-            Ok(self
-                .shared
-                .with_open(|_| Ok(self.shared.open().unresolved(after, limit, now)))?)
+            let page = |_: &Engine| {
+                let open = self.shared.open();
+                Ok(open.unresolved(after, now).take(limit).collect())
+            };
+            Ok(self.shared.with_open(page)?)
         }
         .boxed()
     }

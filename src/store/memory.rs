@@ -112,19 +112,22 @@ impl Memory {
         Ok(record.and_then(|record| record.at((self.clock)())))
     }
 
-    /// The pages of all shards, merged. Each is as it is at its own moment, and a record never changes its shard.
+    /// The lists of all shards, merged as far as the page goes. Each is as it is at its own moment, and a record never
+    /// changes its shard.
     fn unresolved_now(
         &self,
         after: Option<(Timestamp, RecordId)>,
         limit: usize,
     ) -> Result<Vec<Unresolved>, NotDone> {
-        let mut page = Vec::new();
+        let mut page: Vec<Unresolved> = Vec::new();
         for shard in &self.shards {
             let shard = self.locked(shard)?;
-            page.extend(shard.open.unresolved(after, limit, (self.clock)()));
+            let full = page.get(limit.saturating_sub(1)).map(Unresolved::place);
+            let listed = shard.open.unresolved(after, (self.clock)()).take(limit);
+            page.extend(listed.take_while(|next| full.is_none_or(|last| next.place() < last)));
+            page.sort_by_key(Unresolved::place);
+            page.truncate(limit);
         }
-        page.sort_unstable_by_key(|unresolved| (unresolved.since, unresolved.id));
-        page.truncate(limit);
         Ok(page)
     }
 
@@ -193,6 +196,12 @@ impl Memory {
             };
             match retention::look(record, now) {
                 Look::Forget => self.forget(shard, id),
+                Look::Shrink(bucket) => {
+                    let record = record.clone();
+                    let tombstone = record.clone().at(now);
+                    self.keep(shard, id, Some(&record), tombstone);
+                    shard.due.entry(bucket).or_default().push(id);
+                }
                 Look::Again(bucket) => shard.due.entry(bucket).or_default().push(id),
                 Look::Drop => {}
             }
@@ -282,6 +291,7 @@ fn size(record: &Record) -> u64 {
                 headers + length(response.body.len())
             }
             Answer::NotStored(_) => 0,
+            Answer::Sealed(sealed) => length(sealed.text.len()),
         },
         State::Claimed(_) | State::Unknown(_) | State::Expired => 0,
     };

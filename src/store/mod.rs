@@ -9,11 +9,13 @@ mod marks;
 mod memory;
 mod redis;
 mod retention;
+mod sealing;
 mod unresolved;
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use tokio::sync::watch;
 
 use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
 
@@ -21,10 +23,14 @@ pub use codec::Unreadable;
 pub use embedded::{Embedded, Found, OpenError};
 pub use memory::Memory;
 pub use redis::{Accepted, ContactError, Redis, Time};
+pub use sealing::{Sealing, SealingKey};
 pub use unresolved::Unresolved;
 
 /// A clock that a store reads: milliseconds since the Unix epoch. Tests pass one that they set.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Told when there may be something new to see, see [`Store::hints`].
+pub type Hints = watch::Receiver<()>;
 
 /// What every store does.
 ///
@@ -75,6 +81,25 @@ pub trait Store: Send + Sync + 'static {
 
     /// Sizes for metrics. Never waits.
     fn usage(&self) -> Usage;
+
+    /// Hints about a record that another process may be settling. `None` for a store that serves a single process.
+    ///
+    /// The receiver is told whenever there may be something new to see, and once when the hints begin, so that what
+    /// was settled before is not missed. Hints may come for nothing, and may be lost: they are no substitute for
+    /// asking from time to time. A receiver costs no connection; it is dropped when nobody waits any more.
+    fn hints(&self, _id: RecordId) -> Option<Hints> {
+        None
+    }
+
+    /// A number that changes whenever a completed record was taken away or replaced by hand, by whichever process:
+    /// whatever was remembered of completed records before that is to be forgotten. `None` for a store that serves a
+    /// single process, which knows by itself.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDone`].
+    fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
+        ready(Ok(None)).boxed()
+    }
 
     /// Makes what was acknowledged safe and lets go of files; later calls answer [`NotDone::Closed`].
     fn close(&self) -> BoxFuture<'_, ()>;

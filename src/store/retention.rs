@@ -23,6 +23,8 @@ pub type Bucket = u64;
 pub enum Look {
     /// It may be forgotten.
     Forget,
+    /// Its answer has expired and its key is remembered: what it is now takes less room. Looked at again then.
+    Shrink(Bucket),
     /// It is to be looked at again.
     Again(Bucket),
     /// It is not settled any more: it will get a new entry when it is.
@@ -41,19 +43,28 @@ pub fn is_settled(record: &Record) -> bool {
 
 /// Where an entry goes when an op turned `before` into `after`; `None` where none is needed.
 pub fn schedule(before: Option<&Record>, after: &Record) -> Option<Bucket> {
-    let scheduled =
-        before.is_some_and(|before| is_settled(before) && before.forget_at <= after.forget_at);
-    (is_settled(after) && !scheduled).then(|| bucket(after.forget_at))
+    let scheduled = before.is_some_and(|before| is_settled(before) && next(before) <= next(after));
+    (is_settled(after) && !scheduled).then(|| bucket(next(after)))
+}
+
+/// When a settled record changes by itself: it becomes a tombstone, or it ends.
+fn next(record: &Record) -> Timestamp {
+    match record.state {
+        State::Expired => record.forget_at,
+        _ => record.expires_at.min(record.forget_at),
+    }
 }
 
 /// What becomes of a record whose entry is due.
 pub fn look(record: &Record, now: Timestamp) -> Look {
     if !is_settled(record) {
         Look::Drop
-    } else if now < record.forget_at {
-        Look::Again(bucket(record.forget_at))
-    } else {
+    } else if now >= record.forget_at {
         Look::Forget
+    } else if now >= next(record) {
+        Look::Shrink(bucket(record.forget_at))
+    } else {
+        Look::Again(bucket(next(record)))
     }
 }
 
@@ -100,6 +111,21 @@ mod tests {
         assert_eq!(look(&record, NOW), Look::Again(bucket(record.forget_at)));
         assert_eq!(look(&record, record.forget_at), Look::Forget);
         assert_eq!(look(&claimed(NOW), NOW.plus(DAY)), Look::Drop);
+    }
+
+    #[test]
+    fn a_record_whose_key_is_remembered_shrinks_when_its_answer_expires() {
+        let mut record = settled(NOW.plus(DAY));
+        record.forget_at = record.expires_at.plus(DAY);
+        let (expires, forget) = (bucket(record.expires_at), bucket(record.forget_at));
+        assert_eq!(schedule(None, &record), Some(expires));
+        assert_eq!(look(&record, NOW), Look::Again(expires));
+        assert_eq!(look(&record, record.expires_at), Look::Shrink(forget));
+        let tombstone = record.clone().at(record.expires_at).unwrap();
+        assert_eq!(look(&tombstone, record.expires_at), Look::Again(forget));
+        assert_eq!(look(&tombstone, record.forget_at), Look::Forget);
+        // The sweep that shrinks it schedules it, too; so does whoever meets it as a tombstone before.
+        assert_eq!(schedule(Some(&record), &tombstone), None);
     }
 
     #[test]

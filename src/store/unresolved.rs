@@ -18,6 +18,14 @@ pub struct Unresolved {
     pub since: Timestamp,
 }
 
+impl Unresolved {
+    /// Where it stands in the list: what the next page is asked for with.
+    #[must_use]
+    pub fn place(&self) -> (Timestamp, RecordId) {
+        (self.since, self.id)
+    }
+}
+
 /// Claims and unknown outcomes by age: what is unresolved, and the claims of which each may be one day.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Open {
@@ -65,25 +73,27 @@ impl Open {
         }
     }
 
-    /// Unresolved records after this place, the oldest first, `limit` at most. The claims of owners that are alive are
-    /// passed over; they stand at the end, and are no more than there are requests under way.
+    /// Unresolved records after this place, the oldest first. The claims of owners that are alive are passed over; they
+    /// stand at the end, and are no more than there are requests under way.
     pub fn unresolved(
         &self,
         after: Option<(Timestamp, RecordId)>,
-        limit: usize,
         now: Timestamp,
-    ) -> Vec<Unresolved> {
+    ) -> impl Iterator<Item = Unresolved> {
         let from = after.map_or(Unbounded, Excluded);
-        let listed = self.entries.range((from, Unbounded)).filter(|(at, entry)| {
-            let silent = !entry.claimed || at.0 <= now;
-            silent && now < entry.expires_at
-        });
+        let listed = self
+            .entries
+            .range((from, Unbounded))
+            .filter(move |(at, entry)| {
+                let silent = !entry.claimed || at.0 <= now;
+                silent && now < entry.expires_at
+            });
         let unresolved = |((since, id), entry): (&(Timestamp, RecordId), &Entry)| Unresolved {
             id: *id,
             route: Arc::clone(&entry.route),
             since: *since,
         };
-        listed.take(limit).map(unresolved).collect()
+        listed.map(unresolved)
     }
 
     /// Claims, whether or not their owners are alive.
@@ -165,8 +175,8 @@ mod tests {
     }
 
     fn ids(open: &Open, now: Timestamp) -> Vec<u8> {
-        let listed = open.unresolved(None, usize::MAX, now);
-        listed.iter().map(|unresolved| unresolved.id.0[0]).collect()
+        let listed = open.unresolved(None, now);
+        listed.map(|unresolved| unresolved.id.0[0]).collect()
     }
 
     fn come(open: &mut Open, id: u8, record: &Record) {

@@ -107,6 +107,19 @@ impl Timing {
     }
 }
 
+/// How large something is, in bytes.
+#[derive(Clone, Debug)]
+pub struct Amount(Histogram);
+
+impl Amount {
+    /// It had so many bytes.
+    pub fn observe(&self, bytes: u64) {
+        // Beyond 4 GiB everything is in the last bucket.
+        self.0
+            .observe(f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)));
+    }
+}
+
 /// One instrument for each value of a label.
 #[derive(Debug)]
 pub struct PerLabel<L, I> {
@@ -166,6 +179,20 @@ impl Registrar<'_> {
         PerLabel::new(|value: L| counters.with(&[value.name()]))
     }
 
+    /// Counters by one label that another module counts.
+    pub(super) fn mirrored_counters<L: Label>(
+        &self,
+        name: &str,
+        label: &str,
+        help: &str,
+    ) -> PerLabel<L, MirroredCounter> {
+        let counters = self.counter_family(name, &[label], help);
+        PerLabel::new(|value: L| MirroredCounter {
+            counter: counters.with(&[value.name()]).0,
+            total: AtomicU64::new(0),
+        })
+    }
+
     pub(super) fn counter_family(&self, name: &str, labels: &[&str], help: &str) -> CounterFamily {
         CounterFamily(self.registered(IntCounterVec::new(Opts::new(name, help), labels)))
     }
@@ -183,6 +210,17 @@ impl Registrar<'_> {
     ) -> TimingFamily {
         let options = HistogramOpts::new(name, help).buckets(buckets_seconds.to_vec());
         TimingFamily(self.registered(HistogramVec::new(options, labels)))
+    }
+
+    pub(super) fn amount_family(
+        &self,
+        name: &str,
+        labels: &[&str],
+        buckets_bytes: &[f64],
+        help: &str,
+    ) -> AmountFamily {
+        let options = HistogramOpts::new(name, help).buckets(buckets_bytes.to_vec());
+        AmountFamily(self.registered(HistogramVec::new(options, labels)))
     }
 
     fn registered<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
@@ -221,6 +259,16 @@ impl TimingFamily {
     /// The series of these values, which exists from now on.
     pub(super) fn with(&self, values: &[&str]) -> Timing {
         Timing(self.0.with_label_values(values))
+    }
+}
+
+/// Amounts of one name whose labels are not yet bound.
+pub(super) struct AmountFamily(HistogramVec);
+
+impl AmountFamily {
+    /// The series of these values, which exists from now on.
+    pub(super) fn with(&self, values: &[&str]) -> Amount {
+        Amount(self.0.with_label_values(values))
     }
 }
 

@@ -98,10 +98,82 @@ label! {
         Unkeyed = "unkeyed",
         /// It was forwarded without protection because the store was down.
         Unprotected = "unprotected",
-        /// Observe mode: it went through, and its key was new.
+        /// Observe mode: it went through, and no earlier request with its key was seen.
         Observed = "observed",
         /// Observe mode: it went through, and enforce mode would have met a duplicate.
         ObservedDuplicate = "observed_duplicate",
+    }
+}
+
+label! {
+    /// What enforce mode would have made of a request that observe mode let through.
+    pub enum WouldBe {
+        /// Sent: its key is new.
+        Executed = "executed",
+        /// A duplicate, answered from the record of the first one.
+        Replayed = "replayed",
+        /// A duplicate while the first one was under way: it would have waited for as long as `wait` says, or been
+        /// refused (409).
+        InProgress = "in_progress",
+        /// A duplicate, refused (422): the key was used for another request.
+        Mismatch = "mismatch",
+        /// A duplicate, refused (409): the first one's response could not have been kept.
+        NotStored = "not_stored",
+        /// A duplicate, refused (409): the first one was sent, and its outcome is not known.
+        Unknown = "unknown",
+        /// A duplicate of a request that was not seen to its end, because its client left or this process ended.
+        /// Enforce mode goes on without the client, and answers from the record.
+        Unseen = "unseen",
+        /// A duplicate, refused (409): the retention is over and the key is remembered.
+        Expired = "expired",
+        /// Refused (400): the route requires a key.
+        KeyMissing = "key_missing",
+        /// Refused (400): the key is too long, malformed, in a trailer, or there are several.
+        KeyInvalid = "key_invalid",
+        /// Refused (401): the request does not say who is asking.
+        ScopeMissing = "scope_missing",
+        /// Forwarded without protection because it bears no key or no scope.
+        Unkeyed = "unkeyed",
+        /// Refused (400): an upgrade, a `Connection` that names the key, the scope or a header of the fingerprint, or a
+        /// body that broke off.
+        BadRequest = "bad_request",
+        /// Refused (413): the body is beyond the route's limit.
+        BodyTooLarge = "body_too_large",
+        /// The store did not say: refused (503), or forwarded without protection where the route says so.
+        StoreUnavailable = "store_unavailable",
+        /// Not known, because observing is not to cost more: too many requests are observed at a time, the store is
+        /// three quarters full, there is no room for the copy of a JSON body, or the request was answered before its
+        /// body was whole.
+        NotObserved = "not_observed",
+    }
+}
+
+impl WouldBe {
+    /// Whether an earlier request with the same key was seen.
+    #[must_use]
+    pub fn is_duplicate(self) -> bool {
+        matches!(
+            self,
+            Self::Replayed
+                | Self::InProgress
+                | Self::Mismatch
+                | Self::NotStored
+                | Self::Unknown
+                | Self::Unseen
+                | Self::Expired
+        )
+    }
+}
+
+label! {
+    /// How the answer that an observed duplicate got compares with the one that would have been replayed.
+    pub enum ObservedReplay {
+        /// The same status.
+        SameStatus = "same_status",
+        /// Another status.
+        OtherStatus = "other_status",
+        /// It got no whole answer.
+        NoAnswer = "no_answer",
     }
 }
 
@@ -138,6 +210,8 @@ label! {
         Look = "look",
         /// The record as it is stored.
         Read = "read",
+        /// Which records are unresolved.
+        Unresolved = "unresolved",
         /// Whether the store can be asked.
         Ping = "ping",
     }
@@ -166,6 +240,42 @@ label! {
         NotDone = "not_done",
         /// It may have been applied, or may yet be.
         InDoubt = "in_doubt",
+    }
+}
+
+label! {
+    /// What a claim met.
+    pub enum ClaimResult {
+        /// It is this attempt's: the request may be sent.
+        Acquired = "acquired",
+        /// Another attempt has it.
+        InFlight = "in_flight",
+        /// An attempt before it is completed.
+        Completed = "completed",
+        /// An attempt before it was sent, and its outcome is not known.
+        Unknown = "unknown",
+        /// The key was used for another request.
+        Mismatch = "mismatch",
+        /// The retention is over, and the key is remembered.
+        Expired = "expired",
+        /// The store gave no verdict.
+        NoVerdict = "no_verdict",
+    }
+}
+
+label! {
+    /// Which limit was over when a client's connection was closed.
+    pub enum LimitOver {
+        /// Nothing came.
+        FirstByte = "first_byte",
+        /// The head of a request did not come to its end.
+        Headers = "headers",
+        /// The client sent nothing more of a body, or took nothing more of an answer.
+        BodyIdle = "body_idle",
+        /// No further request came.
+        KeepAlive = "keep_alive",
+        /// Nothing moved in a tunnel for an hour.
+        TunnelIdle = "tunnel_idle",
     }
 }
 
@@ -291,9 +401,13 @@ mod tests {
     #[test]
     fn every_label_value_has_a_place_and_a_name_of_its_own() {
         assert_well_formed::<Decision>();
+        assert_well_formed::<WouldBe>();
+        assert_well_formed::<ObservedReplay>();
         assert_well_formed::<Unrouted>();
         assert_well_formed::<StoreOp>();
         assert_well_formed::<StoreResult>();
+        assert_well_formed::<ClaimResult>();
+        assert_well_formed::<LimitOver>();
         assert_well_formed::<Beat>();
         assert_well_formed::<LeaseLost>();
         assert_well_formed::<LateAnswer>();

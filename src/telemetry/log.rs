@@ -1,17 +1,22 @@
 //! Log lines, on standard error: for people on a terminal, one JSON object a line everywhere else.
 //!
 //! Whoever writes a line names what happened by record id, route and status. Keys, credentials, bodies and
-//! queries are never among its fields.
+//! queries are never among its fields. Whoever reads the lines may be slow: see [`Sink`].
 
 use std::env::{self, VarError};
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
+use std::panic;
 
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{ParseError, filter_fn};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use super::sink::Sink;
 
 /// The environment variable that says how much is logged: `warn`, or `info,oncegate::gateway=debug`.
 pub const FILTER_VARIABLE: &str = "ONCEGATE_LOG";
@@ -30,13 +35,38 @@ pub enum LogError {
     /// Logging was started before.
     #[error("logging was started twice: {0}")]
     Twice(#[from] TryInitError),
+    /// There is no thread for it.
+    #[error("logging cannot be started: {0}")]
+    NoThread(#[from] io::Error),
+}
+
+/// Where the lines of this process go. Clones write to the same place.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// Takes whole lines.
+    pub(super) sink: Sink,
+    /// For whom they are.
+    pub(super) format: Format,
+}
+
+impl Log {
+    /// Lines dropped since the start.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.sink.dropped()
+    }
+
+    /// Writes what is still queued; a reader that has stalled is waited for no longer than a second.
+    pub fn finish(&self) {
+        self.sink.finish();
+    }
 }
 
 /// Starts logging for the whole process, as far as [`FILTER_VARIABLE`] says; without it, from `info` on.
 ///
 /// # Errors
-/// Where the variable cannot be read, or logging was started before.
-pub fn start() -> Result<(), LogError> {
+/// Where the variable cannot be read, there is no thread, or logging was started before.
+pub fn start() -> Result<Log, LogError> {
     let filter = match env::var(FILTER_VARIABLE) {
         Ok(filter) if !filter.trim().is_empty() => filter,
         Ok(_) | Err(VarError::NotPresent) => DEFAULT_FILTER.to_owned(),
@@ -47,15 +77,48 @@ pub fn start() -> Result<(), LogError> {
     } else {
         Format::Json
     };
-    subscriber(format, &filter, io::stderr)?.try_init()?;
-    Ok(())
+    let sink = Sink::start(io::stderr(), move |count| dropped_line(format, count))?;
+    subscriber(format, &filter, sink.clone())?.try_init()?;
+    // The usual hook writes to standard error itself, and would wait for a reader that has stalled.
+    panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a defect")));
+    Ok(Log { sink, format })
 }
 
 /// For whom lines are written.
-#[derive(Clone, Copy, Debug)]
-enum Format {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
     Human,
+    /// For machines: one object a line.
     Json,
+}
+
+/// Now, as every line says it: RFC 3339 in UTC, with microseconds.
+pub(super) fn timestamp(line: &mut String) {
+    // A clock that cannot be written leaves nothing to say.
+    let _ = SystemTime.format_time(&mut fmt::format::Writer::new(line));
+}
+
+/// What stands where lines are missing.
+fn dropped_line(format: Format, count: u64) -> Vec<u8> {
+    const MESSAGE: &str = "log lines were dropped: their reader is too slow";
+    let mut line = String::new();
+    // Writing to a string does not fail.
+    let _ = match format {
+        Format::Human => {
+            timestamp(&mut line);
+            writeln!(line, "  WARN oncegate::telemetry: {MESSAGE} count={count}")
+        }
+        Format::Json => {
+            line.push_str(r#"{"timestamp":""#);
+            timestamp(&mut line);
+            writeln!(
+                line,
+                r#"","level":"WARN","message":"{MESSAGE}","count":{count},"target":"oncegate::telemetry"}}"#
+            )
+        }
+    };
+    line.into_bytes()
 }
 
 /// What takes events and writes them as lines.

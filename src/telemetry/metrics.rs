@@ -1,18 +1,21 @@
 //! Every metric there is. Making a [`Metrics`] registers them; the reference in the README is read from what
 //! was registered.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{Registry, TextEncoder};
 
+use super::health::StoreHealth;
 use super::instrument::{Counter, Gauge, MirroredCounter, PerLabel, Registrar, Timing};
 use super::label::{
-    Beat, Decision, Label, LateAnswer, LeaseLost, StoreOp, StoreResult, Unrouted, UpstreamError,
+    Beat, ClaimResult, Label, LeaseLost, LimitOver, StoreOp, StoreResult, Unrouted, UpstreamError,
 };
-use crate::protocol::{Cause, NotStored};
+use super::routes::{RouteMetrics, register_routes};
+use super::unresolved::UnresolvedMetrics;
 
 /// Bounds of the buckets of what crosses a network: from a loopback answer to `response_timeout` and beyond.
-const REQUEST_SECONDS: [f64; 14] = [
+pub(super) const REQUEST_SECONDS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
 ];
 
@@ -39,6 +42,8 @@ pub struct Metrics {
     pub claims_held: Gauge,
     /// Held: claims of which it is not known whether the store took them, until they are settled.
     pub claims_in_doubt: Gauge,
+    /// Claims by what they met.
+    pub claims: PerLabel<ClaimResult, Counter>,
     /// Beats by what they met.
     pub beats: PerLabel<Beat, Counter>,
     /// Claims found lost by their owner.
@@ -67,18 +72,14 @@ pub struct Metrics {
     pub connections_total: MirroredCounter,
     /// Mirror: client connections turned away since the start, because `max_connections` were open.
     pub connections_refused: MirroredCounter,
+    /// Mirror: client connections closed since the start, because a limit was over.
+    pub connections_closed: PerLabel<LimitOver, MirroredCounter>,
+    /// Mirror: log lines dropped since the start.
+    pub log_lines_dropped: MirroredCounter,
     /// 1 while draining.
     pub draining: Gauge,
-}
-
-/// The metrics of one route.
-#[derive(Debug)]
-pub struct RouteMetrics {
-    decisions: PerLabel<Decision, Counter>,
-    duration: Timing,
-    unknown_outcomes: PerLabel<Cause, Counter>,
-    late_answers: PerLabel<LateAnswer, Counter>,
-    not_stored: PerLabel<NotStored, Counter>,
+    /// Set by a count from time to time: records without a final outcome.
+    pub unresolved: UnresolvedMetrics,
 }
 
 /// The metrics of one upstream.
@@ -101,6 +102,8 @@ pub struct UpstreamMetrics {
 pub struct StoreMetrics {
     calls: PerLabel<StoreOp, PerLabel<StoreResult, Counter>>,
     durations: PerLabel<StoreOp, Timing>,
+    /// Whether the store answers, by what it was heard to say.
+    pub health: Arc<StoreHealth>,
     /// 1 while the store answers.
     pub up: Gauge,
     /// Mirror: records held.
@@ -152,6 +155,11 @@ impl Metrics {
             claims_in_doubt: registrar.gauge(
                 "oncegate_claims_in_doubt",
                 "Claims of which the store has not yet said whether it took them. They are never dispatched.",
+            ),
+            claims: registrar.counters(
+                "oncegate_claims_total",
+                "result",
+                "Claims asked of the store by what they met; no_verdict: the store did not say, and nothing was sent.",
             ),
             beats: registrar.counters(
                 "oncegate_beats_total",
@@ -205,10 +213,20 @@ impl Metrics {
                 "oncegate_connections_refused_total",
                 "Client connections turned away because max_connections were open.",
             ),
+            connections_closed: registrar.mirrored_counters(
+                "oncegate_connections_closed_total",
+                "limit",
+                "Client connections closed because this limit was over; other endings are not counted.",
+            ),
+            log_lines_dropped: registrar.mirrored_counter(
+                "oncegate_log_lines_dropped_total",
+                "Log lines that were not written, because their reader was too slow or gone.",
+            ),
             draining: registrar.gauge(
                 "oncegate_draining",
                 "1 from the beginning of a drain, else 0.",
             ),
+            unresolved: UnresolvedMetrics::register(&registrar, routes),
             registry,
         }
     }
@@ -241,33 +259,6 @@ impl Metrics {
 
     pub(super) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
         self.registry.gather()
-    }
-}
-
-impl RouteMetrics {
-    /// Counts a request; once for each.
-    pub fn decision(&self, decision: Decision) {
-        self.decisions.inc(decision);
-    }
-
-    /// From the request's head to the answer's.
-    pub fn observe(&self, span: Duration) {
-        self.duration.observe(span);
-    }
-
-    /// An attempt of this process ended without a known outcome.
-    pub fn unknown_outcome(&self, cause: Cause) {
-        self.unknown_outcomes.inc(cause);
-    }
-
-    /// A dispatch that was kept open past its `response_timeout` has ended.
-    pub fn late_answer(&self, result: LateAnswer) {
-        self.late_answers.inc(result);
-    }
-
-    /// A response was passed on without being kept.
-    pub fn not_stored(&self, reason: NotStored) {
-        self.not_stored.inc(reason);
     }
 }
 
@@ -307,7 +298,11 @@ impl StoreMetrics {
                 PerLabel::new(|result: StoreResult| calls.with(&[op.name(), result.name()]))
             }),
             durations: PerLabel::new(|op: StoreOp| durations.with(&[op.name()])),
-            up: registrar.gauge("oncegate_store_up", "1 while the store answers, else 0."),
+            health: Arc::default(),
+            up: registrar.gauge(
+                "oncegate_store_up",
+                "1 while the store answers what it is asked, else 0.",
+            ),
             records: registrar.gauge(
                 "oncegate_store_records",
                 "Records held, those past their retention included until they are swept.",
@@ -364,45 +359,6 @@ fn describe_process(registrar: &Registrar<'_>, version: &str) {
         .set(since_epoch.as_secs());
 }
 
-fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box<[RouteMetrics]> {
-    let decisions = registrar.counter_family(
-        "oncegate_decisions_total",
-        &["route", "decision"],
-        "What became of requests; every request on a route counts exactly once.",
-    );
-    let duration = registrar.timing_family(
-        "oncegate_request_duration_seconds",
-        &["route"],
-        &REQUEST_SECONDS,
-        "From a request's head to the head of its answer.",
-    );
-    let unknown_outcomes = registrar.counter_family(
-        "oncegate_unknown_outcomes_total",
-        &["route", "cause"],
-        "Attempts of this process that were sent, or perhaps sent, and whose outcome is not known.",
-    );
-    let late_answers = registrar.counter_family(
-        "oncegate_late_answers_total",
-        &["route", "result"],
-        "How dispatches ended that were kept open past their response_timeout.",
-    );
-    let not_stored = registrar.counter_family(
-        "oncegate_responses_not_stored_total",
-        &["route", "reason"],
-        "Responses that were passed on and could not be kept for replay.",
-    );
-    let metrics_of = |route: &&str| RouteMetrics {
-        decisions: PerLabel::new(|value: Decision| decisions.with(&[route, value.name()])),
-        duration: duration.with(&[route]),
-        unknown_outcomes: PerLabel::new(|cause| {
-            unknown_outcomes.with(&[route, Label::name(cause)])
-        }),
-        late_answers: PerLabel::new(|value: LateAnswer| late_answers.with(&[route, value.name()])),
-        not_stored: PerLabel::new(|reason| not_stored.with(&[route, Label::name(reason)])),
-    };
-    routes.iter().map(metrics_of).collect()
-}
-
 fn register_upstreams(registrar: &Registrar<'_>, upstreams: &[&str]) -> Box<[UpstreamMetrics]> {
     let duration = registrar.timing_family(
         "oncegate_upstream_duration_seconds",
@@ -443,6 +399,8 @@ fn register_upstreams(registrar: &Registrar<'_>, upstreams: &[&str]) -> Box<[Ups
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{Cause, NotStored};
+    use crate::telemetry::label::{Decision, LateAnswer};
 
     fn metrics() -> Metrics {
         Metrics::new(&["create-payment", "rest"], &["payments"])

@@ -3,17 +3,29 @@
 //! It knows routes and upstreams by name only, and takes what it counts from the modules that do the work; it
 //! never sees a key, a credential, a body or a query.
 //!
-//! Reading order: [`Metrics`], then the labels ([`Decision`] first), then [`log`].
+//! Reading order: [`Metrics`], then the labels ([`Decision`] first), then [`log`] with its [`Sink`], then
+//! [`AccessLog`].
 
+mod access;
+mod health;
 mod instrument;
 mod label;
 pub mod log;
 mod metrics;
 mod reference;
+mod routes;
+mod sink;
+mod unresolved;
 
-pub use instrument::{Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};
+pub use access::{AccessLog, Line, Ms};
+pub use health::{Health, StoreHealth};
+pub use instrument::{Amount, Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};
 pub use label::{
-    Beat, Decision, Label, LateAnswer, LeaseLost, StoreOp, StoreResult, Unrouted, UpstreamError,
+    Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, ObservedReplay, StoreOp,
+    StoreResult, Unrouted, UpstreamError, WouldBe,
 };
-pub use metrics::{CacheMetrics, Metrics, RouteMetrics, StoreMetrics, UpstreamMetrics};
-pub use reference::reference;
+pub use metrics::{CacheMetrics, Metrics, StoreMetrics, UpstreamMetrics};
+pub use reference::{access_log_reference, reference};
+pub use routes::RouteMetrics;
+pub use sink::Sink;
+pub use unresolved::{UNRESOLVED_COUNTED, UnresolvedGauges, UnresolvedMetrics};

@@ -5,13 +5,14 @@ use std::fmt::Write;
 
 use prometheus::proto::MetricFamily;
 
-use super::label::{Decision, Label};
+use super::label::{Decision, Label, WouldBe};
 use super::metrics::Metrics;
 
 /// Stands for values that come from the configuration; no setting can be named so.
 const ANY: &str = "";
 
-/// Every metric (name, type, labels with their values, meaning) and every decision, as Markdown tables.
+/// Every metric (name, type, labels with their values, meaning), every decision and what observed requests would be, as
+/// Markdown tables.
 #[must_use]
 pub fn reference() -> String {
     let mut text =
@@ -27,11 +28,21 @@ pub fn reference() -> String {
     for decision in Decision::ALL {
         let _ = writeln!(text, "| `{}` | {} |", decision.name(), decision.help());
     }
+    text.push_str("\n| would be | meaning |\n| --- | --- |\n");
+    for would_be in WouldBe::ALL {
+        let _ = writeln!(text, "| `{}` | {} |", would_be.name(), would_be.help());
+    }
     text
 }
 
-/// Labels that the configuration gives values to come first; the others with their values, but for decisions,
-/// which have a table of their own.
+/// Every field of the access log's lines, as a Markdown table.
+#[must_use]
+pub fn access_log_reference() -> String {
+    super::access::fields()
+}
+
+/// Labels that the configuration gives values to come first; the others with their values, but for those that have a
+/// table of their own.
 fn labels_of(family: &MetricFamily) -> String {
     let mut labels: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for metric in family.get_metric() {
@@ -46,7 +57,7 @@ fn labels_of(family: &MetricFamily) -> String {
     let mut labels: Vec<_> = labels.into_iter().collect();
     labels.sort_by_key(|(_, values)| !values.is_empty());
     let written = labels.iter().map(|(name, values)| match *name {
-        "decision" => "`decision`: see below".to_owned(),
+        "decision" | "would_be" => format!("`{name}`: see below"),
         _ if values.is_empty() => format!("`{name}`"),
         _ => format!("`{name}`: {}", values.join(" ")),
     });

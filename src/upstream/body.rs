@@ -1,6 +1,7 @@
 //! Bodies on their way to an upstream and back.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -101,18 +102,26 @@ impl Body for OutBody {
 /// counts as in flight until then.
 pub struct InBody {
     incoming: Incoming,
-    /// Gone once the end was read or the body has failed.
+    endpoint: SocketAddr,
+    /// Gone once the end was read or the body has failed; the tunnel has it where protocols were switched.
     lease: Option<Lease>,
 }
 
 impl InBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease) -> Self {
+    pub(super) fn new(incoming: Incoming, endpoint: SocketAddr, lease: Option<Lease>) -> Self {
         let mut body = Self {
             incoming,
-            lease: Some(lease),
+            endpoint,
+            lease,
         };
         body.give_back_at_end();
         body
+    }
+
+    /// The address that the response comes from.
+    #[must_use]
+    pub fn endpoint(&self) -> SocketAddr {
+        self.endpoint
     }
 
     fn give_back_at_end(&mut self) {

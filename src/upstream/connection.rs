@@ -1,11 +1,16 @@
 //! One HTTP/1.1 connection to an upstream.
 
 use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -24,10 +29,10 @@ const MAX_RESPONSE_HEAD: usize = 128 * 1024;
 
 /// A connection; dropping it closes it at once, whatever is under way on it.
 pub(super) struct Connection {
-    sender: SendRequest<OutBody>,
+    sender: SendRequest<Sending>,
     wire: Arc<Wire>,
     task: AbortHandle,
-    is_fresh: bool,
+    address: SocketAddr,
     _open: OpenConnection,
 }
 
@@ -73,14 +78,19 @@ impl Connection {
             .await
             .map_err(|_| SendErrorKind::Connect)?;
         // What the connection ends with reaches the request under way, if there is one.
-        let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
+        let task = tokio::spawn(async move { drop(connection.with_upgrades().await) });
         Ok(Self {
             sender,
             wire,
-            task,
-            is_fresh: true,
+            task: task.abort_handle(),
+            address,
             _open: counters.opened(),
         })
+    }
+
+    /// The other end.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Looks, without blocking, whether the connection may take a request.
@@ -102,19 +112,25 @@ impl Connection {
         request: Request<OutBody>,
         gate: &Arc<Gate>,
     ) -> Result<(Response<Incoming>, Self), Failed> {
-        let copy = if self.is_fresh { copy(&request) } else { None };
-        self.is_fresh = false;
-        self.wire.begin(gate);
-        let mut error = match self.sender.try_send_request(request).await {
-            Ok(response) => return Ok((response, self)),
-            Err(error) => error,
+        let copy = copy(&request);
+        self.wire.begin(gate, !request.body().is_end_stream());
+        let request = request.map(|body| Sending {
+            body,
+            wire: Arc::clone(&self.wire),
+        });
+        let (kind, request) = match self.sender.try_send_request(request).await {
+            Ok(response) if self.wire.has_begun() => return Ok((response, self)),
+            // It answers something else.
+            Ok(_) => (SendErrorKind::BadResponse, None),
+            Err(mut error) => (kind(error.error()), error.take_message()),
         };
-        let (kind, request) = (kind(error.error()), error.take_message());
         Err(match self.wire.give_up() {
             Fate::Unsent => Failed {
                 kind,
                 sent: false,
-                request: request.or(copy),
+                request: request
+                    .map(|request| request.map(|sending| sending.body))
+                    .or(copy),
             },
             Fate::Refused => Failed {
                 kind: SendErrorKind::GateClosed,
@@ -130,6 +146,18 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Whether all of the request was given to the socket.
+    pub(super) fn has_sent_request(&self) -> bool {
+        self.wire.has_sent_request()
+    }
+
+    /// Closes the connection so that the upstream sees it break.
+    pub(super) fn reset(&self) {
+        self.wire.reset();
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.wire.give_up();
@@ -137,9 +165,39 @@ impl Drop for Connection {
     }
 }
 
-/// A second copy of a request whose body is in memory, for fresh connections: hyper keeps a request that it has
-/// begun with, also where the socket then takes nothing of it, and some balancers accept only to reset. An idle
-/// connection was looked at a moment ago; a copy of every request would be too much for what may happen since.
+/// The body of a request under way; the wire is told when hyper has all of it.
+struct Sending {
+    body: OutBody,
+    wire: Arc<Wire>,
+}
+
+impl Body for Sending {
+    type Data = Bytes;
+    type Error = RequestBodyFailed;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyFailed>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.wire.body_ended();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A second copy of a request whose body is in memory: hyper keeps a request that it has begun with, also where the
+/// socket then takes nothing of it. Some balancers accept only to reset, and an idle connection may end, or say
+/// something, at any moment up to the first byte.
 fn copy(request: &Request<OutBody>) -> Option<Request<OutBody>> {
     let mut copy = Request::new(request.body().copy()?);
     *copy.method_mut() = request.method().clone();
@@ -154,9 +212,15 @@ fn kind(error: &hyper::Error) -> SendErrorKind {
         .is_some_and(<dyn Error>::is::<RequestBodyFailed>);
     if body_failed || error.is_body_write_aborted() {
         SendErrorKind::RequestBody
-    } else if error.is_parse() || error.is_parse_too_large() {
+    } else if error.is_parse() || error.is_parse_too_large() || is_ambiguous(error) {
         SendErrorKind::BadResponse
     } else {
         SendErrorKind::ConnectionLost
     }
+}
+
+/// Whether the wire has found fault with the response's head.
+fn is_ambiguous(error: &hyper::Error) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref());
+    source.is_some_and(|error: &io::Error| error.kind() == io::ErrorKind::InvalidData)
 }

@@ -111,9 +111,9 @@ impl Endpoint {
         Ok(found)
     }
 
-    /// The youngest idle connection that may take a request; those found dead or too old on the way are closed. A request
-    /// that must not meet a closed connection is worth a system call for each (`closely`).
-    pub(super) fn check_out(&self, closely: bool) -> Option<Connection> {
+    /// The youngest idle connection that may take a request; those known to be dead or too old on the way are closed. The
+    /// wire looks closely before the first byte.
+    pub(super) fn check_out(&self) -> Option<Connection> {
         let mut busy = Vec::new();
         let found = loop {
             let Some(idle) = self.idle().pop() else {
@@ -122,7 +122,7 @@ impl Endpoint {
             if idle.until <= Instant::now() {
                 continue;
             }
-            match idle.connection.condition(closely) {
+            match idle.connection.condition(false) {
                 Condition::Ready => break Some(idle.connection),
                 Condition::Busy => busy.push(idle),
                 Condition::Dead => {}

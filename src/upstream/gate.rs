@@ -65,11 +65,6 @@ impl Gate {
         *self.state() == State::Written
     }
 
-    /// Whether it belongs to a claim: what may be sent only once must not meet a closed connection.
-    pub(super) fn is_guarded(&self) -> bool {
-        !matches!(*self.state(), State::Open { until: None })
-    }
-
     /// Whether a first write would be refused now; closes a gate whose deadline is over.
     pub(super) fn refuses(&self) -> bool {
         self.state().refuses()

@@ -1,10 +1,11 @@
 //! A place in flight, and the use of a connection for one exchange.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderName};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, Response, StatusCode, Version};
 
 use super::Upstream;
@@ -71,8 +72,15 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// Who is at the other end.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.connection.address()
+    }
+
     pub(super) fn new<B>(place: Place, connection: Connection, response: &Response<B>) -> Self {
-        let keep = keep(response, place.upstream.idle_timeout);
+        // Answered early, the upstream may take the rest of the request for another one.
+        let keep =
+            keep(response, place.upstream.idle_timeout).filter(|_| connection.has_sent_request());
         Self {
             place,
             connection,
@@ -91,6 +99,11 @@ impl Lease {
         }
     }
 
+    /// Closes the connection with a reset.
+    pub(super) fn break_off(&self) {
+        self.connection.reset();
+    }
+
     /// The response broke off.
     pub(super) fn cut_off(self) {
         self.place.upstream.counters.cut_off();
@@ -102,7 +115,8 @@ impl Lease {
 fn keep<B>(response: &Response<B>, idle_timeout: Duration) -> Option<Duration> {
     let persists = response.version() == Version::HTTP_11
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
-        && !says_close(response.headers());
+        && !says_close(response.headers())
+        && !announces_body_of_none(response);
     if !persists {
         return None;
     }
@@ -112,6 +126,17 @@ fn keep<B>(response: &Response<B>, idle_timeout: Duration) -> Option<Duration> {
     let usable = announced - KEEP_ALIVE_MARGIN.min(announced / 2);
     let keep = usable.min(idle_timeout);
     (!keep.is_zero()).then_some(keep)
+}
+
+/// Whether the upstream says of a 204, which has no body, that it has one: then it may also send it (RFC 9110, section
+/// 8.6, and RFC 9112, section 6.1).
+fn announces_body_of_none<B>(response: &Response<B>) -> bool {
+    let headers = response.headers();
+    response.status() == StatusCode::NO_CONTENT
+        && (headers.contains_key(TRANSFER_ENCODING)
+            || headers
+                .get(CONTENT_LENGTH)
+                .is_some_and(|length| length != "0"))
 }
 
 fn says_close(headers: &HeaderMap) -> bool {
@@ -169,5 +194,16 @@ mod tests {
         assert_eq!(kept(&[("connection", "x-a, Close")]), None);
         let lines = [("connection", "keep-alive"), ("connection", "close")];
         assert_eq!(kept(&lines), None);
+    }
+
+    #[test]
+    fn a_204_that_announces_a_body_may_be_followed_by_it() {
+        let kept = |name: &str, value: &str| {
+            let response = Response::builder().status(204).header(name, value);
+            keep(&response.body(()).unwrap(), IDLE)
+        };
+        assert_eq!(kept("content-length", "0"), Some(IDLE));
+        assert_eq!(kept("content-length", "2"), None);
+        assert_eq!(kept("transfer-encoding", "chunked"), None);
     }
 }

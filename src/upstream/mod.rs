@@ -5,25 +5,27 @@
 //! again. The line is drawn where bytes reach the kernel (`wire`), behind a [`Gate`] that the owner of a claim
 //! can close. Nothing in here knows of keys, claims or records.
 //!
-//! Reading order: [`Upstream::send`], `connection`, `wire` with [`Gate`], `endpoint` (pool), `lease` and
-//! [`InBody`] (how a connection comes back).
+//! Reading order: [`Upstream::send`], `connection`, `wire` with [`Gate`], `head` and `framing` (what is no answer),
+//! `endpoint` (pool), `lease` and [`InBody`] (how a connection comes back), [`Tunnel`] (how it does not).
 
 mod body;
 mod connection;
 mod endpoint;
 mod framing;
 mod gate;
+mod head;
 mod lease;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 mod wire;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::header::UPGRADE;
+use http::header::{CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
 
 use crate::config::UpstreamConfig;
@@ -35,6 +37,7 @@ use stats::Counters;
 pub use body::{InBody, OutBody, RequestBodyFailed};
 pub use gate::Gate;
 pub use stats::Stats;
+pub use tunnel::{Tunnel, TunnelLost};
 
 /// How often idle connections are looked through: bounds of a half of `idle_timeout`.
 const REAP_EVERY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
@@ -83,7 +86,8 @@ pub enum SendErrorKind {
     /// The connection ended before a response's head was read.
     #[error("the connection to the upstream was lost before its response")]
     ConnectionLost,
-    /// What came is no HTTP/1.1 response, has too large a head, or switches protocols unasked.
+    /// What came is no HTTP/1.1 response, can be read as another one, has too large a head, or switches to a
+    /// protocol that nobody asked for.
     #[error("the upstream's response is not valid")]
     BadResponse,
     /// The request's body failed, or stalled, or did not have the length that was announced.
@@ -143,7 +147,8 @@ impl Upstream {
     /// addresses and endpoints are tried, each endpoint once (a streaming body only while untouched); afterwards
     /// nothing is. Nothing limits the wait for the response but the caller, who drops the future: that closes
     /// the connection, and `gate` says whether the request was sent.
-    /// Interim responses (1xx) are dropped.
+    /// Interim responses (1xx) are dropped. A request with `Upgrade` may be answered with 101, whose extensions then
+    /// bear a [`Tunnel`].
     ///
     /// # Errors
     /// See [`SendErrorKind`].
@@ -180,7 +185,7 @@ impl Upstream {
         gate: &Arc<Gate>,
     ) -> Result<Response<InBody>, SendError> {
         let mut attempt = Attempt {
-            asks_upgrade: request.headers().contains_key(UPGRADE),
+            upgrade: request.headers().get(UPGRADE).cloned(),
             request: Some(request),
             last: SendErrorKind::Connect,
             gate,
@@ -189,8 +194,7 @@ impl Upstream {
         while let Some(index) = self.choose(&tried) {
             place.move_to(index);
             if let Some((response, connection)) = self.try_endpoint(index, &mut attempt).await? {
-                let lease = Lease::new(place, connection, &response);
-                return Ok(response.map(|incoming| InBody::new(incoming, lease)));
+                return Ok(taken_in(response, place, connection));
             }
             tried.push(index);
         }
@@ -222,7 +226,7 @@ impl Upstream {
         attempt: &mut Attempt<'_>,
     ) -> Result<Option<Exchanged>, SendError> {
         let endpoint = &self.endpoints[index];
-        if let Some(connection) = endpoint.check_out(attempt.gate.is_guarded())
+        if let Some(connection) = endpoint.check_out()
             && let Some(exchanged) = attempt.on(connection).await?
         {
             return Ok(Some(exchanged));
@@ -286,7 +290,8 @@ type Exchanged = (Response<hyper::body::Incoming>, Connection);
 struct Attempt<'a> {
     /// Gone where nothing of it was sent and yet it cannot be tried again.
     request: Option<Request<OutBody>>,
-    asks_upgrade: bool,
+    /// The protocols that it may be answered with.
+    upgrade: Option<HeaderValue>,
     last: SendErrorKind,
     gate: &'a Arc<Gate>,
 }
@@ -305,7 +310,7 @@ impl Attempt<'_> {
             return Err(SendError::unsent(self.last));
         };
         match connection.exchange(request, self.gate).await {
-            Ok((response, _)) if self.switches_unasked(&response) => Err(SendError {
+            Ok((response, _)) if self.is_doubtful(&response) => Err(SendError {
                 kind: SendErrorKind::BadResponse,
                 sent: true,
             }),
@@ -323,9 +328,31 @@ impl Attempt<'_> {
         }
     }
 
-    fn switches_unasked<B>(&self, response: &Response<B>) -> bool {
-        response.status() == StatusCode::SWITCHING_PROTOCOLS && !self.asks_upgrade
+    fn is_doubtful<B>(&self, response: &Response<B>) -> bool {
+        framing::is_ambiguous(response.headers())
+            || response.status() == StatusCode::SWITCHING_PROTOCOLS
+                && !framing::switches_as_asked(self.upgrade.as_ref(), response.headers())
     }
+}
+
+/// A response whose end, or whose tunnel's end, gives back what it took.
+fn taken_in(
+    mut response: Response<hyper::body::Incoming>,
+    place: Place,
+    connection: Connection,
+) -> Response<InBody> {
+    let lease = Lease::new(place, connection, &response);
+    let address = lease.address();
+    if response.status() == StatusCode::NO_CONTENT {
+        // It has none, and must not speak of one (RFC 9110, section 8.6).
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return response.map(|incoming| InBody::new(incoming, address, Some(lease)));
+    }
+    let tunnel = Tunnel::new(hyper::upgrade::on(&mut response), lease);
+    response.extensions_mut().insert(tunnel);
+    response.map(|incoming| InBody::new(incoming, address, None))
 }
 
 impl SendError {

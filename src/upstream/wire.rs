@@ -1,17 +1,19 @@
-//! The socket under a connection: it asks the gate before a request's first byte and knows, exactly, whether
-//! the kernel has taken one.
+//! The socket under a connection: before a request's first byte it looks whether the connection is quiet and asks the
+//! gate, and it knows, exactly, whether the kernel has taken one. It judges the heads that come back.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::gate::Gate;
+use super::head::Heads;
 
 /// One socket, seen from both sides: hyper's connection reads and writes it ([`WireIo`]), the pool looks at it
 /// and closes it.
@@ -21,6 +23,10 @@ struct State {
     /// Gone once either side has closed the connection; the file descriptor goes with it.
     socket: Option<TcpStream>,
     request: Progress,
+    /// Whether hyper has all of the request's body.
+    body_ended: bool,
+    /// Where the response's head is.
+    heads: Heads,
     /// Whether bytes were written since hyper last said that it has none left.
     unflushed: bool,
 }
@@ -54,14 +60,45 @@ impl Wire {
         let wire = Arc::new(Self(Mutex::new(State {
             socket: Some(socket),
             request: Progress::None,
+            body_ended: false,
+            heads: Heads::default(),
             unflushed: false,
         })));
         (Arc::clone(&wire), WireIo(wire))
     }
 
     /// Makes ready for a request: its first byte will ask `gate`.
-    pub(super) fn begin(&self, gate: &Arc<Gate>) {
-        self.state().request = Progress::Waiting(Arc::clone(gate));
+    pub(super) fn begin(&self, gate: &Arc<Gate>, has_body: bool) {
+        let mut state = self.state();
+        state.request = Progress::Waiting(Arc::clone(gate));
+        state.body_ended = !has_body;
+        state.heads = Heads::begin();
+    }
+
+    /// hyper has all of the request's body.
+    pub(super) fn body_ended(&self) {
+        self.state().body_ended = true;
+    }
+
+    /// Whether the socket has taken some of the request.
+    pub(super) fn has_begun(&self) -> bool {
+        matches!(self.state().request, Progress::Sent)
+    }
+
+    /// Whether the socket has taken the whole request.
+    pub(super) fn has_sent_request(&self) -> bool {
+        let state = self.state();
+        state.body_ended && !state.unflushed
+    }
+
+    /// Makes the connection's end a reset, and ends it.
+    pub(super) fn reset(&self) {
+        let mut state = self.state();
+        if let Some(socket) = &state.socket {
+            // The upstream has gone where this fails.
+            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        }
+        state.socket = None;
     }
 
     /// Closes the socket for good and says what became of the request.
@@ -84,14 +121,12 @@ impl Wire {
         let Some(socket) = &state.socket else {
             return false;
         };
-        let peek = || SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]);
         let peeked = if closely {
-            peek()
+            peek(socket)
         } else {
-            socket.try_io(Interest::READABLE, peek)
+            socket.try_io(Interest::READABLE, || peek(socket))
         };
-        !state.unflushed
-            && matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        !state.unflushed && would_block(&peeked)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -115,9 +150,16 @@ impl State {
         };
         let result = match &self.request {
             Progress::Sent => write(socket),
+            // Whatever there is to read now is no answer to this request. hyper would take it for one where it cannot
+            // write, so it is closed at once.
+            Progress::Waiting(_) if !would_block(&peek(&socket)) => {
+                self.socket = None;
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
             Progress::Waiting(gate) => {
                 let Some(result) = gate.pass(|| write(socket)) else {
                     self.request = Progress::Refused;
+                    self.socket = None;
                     return Poll::Ready(Err(refusal()));
                 };
                 if matches!(result, Poll::Ready(Ok(1..))) {
@@ -130,6 +172,16 @@ impl State {
         self.unflushed = true;
         result
     }
+}
+
+/// One system call that does not block.
+fn peek(socket: &TcpStream) -> io::Result<usize> {
+    SockRef::from(socket).peek(&mut [MaybeUninit::uninit()])
+}
+
+/// Neither bytes nor an end are there.
+fn would_block(peeked: &io::Result<usize>) -> bool {
+    matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 fn refusal() -> io::Error {
@@ -145,7 +197,11 @@ impl AsyncRead for WireIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.state().socket()?.poll_read(cx, buf)
+        let mut state = self.0.state();
+        let before = buf.filled().len();
+        ready!(state.socket()?.poll_read(cx, buf))?;
+        let judged = state.heads.read(&buf.filled()[before..]);
+        Poll::Ready(judged.map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault)))
     }
 }
 

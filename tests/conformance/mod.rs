@@ -17,7 +17,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use oncegate::protocol::{
     self, Fingerprint, Op, Origin, Owner, Record, RecordId, Resolution, State, Timestamp, Verdict,
 };
-use oncegate::store::{NotDone, Store, StoreError, Unresolved};
+use oncegate::store::{NotDone, Store, StoreError, Unresolved, Usage};
 
 pub use random::Random;
 
@@ -176,6 +176,78 @@ pub async fn full_refuses_new_claims_only(harness: &dyn Harness) {
     );
 }
 
+/// A key that is remembered is held as a tombstone, which takes little room, until it may be forgotten.
+pub async fn remembers_keys_until_they_may_be_forgotten(harness: &mut dyn Harness) {
+    const ANSWER: usize = 100_000;
+    let day = Duration::from_secs(86_400);
+    let (id, fingerprint) = (RecordId([7; 32]), Fingerprint([1; 32]));
+    let response = protocol::Response {
+        status: 201,
+        headers: Vec::new(),
+        body: Bytes::from(vec![b'x'; ANSWER]),
+    };
+    let complete = Op::Complete {
+        owner: Owner(1),
+        origin: Origin {
+            fingerprint,
+            route: "create-payment".into(),
+            reference: Bytes::new(),
+        },
+        answer: protocol::Answer::Stored(Arc::new(response)),
+        retention: protocol::Retention {
+            keep: day,
+            tombstone: day,
+        },
+    };
+    // One that is met as a tombstone, and one that only the sweep comes upon.
+    for id in [id, RecordId([8; 32])] {
+        let done = harness.store().apply(id, complete.clone()).await;
+        assert_eq!(done, Ok(Verdict::Done));
+    }
+    assert!(harness.store().usage().bytes > ANSWER as u64);
+
+    // What claims come upon, before and after the sweep and when it is opened anew.
+    harness.advance(day + Duration::from_secs(1)).await;
+    for round in 0..3 {
+        let store = harness.store();
+        let told = store.apply(id, claim(Owner(2), fingerprint)).await;
+        assert_eq!(told, Ok(Verdict::Expired), "round {round}");
+        let told = store.apply(id, claim(Owner(2), Fingerprint([2; 32]))).await;
+        assert_eq!(told, Ok(Verdict::Mismatch), "round {round}");
+        if round == 0 {
+            harness.advance(Duration::from_secs(3600)).await;
+            used_until(harness, |usage| usage.bytes < ANSWER as u64).await;
+            assert_eq!(harness.store().usage().records, 2);
+        }
+        if round == 1 {
+            harness.reopen().await;
+        }
+    }
+    harness.advance(day).await;
+    used_until(harness, |usage| usage.records == 0).await;
+    let told = harness
+        .store()
+        .apply(id, claim(Owner(2), fingerprint))
+        .await;
+    assert!(matches!(told, Ok(Verdict::Acquired { .. })), "{told:?}");
+}
+
+/// Uses the store, by ops on records that are not there, until it holds no more than this.
+async fn used_until(harness: &dyn Harness, enough: impl Fn(Usage) -> bool) {
+    let (store, mut random) = (harness.store(), Random::new(1));
+    let start = std::time::Instant::now();
+    while !enough(store.usage()) {
+        let usage = store.usage();
+        assert!(start.elapsed() < Duration::from_secs(30), "{usage:?}");
+        let op = Op::Resolve {
+            seen: random.seen(),
+            verdict: Resolution::Gone,
+        };
+        let told = store.apply(RecordId(random.bytes()), op).await;
+        assert_eq!(told, Ok(Verdict::Changed));
+    }
+}
+
 /// What has ended is forgotten while the store is used: answers, unknown outcomes, claims that nobody settled.
 pub async fn forgets_what_has_ended(harness: &mut dyn Harness) {
     let (store, mut random) = (harness.store(), Random::new(1));
@@ -226,23 +298,7 @@ pub async fn forgets_what_has_ended(harness: &mut dyn Harness) {
     assert_eq!(store.usage().records, 201);
 
     harness.advance(day * 2).await;
-    let start = std::time::Instant::now();
-    while store.usage().records > 1 {
-        assert!(
-            start.elapsed() < Duration::from_secs(30),
-            "{:?} are left",
-            store.usage()
-        );
-        // Nothing but use: ops on records that are not there.
-        let op = Op::Resolve {
-            seen: random.seen(),
-            verdict: Resolution::Gone,
-        };
-        assert_eq!(
-            store.apply(RecordId(random.bytes()), op).await,
-            Ok(Verdict::Changed)
-        );
-    }
+    used_until(harness, |usage| usage.records <= 1).await;
     assert!(matches!(store.read(lasting).await, Ok(Some(_))));
 }
 
@@ -328,7 +384,7 @@ async fn compare_unresolved(
     let mut expected = model.unresolved(ids, harness.now());
     let mut listed: Vec<Unresolved> = Vec::new();
     loop {
-        let after = listed.last().map(|last| (last.since, last.id));
+        let after = listed.last().map(Unresolved::place);
         let page = harness.store().unresolved(after, limit).await.unwrap();
         assert!(page.len() <= limit, "{context}: {limit} were asked for");
         let is_last = page.len() < limit;
@@ -337,9 +393,8 @@ async fn compare_unresolved(
             break;
         }
     }
-    let place = |unresolved: &Unresolved| (unresolved.since, unresolved.id);
     assert!(
-        listed.is_sorted_by(|one, next| place(one) < place(next)),
+        listed.is_sorted_by(|one, next| one.place() < next.place()),
         "{context}: the oldest first, each once: {listed:?}"
     );
     listed.retain(|unresolved| ids.contains(&unresolved.id));

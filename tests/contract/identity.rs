@@ -300,18 +300,28 @@ async fn keys_and_credentials_are_not_readable_in_the_store_or_the_log() {
     let upstream = ToyUpstream::start();
     upstream.always(|_| Act::respond(201, &[], "paid"));
     let mut gateway = Setup::payments(&upstream).embedded().start().await;
-    let request = payment("very-telling-key").auth("Bearer very-secret-token");
+    let mut request = payment("very-telling-key")
+        .auth("Bearer very-secret-token")
+        .header("traceparent", "00-very-private-trace")
+        .body("very-private-body");
+    request.target.push_str("?card=very-private-query");
     gateway.send(&request).await.is(201, "executed");
+    gateway.send(&request).await.is(201, "replayed");
+    let nowhere = Request::get("/nowhere?card=very-private-query").key("very-telling-key");
+    gateway.send(&nowhere).await.is_problem(Problem::NO_ROUTE);
     gateway
         .send(&request.clone().body("other"))
         .await
         .refuses(Problem::KEY_REUSED);
+    // Its line is in the log.
+    gateway.log().request("no_route").await;
+    gateway.log().request("mismatch").await;
     gateway.kill9().await;
     let mut read = gateway.log().text().into_bytes();
     for file in std::fs::read_dir(gateway.directory()).expect("its directory") {
         read.extend(std::fs::read(file.expect("a file").path()).expect("a file"));
     }
-    for secret in ["very-telling-key", "very-secret-token"] {
+    for secret in ["very-telling-key", "very-secret-token", "very-private"] {
         let found = read
             .windows(secret.len())
             .any(|window| window == secret.as_bytes());

@@ -5,11 +5,22 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access_log;
 mod answers;
 mod crashes;
+mod disk;
+mod drain;
 mod duplicates;
+mod expiry;
 mod forwarding;
 mod identity;
 mod messages;
+mod metrics;
+mod observing;
 mod outcomes;
+mod passing;
 mod problems;
+mod sealed;
+mod tunnels;
+mod unresolved;
+mod upstreams;

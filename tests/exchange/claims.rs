@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use oncegate::protocol::Verdict;
 use oncegate::store::NotDone;
-use oncegate::telemetry::StoreOp;
+use oncegate::telemetry::{Health, StoreOp};
 
 use crate::rig::{Rig, impatient};
-use crate::stalled::StalledUpstream;
 use crate::store::Fate;
+use crate::support::StalledUpstream;
 use crate::support::{Gate, Problem, Setup, ToyUpstream, until};
 
 /// A lease that a test waits for.
@@ -258,4 +258,37 @@ async fn a_claim_found_lost_before_the_first_byte_is_not_sent() {
         .refuses(Problem::IN_PROGRESS);
     assert!(rig.store.is_claimed());
     rig.is_quiet().await;
+}
+
+#[tokio::test]
+async fn an_outage_of_the_store_shows_with_the_first_request_that_meets_it_and_so_does_its_end() {
+    let upstream = ToyUpstream::start();
+    let rig = Rig::start(&impatient(&upstream));
+    rig.pay("a").await.is(201, "executed");
+    assert_eq!(rig.store_health(), Health::Up);
+    rig.store.always(StoreOp::Claim, Fate::down());
+    rig.pay("b").await.refuses(Problem::STORE_UNAVAILABLE);
+    assert_eq!(rig.store_health(), Health::Down);
+    // What can still be read says nothing about claims.
+    assert!(rig.gateway.ping_store().await.is_ok());
+    assert_eq!(rig.store_health(), Health::Down);
+    rig.store.works(StoreOp::Claim);
+    rig.pay("b").await.is(201, "executed");
+    assert_eq!(rig.store_health(), Health::Up);
+}
+
+#[tokio::test]
+async fn answers_about_one_record_or_one_moment_say_nothing_about_the_stores_health() {
+    let upstream = ToyUpstream::start();
+    let rig = Rig::start(&impatient(&upstream));
+    rig.pay("a").await.is(201, "executed");
+    for fate in [
+        NotDone::Full,
+        NotDone::Overloaded,
+        NotDone::Unreadable("damaged".to_owned()),
+    ] {
+        rig.store.next(StoreOp::Claim, Fate::NotDone(fate));
+        assert_eq!(rig.pay("b").await.status, 503);
+        assert_eq!(rig.store_health(), Health::Up);
+    }
 }

@@ -9,14 +9,15 @@
 mod support;
 
 mod rig;
-mod stalled;
 mod store;
 
 mod chaos;
 mod claims;
 mod endings;
+mod expiry;
 mod hangups;
 mod losses;
+mod observing;
 mod priors;
 mod recording;
 mod waiting;

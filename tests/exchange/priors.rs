@@ -4,9 +4,9 @@ use oncegate::protocol::{Cause, Resolution, State};
 use oncegate::telemetry::StoreOp;
 
 use crate::rig::{Rig, impatient};
-use crate::stalled::StalledUpstream;
 use crate::store::{Fate, STRANGER};
 use crate::support::RefusedPort;
+use crate::support::StalledUpstream;
 use crate::support::{Act, Problem, Setup, ToyUpstream};
 
 /// `upstream-unreachable` where an earlier attempt was sent.

@@ -7,12 +7,11 @@ use oncegate::config::Config;
 use oncegate::gateway::{Gateway, Parts};
 use oncegate::identity::IdKeyBytes;
 use oncegate::route::Table;
-use oncegate::server::{Counters, Server};
+use oncegate::server::{Counters, Ending, Server};
 use oncegate::telemetry;
 use oncegate::upstream::Upstream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::store::FaultyStore;
 use crate::support::{Answer, Connection, Metrics, Request, Setup, ToyUpstream, payment, until};
@@ -27,7 +26,7 @@ pub struct Rig {
     metrics: Arc<telemetry::Metrics>,
     counters: Counters,
     server: JoinHandle<()>,
-    _drain: watch::Sender<Option<Instant>>,
+    _drain: watch::Sender<Option<Ending>>,
 }
 
 /// One protected route before this upstream, and a store that is soon given up on.
@@ -72,6 +71,7 @@ impl Rig {
             limits: config.limits.clone(),
             problem_base: None,
             metrics: Arc::clone(&metrics),
+            access_log: telemetry::AccessLog::off(),
         });
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = Server::bind(&[any_port], &config.limits).expect("a free port");
@@ -135,6 +135,11 @@ impl Rig {
         let name = format!("oncegate_{name}");
         let value = metrics.value(&name, labels);
         value.unwrap_or_else(|| panic!("no series {name} {labels:?}")) as u64
+    }
+
+    /// How the store is, as far as it was heard.
+    pub fn store_health(&self) -> telemetry::Health {
+        self.metrics.store.health.state()
     }
 
     /// How many requests were decided so.

@@ -206,10 +206,15 @@ impl FaultyStore {
         match self.state()? {
             State::Completed(completed) => match completed.answer {
                 Answer::Stored(response) => Some(response.body.clone()),
-                Answer::NotStored(_) => None,
+                Answer::NotStored(_) | Answer::Sealed(_) => None,
             },
             _ => None,
         }
+    }
+
+    /// Time goes by for the store.
+    pub fn ages(&self, by: Duration) {
+        self.records().ahead += by;
     }
 
     /// An operator settles the record, whose owner has gone silent by this store's clock.

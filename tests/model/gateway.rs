@@ -231,7 +231,7 @@ fn other_payload(attempt: &Attempt) -> Told {
 fn status_in(found: &Found) -> u16 {
     match &found.completed.answer {
         Answer::Stored(response) => response.status,
-        Answer::NotStored(why) => unreachable!("every answer is stored here, not {why:?}"),
+        other => unreachable!("every answer is stored here, not {other:?}"),
     }
 }
 
@@ -251,7 +251,7 @@ pub fn recorded(world: &World) -> Option<u16> {
     match &world.record.as_ref()?.state {
         State::Completed(completed) => match &completed.answer {
             Answer::Stored(response) => Some(response.status),
-            Answer::NotStored(_) => None,
+            Answer::NotStored(_) | Answer::Sealed(_) => None,
         },
         _ => None,
     }

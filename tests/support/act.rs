@@ -34,6 +34,8 @@ pub enum Step {
     Write(Vec<u8>),
     /// Waits for the test.
     Wait(Gate),
+    /// Tells the test that it has come so far.
+    Open(Gate),
     /// Sends each piece of the request's body back as a chunk, as it comes.
     Echo,
     /// Does nothing until the other side closes.
@@ -138,6 +140,16 @@ impl Act {
     /// Then waits for the gate.
     pub fn then_wait(self, gate: &Gate) -> Self {
         self.then(Step::Wait(gate.clone()))
+    }
+
+    /// Then opens the gate.
+    pub fn then_open(self, gate: &Gate) -> Self {
+        self.then(Step::Open(gate.clone()))
+    }
+
+    /// Then writes these bytes as they are.
+    pub fn then_write(self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.then(Step::Write(bytes.into()))
     }
 
     /// Then sends a chunk.

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::client::{Answer, Connection, Request};
 use super::log::Log;
 use super::metrics::Metrics;
+use super::setup::Setup;
 use super::until;
 
 /// Any free port of the loopback interface.
@@ -70,6 +71,11 @@ impl Gateway {
         self.directory.path()
     }
 
+    /// The process, as the kernel names it.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
     /// Sends a request on a connection of its own.
     pub async fn send(&self, request: &Request) -> Answer {
         self.connect().await.send(request).await
@@ -99,6 +105,15 @@ impl Gateway {
         Metrics::parse(&answer.text())
     }
 
+    /// The most memory that it has taken so far, in bytes (`VmHWM`).
+    pub fn most_resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.child.id());
+        let status = std::fs::read_to_string(path).expect("a process that we started");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.expect("a number of kilobytes") * 1024
+    }
+
     /// Ends it without any warning, as a power cut would.
     pub async fn kill9(&mut self) {
         self.process
@@ -119,6 +134,18 @@ impl Gateway {
         assert!(status.success(), "{kill}");
     }
 
+    /// The same, and waits until it says so.
+    pub async fn drains(&self) {
+        self.sigterm();
+        until("the gateway to stop being ready", || async {
+            let answer = self.admin("/readyz").await;
+            answer
+                .is_none_or(|answer| answer.status != 200)
+                .then_some(())
+        })
+        .await;
+    }
+
     /// Waits for its end and says how it went.
     pub async fn ended(&mut self) -> ExitStatus {
         self.process.log.ended().await;
@@ -126,6 +153,23 @@ impl Gateway {
             .child
             .wait()
             .expect("a process that we started")
+    }
+
+    /// What it is to be started again with: another configuration.
+    pub fn given(&mut self, toml: &str) {
+        self.given = Given::File(toml.to_owned());
+    }
+
+    /// The same where its log is not read.
+    pub async fn exited(&mut self) -> ExitStatus {
+        let child = std::cell::RefCell::new(&mut self.process.child);
+        until("the process to exit", || async {
+            child
+                .borrow_mut()
+                .try_wait()
+                .expect("a process that we started")
+        })
+        .await
     }
 
     /// Starts it again, after it ended, on the same port and the same store.
@@ -136,6 +180,12 @@ impl Gateway {
         self.ready().await;
     }
 
+    /// The same with another configuration.
+    pub async fn restart_with(&mut self, setup: &Setup) {
+        self.given = Given::File(setup.toml());
+        self.restart().await;
+    }
+
     async fn ready(&self) {
         until("the gateway to be ready", || async {
             self.admin("/readyz")
@@ -144,6 +194,27 @@ impl Gateway {
         })
         .await;
     }
+}
+
+/// A configuration that listens where it is told to: a ready one has sections for that, others get them.
+fn listening(toml: &str, listen: &str) -> String {
+    let mut file = toml
+        .replace("address = \"0.0.0.0:8080\"", "address = \"127.0.0.1:8080\"")
+        .replace(
+            "address = \"127.0.0.1:8080\"",
+            &format!("address = \"{listen}\""),
+        )
+        .replace(
+            "address = \"127.0.0.1:9090\"",
+            &format!("address = \"{ANY_PORT}\""),
+        );
+    if !toml.contains("\n[admin]") {
+        file.push_str(&format!("\n[admin]\naddress = \"{ANY_PORT}\"\n"));
+    }
+    if !toml.contains("[[listeners]]") {
+        file.push_str(&format!("\n[[listeners]]\naddress = \"{listen}\"\n"));
+    }
+    file
 }
 
 /// One run of the binary.
@@ -159,9 +230,7 @@ impl Process {
         match given {
             Given::File(toml) => {
                 let config = directory.join("oncegate.toml");
-                let file = format!(
-                    "{toml}\n[admin]\naddress = \"{ANY_PORT}\"\n[[listeners]]\naddress = \"{listen}\"\n"
-                );
+                let file = listening(toml, listen);
                 std::fs::write(&config, file).expect("a configuration");
                 command.arg("--config").arg(config)
             }

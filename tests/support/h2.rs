@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::client::{Answer, Request};
 use super::wire::Headers;
-use super::within;
+use super::{until, within};
 
 /// One HTTP/2 connection; clones share it.
 #[derive(Clone)]
@@ -67,6 +67,17 @@ impl Http2 {
             body,
             complete,
         }
+    }
+
+    /// Returns once the gateway has said goodbye, so that no more streams are begun; until then it is asked for what no
+    /// route takes.
+    pub async fn goodbye(&self) {
+        let nothing = Request::get("/nothing");
+        until("the goodbye", || async {
+            let answer = self.sender.clone().send_request(self.message(&nothing));
+            within("an answer, or its refusal", answer).await.err()
+        })
+        .await;
     }
 
     /// Sends a request on a stream of its own and returns at the answer's head, with its status and the body,

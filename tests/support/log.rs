@@ -1,7 +1,7 @@
 //! What a gateway writes to its standard error: one JSON object a line.
 
 use std::io::{BufRead, BufReader, Read};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -16,6 +16,9 @@ struct Shared {
     lines: Mutex<Vec<String>>,
     /// Grows with every line.
     progress: watch::Sender<Progress>,
+    /// Nothing is read for now.
+    is_stalled: Mutex<bool>,
+    goes_on: Condvar,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -30,10 +33,17 @@ impl Log {
         let log = Self(Arc::new(Shared {
             lines: Mutex::default(),
             progress: watch::Sender::new(Progress::default()),
+            is_stalled: Mutex::new(false),
+            goes_on: Condvar::new(),
         }));
         let shared = Arc::clone(&log.0);
         std::thread::spawn(move || {
             for line in BufReader::new(source).lines().map_while(Result::ok) {
+                let is_stalled = shared.is_stalled.lock().expect("no panic");
+                let went_on = shared
+                    .goes_on
+                    .wait_while(is_stalled, |is_stalled| *is_stalled);
+                drop(went_on.expect("no panic"));
                 shared.lines.lock().expect("no panic").push(line);
                 shared.progress.send_modify(|progress| progress.lines += 1);
             }
@@ -42,6 +52,24 @@ impl Log {
                 .send_modify(|progress| progress.ended = true);
         });
         log
+    }
+
+    /// Stops reading: the gateway soon writes to a full pipe.
+    pub fn stall(&self) {
+        *self.0.is_stalled.lock().expect("no panic") = true;
+    }
+
+    /// Reads again.
+    pub fn go_on(&self) {
+        *self.0.is_stalled.lock().expect("no panic") = false;
+        self.0.goes_on.notify_all();
+    }
+
+    /// The access log's first line with this decision, waited for.
+    pub async fn request(&self, decision: &str) -> Value {
+        let found = |line: &Value| line["message"] == "request" && line["decision"] == decision;
+        let what = format!("a request's line {decision:?}");
+        self.nth(&what, 0, &|| self.all(decision, found)).await
     }
 
     /// All lines so far.
@@ -56,31 +84,41 @@ impl Log {
 
     /// The line with this message that has `n` such before it.
     pub async fn nth_message(&self, message: &str, n: usize) -> Value {
+        let what = format!("a log line {message:?}");
+        self.nth(&what, n, &|| self.messages(message)).await
+    }
+
+    /// All lines with this message so far, each with its fields at the top.
+    pub fn messages(&self, message: &str) -> Vec<Value> {
+        self.all(message, |line| line["message"] == message)
+    }
+
+    async fn nth(&self, what: &str, n: usize, all: &impl Fn() -> Vec<Value>) -> Value {
         let mut progress = self.0.progress.subscribe();
         loop {
             let Progress { ended, .. } = *progress.borrow_and_update();
-            if let Some(line) = self.messages(message).into_iter().nth(n) {
+            if let Some(line) = all().into_iter().nth(n) {
                 return line;
             }
             assert!(
                 !ended,
-                "the process ended without saying {message:?}:\n{}",
+                "the process ended without saying {what}:\n{}",
                 self.text()
             );
-            let what = format!("a log line {message:?}; so far:\n{}", self.text());
-            within(&what, progress.changed())
+            within(what, progress.changed())
                 .await
                 .expect("the log lives on");
         }
     }
 
-    /// All lines with this message so far, each with its fields at the top.
-    pub fn messages(&self, message: &str) -> Vec<Value> {
+    /// The lines that are such; all of them have `part` somewhere, which spares reading the others as JSON.
+    fn all(&self, part: &str, such: impl Fn(&Value) -> bool) -> Vec<Value> {
         let lines = self.0.lines.lock().expect("no panic");
         lines
             .iter()
+            .filter(|line| line.contains(part))
             .filter_map(|line| fields(line))
-            .filter(|fields| fields["message"] == message)
+            .filter(such)
             .collect()
     }
 

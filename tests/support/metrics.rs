@@ -45,6 +45,14 @@ impl Metrics {
         Some(value)
     }
 
+    /// Every series: names with their labels.
+    pub fn series(&self) -> std::collections::BTreeSet<String> {
+        self.0
+            .iter()
+            .map(|sample| format!("{} {:?}", sample.name, sample.labels))
+            .collect()
+    }
+
     /// How often a route decided so; 0 where there is no such series.
     pub fn decisions(&self, route: &str, decision: &str) -> u64 {
         let labels = [("route", route), ("decision", decision)];

@@ -194,7 +194,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         connections.spawn(async move {
             // An error here is the gateway's hanging up, which many tests make it do.
-            let _ = Exchange::new(stream, number, &shared).run().await;
+            let mut exchange = Exchange::new(stream, number, &shared);
+            let _ = exchange.run().await;
+            exchange.end();
             shared.open.send_modify(|open| *open -= 1);
         });
         while connections.try_join_next().is_some() {}
@@ -207,6 +209,7 @@ struct Exchange<'a> {
     writer: OwnedWriteHalf,
     number: usize,
     shared: &'a Shared,
+    is_reset: bool,
 }
 
 /// Whether a connection goes on.
@@ -218,12 +221,15 @@ enum Next {
 
 impl<'a> Exchange<'a> {
     fn new(stream: TcpStream, number: usize, shared: &'a Shared) -> Self {
+        // What is written is sent at once, and not when the gateway has acknowledged what was before it.
+        stream.set_nodelay(true).expect("an open socket");
         let (reader, writer) = stream.into_split();
         Self {
             reader: BufReader::new(reader),
             writer,
             number,
             shared,
+            is_reset: false,
         }
     }
 
@@ -302,6 +308,7 @@ impl<'a> Exchange<'a> {
             match step {
                 Step::Write(bytes) => self.writer.write_all(&bytes).await?,
                 Step::Wait(gate) => gate.opened().await,
+                Step::Open(gate) => gate.open(),
                 Step::Echo => self.echo(head).await?,
                 Step::Hang => {
                     self.reader.read_to_end(&mut Vec::new()).await?;
@@ -340,9 +347,17 @@ impl<'a> Exchange<'a> {
     }
 
     /// Makes the end of this connection a reset.
-    fn reset(&self) {
+    fn reset(&mut self) {
+        self.is_reset = true;
         let stream: &TcpStream = self.writer.as_ref();
         let linger = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
         linger.expect("linger can be set on an open socket");
+    }
+
+    fn end(self) {
+        if self.is_reset {
+            // Dropped, it would say an orderly end first.
+            self.writer.forget();
+        }
     }
 }

@@ -296,6 +296,49 @@ fn json_bodies_count_by_value_and_all_others_by_their_bytes() {
     assert_ne!(json(b"{"), Request::with(|r| r.body = b"{"));
 }
 
+fn observed(body: BodyRule, pieces: &[&[u8]]) -> Fingerprint {
+    let headers = HeaderMap::new();
+    let parts = RequestParts {
+        method: &Method::POST,
+        host: Some("api.example.com"),
+        path: "/pay",
+        query: None,
+        headers: &headers,
+    };
+    let rules = rules(body);
+    let mut under_way = identifier().observed_fingerprint(&rules, &parts);
+    if body == BodyRule::Json {
+        return under_way.finish_json(&rules, &pieces.concat());
+    }
+    for piece in pieces {
+        under_way.piece(piece);
+    }
+    under_way.finish()
+}
+
+#[test]
+fn a_body_that_passes_by_has_one_fingerprint_however_it_is_cut() {
+    let whole = observed(BodyRule::Bytes, &[b"amount=100"]);
+    assert_eq!(whole, observed(BodyRule::Bytes, &[b"amount", b"", b"=100"]));
+    assert_ne!(whole, observed(BodyRule::Bytes, &[b"amount=10"]));
+    assert_ne!(whole, observed(BodyRule::Bytes, &[b"amount=100", b"\0"]));
+    assert_ne!(whole, Request::with(|request| request.body = b"amount=100"));
+    let json = |text: &[u8]| observed(BodyRule::Json, &[text]);
+    assert_eq!(json(br#"{"a":1,"b":2}"#), json(br#"{ "b": 2, "a": 1 }"#));
+    assert_ne!(json(br#"{"a":1}"#), json(br#"{"a":2}"#));
+    assert_ne!(json(b"no json"), json(b"no  json"));
+    assert_ne!(json(b"1"), observed(BodyRule::Bytes, &[b"1"]));
+}
+
+#[test]
+fn what_is_observed_is_kept_where_nothing_that_protects_is_looked_for() {
+    let (scope, key) = (scope_of(&[(TENANT, "acme")]), key_of("k"));
+    let id = identifier().observed_id("pay", &scope, &key);
+    assert_ne!(id, identifier().record_id("pay", &scope, &key));
+    assert_eq!(id, identifier().observed_id("pay", &scope, &key));
+    assert_ne!(id, identifier().observed_id("pay", &scope, &key_of("l")));
+}
+
 #[test]
 fn names_of_scopes_hold_no_credentials() {
     let name = |lines: &[(HeaderName, &str)]| identifier().scope_name(&scope_of(lines));

@@ -1,5 +1,8 @@
 //! How long a client may be silent, in every phase.
 
+use futures_util::FutureExt;
+
+use super::super::activity::{Activity, Judgement};
 use super::*;
 
 #[tokio::test]
@@ -161,4 +164,27 @@ async fn a_client_that_takes_nothing_of_its_response_is_dropped_after_body_idle(
     let mut socket = running.connect().await;
     say(&mut socket, get("/flood")).await;
     dropped.await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_is_given_up_when_nothing_has_moved_in_it_for_an_hour() {
+    let limits = limits();
+    let activity = Activity::new(false, Arc::default());
+    activity.begin_tunnel(std::future::ready(()).boxed());
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let is_fine = || matches!(activity.judge(&limits), Judgement::Fine(_));
+    activity.stuck();
+    tokio::time::advance(minutes(59)).await;
+    assert!(is_fine());
+    activity.bytes_came();
+    tokio::time::advance(minutes(59)).await;
+    assert!(is_fine());
+    activity.unstuck();
+    tokio::time::advance(minutes(59)).await;
+    assert!(is_fine());
+    tokio::time::advance(minutes(1)).await;
+    assert_eq!(
+        activity.judge(&limits),
+        Judgement::Stalled(Limit::TunnelIdle)
+    );
 }

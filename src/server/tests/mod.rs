@@ -112,7 +112,7 @@ struct Running {
     address: SocketAddr,
     paths: Paths,
     counters: Counters,
-    drain: watch::Sender<Option<Instant>>,
+    drain: watch::Sender<Option<Ending>>,
     server: JoinHandle<()>,
 }
 
@@ -138,7 +138,11 @@ impl Running {
     }
 
     fn drain_within(&self, time: Duration) {
-        self.drain.send_replace(Some(Instant::now() + time));
+        let now = Instant::now();
+        self.drain.send_replace(Some(Ending {
+            accepts_until: now,
+            deadline: now + time,
+        }));
     }
 
     async fn ended(self) {

@@ -297,6 +297,11 @@ impl<'txn> Change<'txn> {
                 Ok(None) => {}
                 Ok(Some(record)) => match retention::look(&record, now) {
                     Look::Forget => self.replace(&id, Some(&record), None)?,
+                    Look::Shrink(bucket) => {
+                        let tombstone = record.clone().at(now);
+                        self.replace(&id, Some(&record), tombstone.as_ref())?;
+                        self.schedule(bucket, &id);
+                    }
                     Look::Again(bucket) => self.schedule(bucket, &id),
                     Look::Drop => {}
                 },

@@ -177,6 +177,7 @@ impl Opened {
             shared: Arc::clone(&shared),
             calls: waiting,
             tally: self.tally,
+            trouble: None,
             closed,
         };
         let thread = thread::Builder::new().name("store-writer".into());

@@ -26,6 +26,9 @@ const CLAIMED_STEP: usize = 256;
 const RETRY_SHORTEST: Duration = Duration::from_millis(500);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 
+/// How long changes have to succeed until the trouble before them is over.
+const CALM: Duration = Duration::from_secs(3);
+
 /// One op that waits for its verdict.
 pub struct Call {
     pub id: RecordId,
@@ -39,6 +42,8 @@ pub struct Writer {
     pub calls: Receiver<Call>,
     /// What the database holds.
     pub tally: Tally,
+    /// It was said that the file cannot be written, and not yet that it can.
+    pub trouble: Option<Trouble>,
     /// Told when the file is let go of.
     pub closed: watch::Sender<bool>,
 }
@@ -57,6 +62,7 @@ impl Writer {
             };
             let mut group: Vec<Call> = first.into_iter().collect();
             group.extend(self.calls.try_iter().take(GROUP_MAX - group.len()));
+            self.say_calm();
             if !self.is_open() {
                 self.try_again(&mut retry);
             }
@@ -116,6 +122,10 @@ impl Writer {
             for moved in moves {
                 open.make(moved);
             }
+            drop(open);
+            if let Some(trouble) = &mut self.trouble {
+                trouble.wrote_since = true;
+            }
         }
         Ok(())
     }
@@ -125,7 +135,8 @@ impl Writer {
     fn fail(&mut self, failure: &Failure, committing: Option<u64>) -> Fate {
         let reason = self.shared.named(failure);
         self.shared.set_phase(Phase::Failed(reason.clone()));
-        let reopened = self.reopen();
+        self.say_trouble(&reason);
+        let reopened = self.confirm().and_then(|()| self.reopen());
         match (committing, reopened) {
             (None, _) => Fate::NotDone(reason),
             (Some(sequence), Ok(())) if self.tally.sequence >= sequence => Fate::Done,
@@ -134,10 +145,37 @@ impl Writer {
         }
     }
 
-    fn reopen(&mut self) -> Result<(), Failure> {
-        // What the disk did not confirm is written again first, or the verification would read it from memory
-        // and call it whole.
+    /// Said once, however many changes fail.
+    fn say_trouble(&mut self, reason: &str) {
+        let trouble = Trouble {
+            failed: Instant::now(),
+            wrote_since: false,
+        };
+        if self.trouble.replace(trouble).is_none() {
+            tracing::error!(
+                reason,
+                "the store cannot write; it refuses what it cannot record, and tries again by itself",
+            );
+        }
+    }
+
+    /// Said after a calm: on a full disk a small change may find room between two large ones that do not.
+    fn say_calm(&mut self) {
+        let is_over =
+            |trouble: &mut Trouble| trouble.wrote_since && trouble.failed.elapsed() >= CALM;
+        if self.trouble.take_if(is_over).is_some() {
+            tracing::info!(path = %self.shared.path.display(), "the store writes again");
+        }
+    }
+
+    /// What the disk did not confirm is written again before the database is opened anew, or the verification would
+    /// read it from memory and call it whole. A disk that is still full mostly says so here already.
+    fn confirm(&self) -> Result<(), Failure> {
         self.shared.file.confirm().map_err(redb::Error::Io)?;
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> Result<(), Failure> {
         let (engine, tally) = Engine::open(&self.shared.file, self.shared.settings.cache_bytes)?;
         self.shared
             .file
@@ -153,12 +191,18 @@ impl Writer {
         if !retry.is_due() {
             return;
         }
-        match self.reopen() {
+        let confirmed = self.confirm();
+        let wrote = confirmed.is_ok();
+        match confirmed.and_then(|()| self.reopen()) {
             Ok(()) => *retry = Retry::default(),
             Err(failure) => {
-                self.shared
-                    .set_phase(Phase::Failed(self.shared.named(&failure)));
-                retry.later();
+                let reason = self.shared.named(&failure);
+                self.shared.set_phase(Phase::Failed(reason));
+                if wrote {
+                    retry.later();
+                } else {
+                    retry.soon();
+                }
             }
         }
     }
@@ -198,6 +242,14 @@ impl Writer {
         self.shared.file.release();
         let _ = self.closed.send(true);
     }
+}
+
+/// The file could not be written.
+pub struct Trouble {
+    /// When last.
+    failed: Instant,
+    /// A change was committed since.
+    wrote_since: bool,
 }
 
 /// What became of a group.
@@ -342,6 +394,12 @@ impl Retry {
         self.next.is_none_or(|(at, _)| Instant::now() >= at)
     }
 
+    /// Trying was cheap, and what is in the way may be gone at any moment.
+    fn soon(&mut self) {
+        self.next = Some((Instant::now() + RETRY_SHORTEST, RETRY_SHORTEST));
+    }
+
+    /// Trying has read the whole file.
     fn later(&mut self) {
         let wait = self
             .next

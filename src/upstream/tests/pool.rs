@@ -178,3 +178,22 @@ async fn a_connection_is_not_used_after_the_time_that_its_upstream_announced() {
     assert!(response.is_ok());
     assert_eq!((upstream.stats().connects, upstream.stats().open), (2, 1));
 }
+
+/// The upstream may take what is still to come for another request.
+#[tokio::test]
+async fn a_connection_that_answered_before_it_had_the_whole_request_is_not_used_again() {
+    const MORE_THAN_FITS: usize = 16 * 1024 * 1024;
+    let origin = Origin::bind().await;
+    let upstream = origin.upstream();
+    let body = OutBody::from(Bytes::from(vec![b'x'; MORE_THAN_FITS]));
+    let gate = Gate::open();
+    let (response, mut socket) = tokio::join!(upstream.send(request(body), &gate), async {
+        let mut socket = origin.accept().await;
+        socket.read_u8().await.unwrap();
+        socket.write_all(OK).await.unwrap();
+        socket
+    });
+    assert_eq!(read_all(response.unwrap()).await.unwrap(), "ok");
+    assert_eq!((upstream.stats().open, upstream.stats().idle), (0, 0));
+    assert!(reads_to_end(&mut socket).await.len() < MORE_THAN_FITS);
+}

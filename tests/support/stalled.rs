@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::within;
+use super::within;
 
 /// How long a connection on this machine takes at most where there is room for it.
 const SOON: Duration = Duration::from_millis(300);

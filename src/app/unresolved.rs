@@ -1,0 +1,81 @@
+//! Counting what is unresolved, for the gauges.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::gateway::Gateway;
+use crate::protocol::Timestamp;
+use crate::route::Route;
+use crate::store::{Clock, StoreError, Unresolved, system_clock};
+use crate::telemetry::{Metrics, UNRESOLVED_COUNTED};
+
+/// Records asked for at a time, so that no call of the store is long.
+const PAGE: usize = 1000;
+
+/// Counts unresolved records by route.
+pub struct Census {
+    metrics: Arc<Metrics>,
+    /// The place of each route's name in the metrics, by its id. Where two routes share an id, so do their records: they
+    /// count as the first one's.
+    routes: HashMap<Arc<str>, usize>,
+    clock: Clock,
+}
+
+/// Of one route.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    records: u64,
+    oldest: Option<Timestamp>,
+}
+
+impl Census {
+    /// Of these routes, in the order of the metrics.
+    pub fn new(metrics: Arc<Metrics>, routes: &[Route]) -> Self {
+        // The first one of an id comes last, and stays.
+        let last_first = routes.iter().enumerate().rev();
+        let by_id = last_first.map(|(place, route)| (Arc::clone(&route.id), place));
+        Self {
+            metrics,
+            routes: by_id.collect(),
+            clock: system_clock(),
+        }
+    }
+
+    /// Counts, and sets the gauges; they stay as they are where the store does not say all.
+    pub async fn take(&self, gateway: &Gateway) -> Result<(), StoreError> {
+        let mut counts: HashMap<Option<usize>, Count> = HashMap::new();
+        let (mut after, mut counted) = (None, 0);
+        while counted < UNRESOLVED_COUNTED {
+            let page = gateway.unresolved(after, PAGE).await?;
+            // What was only observed has no route, and nobody to settle it.
+            for unresolved in page.iter().filter(|record| !record.route.is_empty()) {
+                let route = self.routes.get(&unresolved.route).copied();
+                let count = counts.entry(route).or_default();
+                count.records += 1;
+                // The list begins with the oldest.
+                count.oldest.get_or_insert(unresolved.since);
+            }
+            counted += page.len();
+            after = page.last().map(Unresolved::place);
+            if page.len() < PAGE {
+                break;
+            }
+        }
+        self.show(&counts);
+        Ok(())
+    }
+
+    fn show(&self, counts: &HashMap<Option<usize>, Count>) {
+        let now = (self.clock)();
+        for route in self.routes.values().copied().map(Some).chain([None]) {
+            let count = counts.get(&route).copied().unwrap_or_default();
+            let gauges = self.metrics.unresolved.route(route);
+            gauges.records.set(count.records);
+            let age = count.oldest.map(|oldest| now.since(oldest));
+            gauges
+                .oldest_age_seconds
+                .set(age.as_ref().map_or(0, Duration::as_secs));
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Settings that have to fit to one another: what is said where they do not, with every place that is written.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::file::{
+    AdminFile, LimitsFile, ListenerFile, OutcomesFile, RetentionFile, RouteFile, StoreFile,
+};
+use super::finding::{Findings, Place};
+use super::quantity::{at_least_in_words, duration_in_words, size_in_words};
+use super::setting::Setting;
+use super::words::ModeWord;
+
+/// No address is listened on twice.
+pub(super) fn addresses(
+    listeners: &[ListenerFile],
+    admin: Option<&AdminFile>,
+    findings: &mut Findings,
+) {
+    let admin = admin.map(|admin| &admin.address);
+    let all: Vec<&Setting<SocketAddr>> = listeners
+        .iter()
+        .map(|listener| &listener.address)
+        .chain(admin)
+        .collect();
+    for (index, address) in all.iter().enumerate() {
+        let clashes = |first: &&&Setting<SocketAddr>| {
+            let addresses = first.get().zip(address.get());
+            addresses.is_some_and(|(first, address)| clash(*first, *address))
+        };
+        if let Some(first) = all[..index].iter().find(clashes) {
+            taken(first, address, findings);
+        }
+    }
+}
+
+/// Says that two listeners want one address: at the later one that is written, for a default has no place.
+fn taken(
+    first: &Setting<SocketAddr>,
+    second: &Setting<SocketAddr>,
+    findings: &mut Findings,
+) -> Option<()> {
+    let (this, other) = if second.written().is_none() && first.written().is_some() {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    let by_default = match other.written() {
+        Some(_) => "",
+        None => ", by default",
+    };
+    let message = format!(
+        "{} is taken by `{}` = \"{}\"{by_default}; choose another port for one of them",
+        this.get()?,
+        other.place.path,
+        other.get()?,
+    );
+    findings.conflict(&this.place, message, other.written().as_slice());
+    Some(())
+}
+
+/// Whether one address cannot be listened on beside the other.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = |address: SocketAddr| address.ip().is_unspecified();
+    // Port 0 is another one each time.
+    one.port() != 0
+        && one.port() == other.port()
+        && (one.ip() == other.ip() || one.is_ipv4() == other.is_ipv4() && (all(one) || all(other)))
+}
+
+/// A status has one meaning.
+pub(super) fn two_meanings(file: &OutcomesFile, status: u16, findings: &mut Findings) {
+    let message = |list: &str| {
+        format!(
+            "{status} is in `{list}`, too; a status has one meaning: take it out of one of the lists"
+        )
+    };
+    match (file.release.written(), file.unknown.written()) {
+        // The place of a default is the section: what is written beside it has to give way.
+        (Some(release), None) => findings.whole(
+            release,
+            format!("{status} is in `unknown` by default; write `unknown`, too, without it"),
+        ),
+        (None, Some(unknown)) => findings.whole(
+            unknown,
+            format!("{status} is in `release` by default; write `release`, too, without it"),
+        ),
+        (Some(release), Some(unknown)) if release.offset > unknown.offset => {
+            findings.conflict(release, message("unknown"), &[unknown]);
+        }
+        _ => findings.conflict(
+            &file.unknown.place,
+            message("release"),
+            &[&file.release.place],
+        ),
+    }
+}
+
+/// An unknown outcome is kept for as long as somebody works on it.
+pub(super) fn retention(file: &RetentionFile, route: &RouteFile, findings: &mut Findings) {
+    if let (Some(unknown), Some(longest)) = (file.unknown.get(), longest(route))
+        && unknown.0 < longest.sum
+    {
+        let message = format!(
+            "`retention.unknown` = {:?} is less than {} together: an outcome would be forgotten while it is open; it \
+             has to be {} or more",
+            duration_in_words(unknown.0),
+            longest.parts,
+            at_least_in_words(longest.sum),
+        );
+        // It may be one of the parts that is written, and not this one.
+        let place = file.unknown.written().or(longest.written.first().copied());
+        let place = place.unwrap_or(&file.unknown.place);
+        findings.conflict(place, message, &longest.written);
+    }
+}
+
+/// The longest time between a claim and the recording of its outcome.
+struct Longest<'r> {
+    sum: Duration,
+    parts: String,
+    /// Where its parts are set, as far as they are.
+    written: Vec<&'r Place>,
+}
+
+fn longest(route: &RouteFile) -> Option<Longest<'_>> {
+    let parts = [
+        (
+            "response_timeout",
+            route.response_timeout.get()?.0,
+            route.response_timeout.written(),
+        ),
+        (
+            "late_response",
+            route.late_response.value()?,
+            route.late_response.written(),
+        ),
+        (
+            "record_timeout",
+            route.record_timeout.get()?.0,
+            route.record_timeout.written(),
+        ),
+        ("lease", route.lease.get()?.0, route.lease.written()),
+    ];
+    let words = parts.map(|(name, duration, _)| format!("{name} {}", duration_in_words(duration)));
+    Some(Longest {
+        sum: parts.iter().map(|(_, duration, _)| *duration).sum(),
+        parts: words.join(" + "),
+        written: parts
+            .into_iter()
+            .filter_map(|(.., written)| written)
+            .collect(),
+    })
+}
+
+/// No body may be allowed that can never be held.
+pub(super) fn limits(file: &RouteFile, limits: Option<&LimitsFile>, findings: &mut Findings) {
+    let Some(max_buffered) = limits.map(|limits| &limits.max_buffered) else {
+        return;
+    };
+    let sizes = [
+        ("max_request_body", &file.max_request_body),
+        ("max_response_body", &file.max_response_body),
+    ];
+    for (name, size) in sizes {
+        if let (Some(bytes), Some(max)) = (size.get(), max_buffered.get())
+            && bytes.0.0 > max.0.0
+        {
+            let message = format!(
+                "`{name}` = \"{}\" is more than `limits.max_buffered` = \"{}\", which all bodies share; lower the \
+                 former, or raise the latter",
+                size_in_words(bytes.0),
+                size_in_words(max.0),
+            );
+            // A default gives way to nothing: what is written is what has to change.
+            let place = size.written().or(max_buffered.written());
+            let other = max_buffered.written();
+            findings.conflict(place.unwrap_or(&size.place), message, other.as_slice());
+        }
+    }
+}
+
+/// A claim must not be over before the store has answered it.
+pub(super) fn lease(file: &RouteFile, store: Option<&StoreFile>, findings: &mut Findings) {
+    let Some(store_timeout) = store.map(|store| &store.timeout) else {
+        return;
+    };
+    if let (Some(lease), Some(timeout)) = (file.lease.get(), store_timeout.get())
+        && file.mode.value() != Some(ModeWord::Pass)
+        && lease.0 < 2 * timeout.0
+    {
+        let message = format!(
+            "{} is less than twice the {} of `store.timeout`: a claim might be over before it is answered; it has to \
+             be {} or more",
+            duration_in_words(lease.0),
+            duration_in_words(timeout.0),
+            duration_in_words(2 * timeout.0),
+        );
+        let other = store_timeout.written();
+        findings.conflict(&file.lease.place, message, other.as_slice());
+    }
+}

@@ -1,0 +1,129 @@
+//! Where a name that is written in one section belongs: what is said about a setting that is none.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use super::file::ConfigFile;
+use super::setting::{Form, Value};
+
+/// Where the settings of each name belong, in words. Made once: a file may have many names that are none.
+static HOMES: LazyLock<BTreeMap<&str, Vec<String>>> = LazyLock::new(homes);
+
+/// How the sections at the top are written.
+static SECTIONS: LazyLock<BTreeMap<&str, Form>> = LazyLock::new(|| {
+    ConfigFile::settings()
+        .into_iter()
+        .map(|setting| (setting.name, setting.form))
+        .collect()
+});
+
+/// What other programs call a setting, and what it is called here. Said only where that setting is one.
+const ELSEWHERE: [(&str, &str); 19] = [
+    ("url", "endpoints"),
+    ("urls", "endpoints"),
+    ("target", "endpoints"),
+    ("servers", "endpoints"),
+    ("address", "endpoints"),
+    ("timeout", "response_timeout"),
+    ("timeout", "connect_timeout"),
+    ("listen", "address"),
+    ("bind", "address"),
+    ("port", "address"),
+    ("listen", "listeners"),
+    ("server", "listeners"),
+    ("backends", "upstreams"),
+    ("services", "upstreams"),
+    ("backend", "upstream"),
+    ("service", "upstream"),
+    ("header", "key"),
+    ("ttl", "retention"),
+    ("path", "url"),
+];
+
+/// What to do about a name that is no setting of a section with these `names`, and the setting of that section that
+/// was meant, where one is near.
+pub(super) fn advice(name: &str, names: &[&'static str]) -> (String, Option<&'static str>) {
+    let here = |known: &'static str| {
+        (
+            format!("did you mean {}?", heading(known, names)),
+            Some(known),
+        )
+    };
+    let near = nearest(name, names);
+    // One letter away: that, whatever is called so elsewhere.
+    if let Some(known) = near.filter(|known| strsim::damerau_levenshtein(name, known) == 1) {
+        return here(known);
+    }
+    let meant = |(word, known): &(&str, &'static str)| {
+        (*word == name && names.contains(known)).then_some(*known)
+    };
+    if let Some(known) = ELSEWHERE.iter().find_map(meant) {
+        return here(known);
+    }
+    if let Some(homes) = HOMES.get(name) {
+        return (format!("`{name}` belongs {}", homes.join(" or ")), None);
+    }
+    if let Some(known) = near {
+        return here(known);
+    }
+    let all: Vec<&str> = HOMES.keys().copied().collect();
+    if let Some(known) = nearest(name, &all) {
+        let homes = HOMES[known].join(" or ");
+        return (format!("did you mean `{known}`? It belongs {homes}"), None);
+    }
+    let these: Vec<String> = names.iter().map(|name| heading(name, names)).collect();
+    let are = if these.len() == 1 {
+        "there is only"
+    } else {
+        "there are"
+    };
+    (format!("{are} {}", these.join(", ")), None)
+}
+
+/// The nearest of some words, where it is as near as a slip: at most a third of its letters away.
+pub(super) fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
+    let text = text.to_lowercase();
+    let far = |word: &str| strsim::damerau_levenshtein(&text, &word.to_lowercase());
+    let near = words.iter().copied().min_by_key(|word| far(word))?;
+    (far(near) <= near.len().div_ceil(3).min(text.chars().count())).then_some(near)
+}
+
+/// A name as it is written: a section at the top with its brackets.
+fn heading(name: &str, names: &[&str]) -> String {
+    let is_top = names.contains(&"routes") && names.contains(&"upstreams");
+    match SECTIONS.get(name) {
+        Some(form) if is_top => written(name, *form),
+        _ => format!("`{name}`"),
+    }
+}
+
+/// How a setting of this form is written.
+pub(super) fn written(name: &str, form: Form) -> String {
+    match form {
+        Form::Single => format!("`{name}`"),
+        Form::Section => format!("`[{name}]`"),
+        Form::List => format!("`[[{name}]]`"),
+        Form::Named => format!("`[{name}.NAME]`"),
+    }
+}
+
+fn homes() -> BTreeMap<&'static str, Vec<String>> {
+    let mut homes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for section in ConfigFile::settings() {
+        let top = "at the top of the file, before the first section";
+        homes.entry(section.name).or_default().push(top.to_owned());
+        let place = match section.name {
+            "routes" => "`[[routes]]` or `[defaults]`".to_owned(),
+            name => written(name, section.form),
+        };
+        for setting in section.inner {
+            let here = format!("to {place}");
+            homes.entry(setting.name).or_default().push(here);
+            for inner in setting.inner {
+                let here = format!("to `{}` in {place}", setting.name);
+                homes.entry(inner.name).or_default().push(here);
+            }
+        }
+    }
+    homes
+}

@@ -1,0 +1,404 @@
+//! The access log: one line a request, written when its answer has ended or its client has left.
+//!
+//! Lines go where all log lines go, and like them never make a request wait. The reference in the README is made
+//! from the fields defined here.
+
+use std::cell::RefCell;
+use std::fmt::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::log::{Format, Log, timestamp};
+use crate::config::AccessLogConfig;
+
+/// Writes what is to be written of requests.
+#[derive(Debug)]
+pub struct AccessLog {
+    /// `None` where there is no access log.
+    to: Option<Log>,
+    settings: AccessLogConfig,
+    /// Ordinary requests so far, which are told apart by their number.
+    turn: AtomicU64,
+}
+
+impl AccessLog {
+    /// An access log with these settings.
+    #[must_use]
+    pub fn new(settings: AccessLogConfig, log: &Log) -> Arc<Self> {
+        Arc::new(Self {
+            to: settings.enabled.then(|| log.clone()),
+            settings,
+            turn: AtomicU64::new(0),
+        })
+    }
+
+    /// One that writes nothing.
+    #[must_use]
+    pub fn off() -> Arc<Self> {
+        Arc::new(Self {
+            to: None,
+            settings: AccessLogConfig {
+                enabled: false,
+                sample: 0.0,
+                slow: Duration::MAX,
+                path: false,
+            },
+            turn: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether the path of a request has to be kept for its line.
+    #[must_use]
+    pub fn bears_path(&self) -> bool {
+        self.to.is_some() && self.settings.path
+    }
+
+    /// Whether the line of a request is to be written that took so long.
+    #[must_use]
+    pub fn takes(&self, is_ordinary: bool, took: Duration) -> bool {
+        self.to.is_some() && (!is_ordinary || took > self.settings.slow || self.is_sampled())
+    }
+
+    /// The share of ordinary requests, spread evenly and without any pattern that requests could follow.
+    fn is_sampled(&self) -> bool {
+        let sample = self.settings.sample;
+        if sample >= 1.0 {
+            return true;
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        scattered(turn) < sample
+    }
+
+    /// Writes a line.
+    pub fn write(&self, line: &Line<'_>) {
+        thread_local! {
+            /// Used again and again, so that a line costs no memory of its own.
+            static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
+        }
+        let Some(log) = &self.to else {
+            return;
+        };
+        TEXT.with_borrow_mut(|text| {
+            text.clear();
+            match log.format {
+                Format::Json => json(text, line),
+                Format::Human => human(text, line),
+            }
+            log.sink.push(text.as_bytes());
+        });
+    }
+}
+
+/// Numbers from 0 to below 1 that look random, one for each turn (SplitMix64's finalizer).
+fn scattered(turn: u64) -> f64 {
+    let mut bits = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let upper = u32::try_from((bits ^ (bits >> 31)) >> 32).unwrap_or_default();
+    f64::from(upper) / 4_294_967_296.0
+}
+
+fn json(text: &mut String, line: &Line<'_>) {
+    text.push_str(r#"{"timestamp":""#);
+    timestamp(text);
+    text.push_str(r#"","level":"INFO","message":"request","#);
+    // Strings and numbers always serialise, and a string takes every write.
+    if let Ok(fields) = serde_json::to_string(line) {
+        text.push_str(&fields[1..]);
+    }
+    text.push('\n');
+}
+
+fn human(text: &mut String, line: &Line<'_>) {
+    timestamp(text);
+    text.push_str("  INFO request:");
+    line.show(text);
+    text.push('\n');
+}
+
+/// A value that may be absent: its field is then left out.
+trait Field: Serialize {
+    fn is_absent(&self) -> bool {
+        false
+    }
+
+    /// For people.
+    fn show(&self, text: &mut String);
+}
+
+/// Defines the fields of a line, each with what it means.
+macro_rules! fields {
+    ( $( $(#[doc = $help:literal])+ $name:ident: $type:ty, )+ ) => {
+        /// What is written of a request besides `timestamp`, `level` and `message`.
+        #[derive(Debug, Serialize)]
+        pub struct Line<'a> {
+            $( $(#[doc = $help])+ #[serde(skip_serializing_if = "Field::is_absent")] pub $name: $type, )+
+        }
+
+        impl Line<'_> {
+            fn show(&self, text: &mut String) {
+                $( if !self.$name.is_absent() {
+                    text.push_str(concat!(" ", stringify!($name), "="));
+                    self.$name.show(text);
+                } )+
+            }
+        }
+
+        /// Name and meaning of each.
+        const FIELDS: &[(&str, &str)] = &[$( (stringify!($name), concat!($($help),+)), )+];
+    };
+}
+
+fields! {
+    /// The client's address.
+    client: SocketAddr,
+    /// The address that it connected to.
+    listener: SocketAddr,
+    /// The protocol: `HTTP/1.1`, `HTTP/2.0`.
+    protocol: &'static str,
+    /// The method, at most 32 bytes of it.
+    method: &'a str,
+    /// The path as it was received, without its query, at most 1024 bytes of it; not with `path = false`.
+    path: Option<&'a str>,
+    /// The route's name; not where there is none.
+    route: Option<&'a str>,
+    /// The status of the answer; not where the client left before there was one.
+    status: Option<u16>,
+    /// What became of the request: a decision, or `no_route`, `bad_request`, `abandoned`.
+    decision: &'static str,
+    /// What the type of a refusal ends with.
+    problem: Option<&'static str>,
+    /// Which key, as refusals and other lines name it; not where it was refused before the key was known.
+    key_ref: Option<String>,
+    /// The number of the claim, where it was acquired.
+    fence: Option<u64>,
+    /// The name of the upstream, where the request got that far.
+    upstream: Option<&'a str>,
+    /// The address that answered.
+    endpoint: Option<SocketAddr>,
+    /// From the request's head to the end of its answer, or until the client left.
+    total_ms: Ms,
+    /// What of it oncegate took up to the head of the answer, as in `oncegate_overhead_seconds`.
+    overhead_ms: Option<Ms>,
+    /// How long the request's body took to come in, where it was held.
+    body_ms: Option<Ms>,
+    /// How long it waited for another attempt.
+    waited_ms: Option<Ms>,
+    /// How long claiming and recording took.
+    store_ms: Option<Ms>,
+    /// From the dispatch to the end of the answer where it is held, else to the end of its head.
+    upstream_ms: Option<Ms>,
+    /// Bytes of the request's body that were read.
+    bytes_in: u64,
+    /// Bytes of the answer's body that were given to the client's connection.
+    bytes_out: u64,
+    /// Where the answer did not come to its end: `client_gone`, or `broken_off` at the upstream.
+    end: Option<&'static str>,
+    /// The trace that the client's `traceparent` names.
+    trace_id: Option<&'a str>,
+}
+
+/// The fields as a Markdown table.
+pub(super) fn fields() -> String {
+    let mut text = String::from("| field | meaning |\n| --- | --- |\n");
+    let always = [
+        ("timestamp", "When the line was written, in UTC."),
+        ("level", "`INFO`."),
+        ("message", "`request`."),
+    ];
+    for (name, help) in always.iter().chain(FIELDS) {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "| `{name}` | {} |", help.trim());
+    }
+    text
+}
+
+/// A duration in milliseconds with three decimals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ms(pub Duration);
+
+impl Ms {
+    fn value(self) -> f64 {
+        let micros = u32::try_from(self.0.as_micros()).unwrap_or(u32::MAX);
+        f64::from(micros) / 1000.0
+    }
+}
+
+impl Serialize for Ms {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.value())
+    }
+}
+
+impl<T: Field> Field for Option<T> {
+    fn is_absent(&self) -> bool {
+        self.is_none()
+    }
+
+    fn show(&self, text: &mut String) {
+        if let Some(value) = self {
+            value.show(text);
+        }
+    }
+}
+
+/// What comes from clients must not move a terminal's cursor.
+impl Field for &str {
+    fn show(&self, text: &mut String) {
+        let is_plain = self.bytes().all(|byte| byte.is_ascii_graphic());
+        if is_plain {
+            text.push_str(self);
+        } else {
+            shown(text, format_args!("{self:?}"));
+        }
+    }
+}
+
+impl Field for String {
+    fn show(&self, text: &mut String) {
+        self.as_str().show(text);
+    }
+}
+
+impl Field for Ms {
+    fn show(&self, text: &mut String) {
+        shown(text, format_args!("{}", self.value()));
+    }
+}
+
+impl Field for SocketAddr {
+    fn show(&self, text: &mut String) {
+        shown(text, format_args!("{self}"));
+    }
+}
+
+impl Field for u16 {
+    fn show(&self, text: &mut String) {
+        shown(text, format_args!("{self}"));
+    }
+}
+
+impl Field for u64 {
+    fn show(&self, text: &mut String) {
+        shown(text, format_args!("{self}"));
+    }
+}
+
+fn shown(text: &mut String, value: fmt::Arguments<'_>) {
+    // Writing to a string does not fail.
+    let _ = text.write_fmt(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> Line<'static> {
+        let address = SocketAddr::from(([127, 0, 0, 1], 4711));
+        let ms = Some(Ms(Duration::from_micros(1234)));
+        Line {
+            client: address,
+            listener: address,
+            protocol: "HTTP/1.1",
+            method: "POST",
+            path: Some("/v1/\"pay\u{1b}ments\""),
+            route: Some("create-payment"),
+            status: Some(201),
+            decision: "executed",
+            problem: Some("none"),
+            key_ref: Some("3fa9c1d2e4b5".to_owned()),
+            fence: Some(1),
+            upstream: Some("payments"),
+            endpoint: Some(address),
+            total_ms: Ms(Duration::from_secs(2)),
+            overhead_ms: ms,
+            body_ms: ms,
+            waited_ms: ms,
+            store_ms: ms,
+            upstream_ms: ms,
+            bytes_in: 7,
+            bytes_out: 9,
+            end: Some("client_gone"),
+            trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736"),
+        }
+    }
+
+    fn settings(sample: f64) -> AccessLogConfig {
+        AccessLogConfig {
+            enabled: true,
+            sample,
+            slow: Duration::from_secs(5),
+            path: true,
+        }
+    }
+
+    fn log(sample: f64) -> Arc<AccessLog> {
+        let sink = super::super::sink::Sink::start(std::io::sink(), |_| Vec::new()).unwrap();
+        let log = Log {
+            sink,
+            format: Format::Json,
+        };
+        AccessLog::new(settings(sample), &log)
+    }
+
+    #[test]
+    fn a_json_line_has_the_fields_of_the_reference_and_no_others() {
+        let mut text = String::new();
+        json(&mut text, &line());
+        assert_eq!(text.matches('\n').count(), 1);
+        let read: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+        let reference = fields();
+        assert_eq!(reference.lines().count() - 2, read.len());
+        for name in read.keys() {
+            assert!(reference.contains(&format!("| `{name}` | ")), "{name}");
+        }
+        assert_eq!(read["total_ms"], 2000.0);
+        assert_eq!(read["overhead_ms"], 1.234);
+        assert_eq!(read["path"], "/v1/\"pay\u{1b}ments\"");
+    }
+
+    #[test]
+    fn what_is_absent_is_left_out() {
+        let line = Line {
+            status: None,
+            key_ref: None,
+            ..line()
+        };
+        let (mut machine, mut person) = (String::new(), String::new());
+        json(&mut machine, &line);
+        human(&mut person, &line);
+        for text in [machine, person] {
+            assert!(
+                !text.contains("status") && !text.contains("key_ref"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_for_people_is_one_line_without_control_characters() {
+        let mut text = String::new();
+        human(&mut text, &line());
+        let text = text.strip_suffix('\n').unwrap();
+        assert!(!text.contains(char::is_control), "{text:?}");
+        assert!(text.contains(" method=POST "), "{text}");
+        assert!(text.contains(" total_ms=2000 "), "{text}");
+    }
+
+    #[test]
+    fn a_sample_is_a_share_of_the_ordinary_and_everything_else_is_written() {
+        let soon = Duration::from_millis(1);
+        for (sample, expected) in [(0.0, 0..=0), (0.1, 900..=1100), (1.0, 10_000..=10_000)] {
+            let log = log(sample);
+            let taken = (0..10_000).filter(|_| log.takes(true, soon)).count();
+            assert!(expected.contains(&taken), "{sample}: {taken}");
+            assert!(log.takes(false, soon));
+            assert!(log.takes(true, Duration::from_secs(6)));
+        }
+        assert!(!AccessLog::off().takes(false, soon));
+    }
+}

@@ -1,0 +1,122 @@
+//! The raw head of a response, judged while it is read.
+//!
+//! hyper takes a line that ends without CR for a line. Who else reads the same bytes may not, and an upstream that lets
+//! a line feed of its users into a header says to one of the two what it never meant to say: such an answer is none.
+
+/// The shortest status line with the first digit of the status: `HTTP/1.1 2`.
+const STATUS_AT: usize = 9;
+
+/// Follows the heads that answer one request: interim ones, and the one that counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Heads {
+    is_in_head: bool,
+    is_first_line: bool,
+    is_interim: bool,
+    /// Bytes of the line so far, its CR included.
+    length: usize,
+    last: u8,
+    /// The second and third digits of the status.
+    digits: [u8; 2],
+}
+
+/// A line of a head ends without CR, or a head begins with an empty line.
+#[derive(Debug, thiserror::Error)]
+#[error("a line of the response's head is ambiguous")]
+pub(super) struct Ambiguous;
+
+impl Heads {
+    /// A request is about to be sent: what comes next is a head.
+    pub(super) fn begin() -> Self {
+        Self {
+            is_in_head: true,
+            is_first_line: true,
+            ..Self::default()
+        }
+    }
+
+    /// Takes the next bytes of the connection; those after the head that counts are none of its business.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), Ambiguous> {
+        for byte in bytes {
+            if !self.is_in_head {
+                return Ok(());
+            }
+            if *byte == b'\n' {
+                self.end_line()?;
+            } else {
+                self.note(*byte);
+            }
+            self.last = *byte;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, byte: u8) {
+        if self.is_first_line {
+            match self.length {
+                STATUS_AT => self.is_interim = byte == b'1',
+                at if at == STATUS_AT + 1 => self.digits[0] = byte,
+                at if at == STATUS_AT + 2 => self.digits[1] = byte,
+                _ => {}
+            }
+        }
+        self.length += 1;
+    }
+
+    fn end_line(&mut self) -> Result<(), Ambiguous> {
+        let is_empty = self.length == 1;
+        if self.last != b'\r' || is_empty && self.is_first_line {
+            return Err(Ambiguous);
+        }
+        self.length = 0;
+        self.is_first_line = false;
+        if is_empty {
+            // What follows 101 is another protocol.
+            let is_followed = self.is_interim && self.digits != *b"01";
+            *self = if is_followed {
+                Self::begin()
+            } else {
+                Self::default()
+            };
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same whether the bytes come at once or one by one.
+    fn judged(bytes: &str) -> bool {
+        let at_once = Heads::begin().read(bytes.as_bytes()).is_ok();
+        let mut heads = Heads::begin();
+        let one_by_one = bytes
+            .as_bytes()
+            .chunks(1)
+            .all(|byte| heads.read(byte).is_ok());
+        assert_eq!(at_once, one_by_one, "{bytes:?}");
+        at_once
+    }
+
+    #[test]
+    fn a_line_of_a_head_ends_with_cr_lf() {
+        assert!(judged("HTTP/1.1 200 OK\r\na: b\r\n\r\n"));
+        assert!(!judged("HTTP/1.1 200 OK\na: b\r\n\r\n"));
+        assert!(!judged("HTTP/1.1 200 OK\r\na: b\nc: d\r\n\r\n"));
+        assert!(!judged("HTTP/1.1 200 OK\r\na: b\r\n\n"));
+        assert!(!judged("HTTP/1.1 200 OK\r\na: b\n\nbody"));
+        assert!(!judged("\r\nHTTP/1.1 200 OK\r\n\r\n"));
+        assert!(!judged("\nHTTP/1.1 200 OK\r\n\r\n"));
+    }
+
+    #[test]
+    fn only_heads_are_judged() {
+        assert!(judged("HTTP/1.1 200 OK\r\n\r\nany\n\nbody"));
+        assert!(judged(
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\nany\nthing"
+        ));
+        let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
+        assert!(judged(&format!("{hints}HTTP/1.1 200 OK\r\n\r\n\n")));
+        assert!(!judged(&format!("{hints}HTTP/1.1 200 OK\n\r\n\n")));
+    }
+}

@@ -1,0 +1,93 @@
+//! Settings that do not fit to one another are said with every place that is written, all at once.
+
+use crate::{faults, faults_in_route, faults_with};
+
+#[test]
+fn addresses_that_cannot_be_listened_on_together_are_said_with_both_places() {
+    let choose = "choose another port for one of them";
+    for (top, expected) in [
+        (
+            "admin.address = \"127.0.0.1:80\"\nlisteners = [{ address = \"127.0.0.1:80\" }]\n",
+            format!(
+                "f:1:17: admin.address: 127.0.0.1:80 is taken by `listeners[0].address` = \"127.0.0.1:80\"; {choose}; \
+                 see also f:2:26"
+            ),
+        ),
+        (
+            "admin.address = \"0.0.0.0:80\"\nlisteners = [{ address = \"127.0.0.1:80\" }]\n",
+            format!(
+                "f:1:17: admin.address: 0.0.0.0:80 is taken by `listeners[0].address` = \"127.0.0.1:80\"; {choose}; \
+                 see also f:2:26"
+            ),
+        ),
+        (
+            "listeners = [{ address = \"127.0.0.1:9090\" }]\n",
+            format!(
+                "f:1:26: listeners[0].address: 127.0.0.1:9090 is taken by `admin.address` = \"127.0.0.1:9090\", by \
+                 default; {choose}"
+            ),
+        ),
+    ] {
+        assert_eq!(faults_with(top), expected, "{top}");
+    }
+}
+
+#[test]
+fn what_two_settings_of_a_route_say_against_each_other_is_said_with_both_places() {
+    for (settings, expected) in [
+        (
+            "outcomes.release = [\"5xx\"]\noutcomes.unknown = [\"503\", \"999\"]",
+            "f:3:20: routes.all.outcomes.unknown: 503 is in `release`, too; a status has one meaning: take it out of one \
+             of the lists; see also f:2:20\n\
+             f:3:28: routes.all.outcomes.unknown[1]: is \"999\"; write a status from \"200\" to \"599\", or a class \
+             such as \"5xx\"",
+        ),
+        (
+            "fingerprint.body = \"none\"\nfingerprint.ignore = [\"/a\"]",
+            "f:3:22: routes.all.fingerprint.ignore: members can only be ignored where the body counts as JSON; set body \
+             = \"json\"; see also f:2:20",
+        ),
+        (
+            "response_timeout = \"40d\"\nretention = { success = 1 }",
+            "f:2:20: routes.all.response_timeout: `retention.unknown` = \"30d\" is less than response_timeout 40d + \
+             late_response 5m + record_timeout 2s + lease 15s together: an outcome would be forgotten while it is \
+             open; it has to be 961h or more\n\
+             f:3:25: routes.all.retention.success: is an integer; write a duration such as \"30s\" (ms, s, m, h, d), \
+             above zero; did you mean \"1s\"?",
+        ),
+    ] {
+        assert_eq!(faults_in_route(settings), expected, "{settings}");
+    }
+}
+
+#[test]
+fn a_setting_of_a_route_that_one_of_all_forbids_is_said_with_both_places() {
+    assert_eq!(
+        faults_with("store.timeout = \"1s\"\ndefaults.lease = \"1s\"\n"),
+        "f:2:18: routes.all.lease: 1s is less than twice the 1s of `store.timeout`: a claim might be over before it is \
+         answered; it has to be 2s or more; see also f:1:17"
+    );
+    assert_eq!(
+        faults_with("limits.max_buffered = \"1KiB\"\ndefaults.max_request_body = \"1KiB\"\n"),
+        "f:1:23: limits.max_buffered: `max_response_body` = \"1MiB\" is more than `limits.max_buffered` = \
+         \"1KiB\", which all bodies share; lower the former, or raise the latter"
+    );
+}
+
+#[test]
+fn what_routes_are_to_one_another_is_said_beside_what_is_wrong_in_one_of_them() {
+    let said = faults(
+        "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[defaults]\nupstream = \"api\"\n\
+         [[routes]]\nname = \"rest\"\npath = \"/*\"\nmode = \"pass\"\n\
+         [[routes]]\nname = \"rest\"\nid = \"a b\"\npath = \"/pay\"\nscope = [\"X-Tenant\"]\n",
+    );
+    let places: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.split(": ").next())
+        .collect();
+    assert_eq!(places, ["f:10:8", "f:11:6", "f:12:8", "f:13:10"], "{said}");
+    assert!(
+        said.contains("two routes have the name `rest`")
+            && said.contains("no request reaches route `rest`")
+    );
+}

@@ -1,0 +1,160 @@
+//! What `/metrics` says, as those read it who watch gateways.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use crate::support::{
+    Act, Gate, Gateway, Http2, Problem, Request, Setup, ToyUpstream, payment, tool, until,
+};
+
+/// Some of everything that a route can do.
+async fn traffic(gateway: &Gateway, upstream: &ToyUpstream) {
+    gateway.send(&payment("a")).await.is(201, "executed");
+    gateway.send(&payment("a")).await.is(201, "replayed");
+    let other = payment("a").body("other");
+    gateway.send(&other).await.refuses(Problem::KEY_REUSED);
+    upstream.next(Act::reset_after_reading());
+    gateway.send(&payment("b")).await.refuses(Problem::FAILED);
+    upstream.next(Act::respond(201, &[], "x".repeat(2 << 20)));
+    gateway.send(&payment("c")).await.is(201, "unrecorded");
+    gateway.send(&Request::get("/else")).await.is(201, "");
+}
+
+#[tokio::test]
+async fn promtool_has_nothing_to_say_about_them() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream).rest_passes().start().await;
+    traffic(&gateway, &upstream).await;
+    let page = gateway.admin("/metrics").await.expect("metrics");
+    let mut promtool = Command::new(tool("promtool"))
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool");
+    let mut input = promtool.stdin.take().expect("a pipe");
+    input.write_all(&page.body).expect("promtool reads");
+    drop(input);
+    let said = promtool.wait_with_output().expect("promtool ends");
+    let text = String::from_utf8_lossy(&said.stderr) + String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success() && text.is_empty(), "{text}");
+}
+
+#[tokio::test]
+async fn no_request_makes_a_new_series() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream).rest_passes().start().await;
+    let before = gateway.metrics().await.series();
+    traffic(&gateway, &upstream).await;
+    let http2 = Http2::open(gateway.address).await;
+    for number in 0..20 {
+        let odd = format!("x{number}");
+        for request in [
+            Request::new(&format!("METHOD{number}"), &format!("/{odd}?{odd}")),
+            payment(&odd).auth(&odd).header("traceparent", &odd),
+            payment(&format!("{odd} {odd}")),
+            Request::get(&format!("/%2e/v1/payments/{odd}")),
+            Request::post(&odd),
+            Request::get("/x").header("Host", &format!("{odd}.example")),
+            Request::get("/x").header("Host", "a").header("Host", &odd),
+        ] {
+            gateway.send(&request).await;
+        }
+        http2.send(&Request::get(&format!("/{odd}"))).await;
+        upstream.next(Act::respond(400 + number, &[], &odd));
+        gateway.send(&payment(&format!("status{number}"))).await;
+    }
+    assert_eq!(gateway.metrics().await.series(), before);
+}
+
+#[tokio::test]
+async fn they_say_what_was_sent_how_much_of_it_and_how_long_it_took() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream)
+        .route("wait = \"20s\"")
+        .rest_passes()
+        .start()
+        .await;
+    let gate = Gate::closed();
+    upstream.next(Act::respond(201, &[], "x".repeat(5000)).after(&gate));
+    let first = gateway.spawn(&payment("k").body("y".repeat(300)));
+    upstream.next_request().await;
+    let second = gateway.spawn(&payment("k").body("y".repeat(300)));
+    until("the second one to wait", || async {
+        let waiters = gateway.metrics().await.value("oncegate_waiters", &[]);
+        (waiters == Some(1.0)).then_some(())
+    })
+    .await;
+    gate.open();
+    first.await.expect("an answer").is(201, "executed");
+    second.await.expect("an answer").is(201, "replayed");
+    gateway
+        .send(&payment("k").body("y".repeat(300)))
+        .await
+        .is(201, "replayed");
+    // The last one's line is written after it is counted.
+    gateway.log().nth_message("request", 2).await;
+
+    let metrics = gateway.metrics().await;
+    let pay = [("route", "pay")];
+    for (name, count) in [
+        ("oncegate_request_duration_seconds_count", 3.0),
+        ("oncegate_overhead_seconds_count", 3.0),
+        ("oncegate_waiting_duration_seconds_count", 1.0),
+        ("oncegate_replay_age_seconds_count", 1.0),
+        ("oncegate_request_body_bytes_count", 3.0),
+        ("oncegate_request_body_bytes_sum", 900.0),
+        ("oncegate_response_body_bytes_count", 3.0),
+        ("oncegate_response_body_bytes_sum", 15_000.0),
+        ("oncegate_requests_in_flight", 0.0),
+    ] {
+        assert_eq!(metrics.value(name, &pay), Some(count), "{name}");
+    }
+    let claims = |result| metrics.value("oncegate_claims_total", &[("result", result)]);
+    assert_eq!(claims("acquired"), Some(1.0));
+    assert_eq!(claims("completed"), Some(1.0));
+    // What the upstream and the other attempt took is not oncegate's.
+    let sum = |name| metrics.value(name, &pay).expect("a series");
+    let upstream = metrics.value(
+        "oncegate_upstream_duration_seconds_sum",
+        &[("upstream", "toy")],
+    );
+    let elsewhere = upstream.expect("a series") + sum("oncegate_waiting_duration_seconds_sum");
+    let overhead = sum("oncegate_overhead_seconds_sum");
+    let whole = sum("oncegate_request_duration_seconds_sum");
+    assert!(
+        overhead <= whole - elsewhere + 1e-9,
+        "{overhead} {whole} {elsewhere}"
+    );
+}
+
+#[tokio::test]
+async fn connections_that_a_limit_closes_are_counted_by_limit() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream)
+        .limits("first_byte = \"100ms\"")
+        .limits("headers = \"100ms\"")
+        .limits("body_idle = \"100ms\"")
+        .limits("keep_alive = \"100ms\"")
+        .start()
+        .await;
+    gateway.connect().await.closed().await;
+    let begun =
+        "POST /v1/payments HTTP/1.1\r\nHost: x\r\nAuthorization: a\r\nIdempotency-Key: k\r\n";
+    for rest in ["", "Content-Length: 10\r\n\r\nhalf"] {
+        let mut client = gateway.connect().await;
+        client.write(format!("{begun}{rest}").as_bytes()).await;
+        client.closed().await;
+    }
+    let mut client = gateway.connect().await;
+    client.send(&payment("k")).await.is(201, "executed");
+    client.closed().await;
+    for limit in ["first_byte", "headers", "body_idle", "keep_alive"] {
+        let closed = gateway
+            .metrics()
+            .await
+            .value("oncegate_connections_closed_total", &[("limit", limit)]);
+        assert_eq!(closed, Some(1.0), "{limit}");
+    }
+}

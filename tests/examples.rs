@@ -1,0 +1,307 @@
+//! The ready configurations under `config/`: each is loaded, and each does before a real upstream what it is there
+//! for. Only ports and paths are replaced.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use oncegate::config::Config;
+use support::{Act, Gate, Gateway, Request, ToyUpstream, payment, until};
+
+/// The examples that a test below exercises, by name. One that is not among them fails
+/// [`every_example_is_exercised`].
+const EXERCISED: [&str; 9] = [
+    "ci", "observe", "oncegate", "payments", "queue", "services", "sidecar", "strict", "webhooks",
+];
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config")
+}
+
+/// The examples by name, in the order of the alphabet.
+fn names() -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder()).expect("a folder");
+    entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
+        .map(|path| {
+            let name = path.file_stem().and_then(|name| name.to_str());
+            name.expect("a name of letters").to_owned()
+        })
+        .collect()
+}
+
+/// An example as it is, but for where it listens, where it sends and where it keeps.
+async fn start(name: &str, upstreams: &[&ToyUpstream]) -> Gateway {
+    let path = folder().join(format!("{name}.toml"));
+    let mut text = std::fs::read_to_string(path).expect("an example");
+    for (index, upstream) in upstreams.iter().enumerate() {
+        let written = format!("http://127.0.0.1:{}", 9000 + index);
+        assert!(text.contains(&written), "{name} has no {written}");
+        text = text.replace(&written, &upstream.url());
+    }
+    // The gateway is started in a folder of its own.
+    text = text.replace("embedded:/var/lib/oncegate/", "embedded:");
+    Gateway::start(&text).await
+}
+
+#[test]
+fn every_example_can_be_loaded() {
+    for name in names() {
+        let path = folder().join(format!("{name}.toml"));
+        if let Err(faults) = Config::load(&path) {
+            panic!("{faults}");
+        }
+    }
+}
+
+#[test]
+fn every_example_is_exercised() {
+    let exercised: BTreeSet<String> = EXERCISED.map(str::to_owned).into();
+    assert_eq!(names(), exercised, "config/ and the tests below differ");
+}
+
+#[tokio::test]
+async fn sidecar_protects_payments_and_passes_the_rest() {
+    let upstream = ToyUpstream::start();
+    let gateway = start("sidecar", &[&upstream]).await;
+    gateway.send(&payment("k")).await.is(201, "executed");
+    gateway.send(&payment("k")).await.is(201, "replayed");
+    let keyless = payment("k").without("Idempotency-Key");
+    gateway.send(&keyless).await.is(400, "refused");
+    gateway
+        .send(&Request::get("/v1/payments"))
+        .await
+        .is(201, "");
+    assert_eq!(upstream.charges(), 2);
+}
+
+#[tokio::test]
+async fn oncegate_protects_payments_and_passes_the_rest() {
+    let upstream = ToyUpstream::start();
+    let gateway = start("oncegate", &[&upstream]).await;
+    gateway.send(&payment("k")).await.is(201, "executed");
+    gateway.send(&payment("k")).await.is(201, "replayed");
+    let other = payment("k").body("{\"amount\":200}");
+    gateway.send(&other).await.is(422, "refused");
+    gateway.send(&Request::get("/else")).await.is(201, "");
+    assert_eq!(upstream.charges(), 2);
+}
+
+#[tokio::test]
+async fn observe_passes_payments_and_counts_those_that_enforcing_would_have_replayed() {
+    let upstream = ToyUpstream::start();
+    let gateway = start("observe", &[&upstream]).await;
+    gateway.send(&payment("k")).await.is(201, "observed");
+    gateway.send(&payment("k")).await.is(201, "observed");
+    assert_eq!(upstream.charges(), 2);
+    let labels = [("route", "create-payment"), ("would_be", "replayed")];
+    until("the duplicate to be counted", || async {
+        let metrics = gateway.metrics().await;
+        (metrics.value("oncegate_observed_total", &labels)? >= 1.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn payments_lets_duplicates_wait_knows_a_payment_in_another_order_and_serves_the_keyless() {
+    let upstream = ToyUpstream::start();
+    let gateway = start("payments", &[&upstream]).await;
+    let gate = Gate::closed();
+    upstream.next(Act::respond(201, &[], "ch_1").after(&gate));
+    let ordered = |body: &str| payment("k").body(body);
+    let first = gateway.spawn(&ordered("{\"amount\":100,\"currency\":\"eur\"}"));
+    upstream.next_request().await;
+    let second = gateway.spawn(&ordered("{\"currency\":\"eur\",\"amount\":100}"));
+    waits(&gateway).await;
+    gate.open();
+    first.await.expect("an answer").is(201, "executed");
+    second.await.expect("an answer").is(201, "replayed");
+    let other = ordered("{\"amount\":200,\"currency\":\"eur\"}");
+    gateway.send(&other).await.is(422, "refused");
+    let keyless = payment("k").without("Idempotency-Key");
+    gateway.send(&keyless).await.is(201, "unkeyed");
+    assert_eq!(upstream.charges(), 2);
+    let metrics = gateway.metrics().await;
+    assert_eq!(metrics.decisions("write", "joined"), 1);
+}
+
+/// Returns once a duplicate waits for the first.
+async fn waits(gateway: &Gateway) {
+    until("a duplicate to wait", || async {
+        let metrics = gateway.metrics().await;
+        let waiting = metrics.value("oncegate_waiters", &[])?;
+        (waiting >= 1.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn webhooks_takes_an_event_once_by_the_id_that_its_provider_gives_it() {
+    let upstream = ToyUpstream::start();
+    let gateway = start("webhooks", &[&upstream]).await;
+    let event = |header: &str, id: &str| {
+        Request::post("/webhooks/orders")
+            .header(header, id)
+            .header("Webhook-Signature", &fastrand::u64(..).to_string())
+            .body("{\"type\":\"paid\"}")
+    };
+    gateway
+        .send(&event("Webhook-Id", "msg_1"))
+        .await
+        .is(201, "executed");
+    gateway
+        .send(&event("Webhook-Id", "msg_1"))
+        .await
+        .is(201, "replayed");
+    gateway
+        .send(&event("X-GitHub-Delivery", "d-1"))
+        .await
+        .is(201, "executed");
+    gateway
+        .send(&event("X-GitHub-Delivery", "d-1"))
+        .await
+        .is(201, "replayed");
+    // The receiver says that it did nothing, and the event comes again.
+    upstream.next(Act::respond(500, &[], "no database"));
+    gateway
+        .send(&event("Webhook-Id", "msg_2"))
+        .await
+        .is(500, "released");
+    gateway
+        .send(&event("Webhook-Id", "msg_2"))
+        .await
+        .is(201, "executed");
+    // Nobody knows, and the provider is told to ask again.
+    upstream.next(Act::reset_after_reading());
+    gateway
+        .send(&event("Webhook-Id", "msg_3"))
+        .await
+        .is(502, "unknown");
+    gateway
+        .send(&event("Webhook-Id", "msg_3"))
+        .await
+        .is(503, "unknown");
+    assert_eq!(upstream.charges(), 5);
+}
+
+#[tokio::test]
+async fn services_sends_each_host_to_its_own_service_and_keeps_tenants_apart() {
+    let [one, two, payments] = [(); 3].map(|()| ToyUpstream::start());
+    let gateway = start("services", &[&one, &two, &payments]).await;
+    let create = |host: &str, tenant: &str| {
+        Request::post("/v1/things")
+            .header("Host", host)
+            .header("X-Tenant", tenant)
+            .key("k")
+            .body("{}")
+    };
+    let (orders_host, payments_host) = ("orders.example.com", "payments.example.com");
+    gateway
+        .send(&create(orders_host, "a"))
+        .await
+        .is(201, "executed");
+    gateway
+        .send(&create(orders_host, "a"))
+        .await
+        .is(201, "replayed");
+    gateway
+        .send(&create(payments_host, "a"))
+        .await
+        .is(201, "executed");
+    gateway
+        .send(&create(payments_host, "b"))
+        .await
+        .is(201, "executed");
+    let read = Request::get("/v1/things").header("Host", payments_host);
+    gateway.send(&read).await.is(201, "");
+    assert_eq!(
+        gateway.send(&create("else.example.com", "a")).await.status,
+        404
+    );
+    assert_eq!((one.charges() + two.charges(), payments.charges()), (1, 3));
+}
+
+#[tokio::test]
+async fn strict_refuses_what_bears_no_proper_key_and_holds_every_error() {
+    let upstream = ToyUpstream::start();
+    let gateway = start("strict", &[&upstream]).await;
+    let transfer = |key: &str| {
+        let request = Request::new("PUT", "/transfers/1").key(key).body("{}");
+        request.header("X-Tenant", "bank").header("X-User", "alice")
+    };
+    let (first, second) = (
+        "6b1e7b1c-6c1f-4d7e-9a53-0a51f6a1f001",
+        "6b1e7b1c-6c1f-4d7e-9a53-0a51f6a1f002",
+    );
+    gateway.send(&transfer("1")).await.is(400, "refused");
+    gateway
+        .send(&transfer(first).without("X-User"))
+        .await
+        .is(401, "refused");
+    gateway.send(&transfer(first)).await.is(201, "executed");
+    gateway.send(&transfer(first)).await.is(201, "replayed");
+    upstream.next(Act::respond(500, &[], "half of it"));
+    gateway.send(&transfer(second)).await.is(500, "unknown");
+    gateway.send(&transfer(second)).await.is(503, "unknown");
+    gateway
+        .send(&Request::get("/transfers/1"))
+        .await
+        .is(201, "");
+    assert_eq!(
+        gateway
+            .send(&Request::new("LOCK", "/transfers/1"))
+            .await
+            .status,
+        404
+    );
+    assert_eq!(upstream.charges(), 3);
+    assert!(gateway.directory().join("records.db").exists());
+}
+
+#[tokio::test]
+async fn ci_leaves_no_file_and_calls_a_handler_that_hangs_unknown() {
+    let upstream = ToyUpstream::start();
+    let gateway = start("ci", &[&upstream]).await;
+    let write = Request::new("DELETE", "/things/1");
+    gateway.send(&write).await.is(400, "refused");
+    let write = write.key("k");
+    gateway.send(&write).await.is(201, "executed");
+    gateway.send(&write).await.is(201, "replayed");
+    upstream.next(Act::hang());
+    gateway
+        .send(&write.clone().key("l"))
+        .await
+        .is(504, "unknown");
+    gateway.send(&write.key("l")).await.is(409, "unknown");
+    let files = std::fs::read_dir(gateway.directory()).expect("a folder");
+    // The configuration, which the test wrote.
+    assert_eq!(files.count(), 1);
+}
+
+#[tokio::test]
+async fn queue_lets_a_second_delivery_of_a_task_wait_for_the_first() {
+    let upstream = ToyUpstream::start();
+    let gateway = start("queue", &[&upstream]).await;
+    let task = |name: &str| {
+        let task = Request::post("/tasks/mail").header("X-CloudTasks-TaskName", name);
+        task.body("{}")
+    };
+    let gate = Gate::closed();
+    upstream.next(Act::respond(204, &[], "").after(&gate));
+    let first = gateway.spawn(&task("t1"));
+    upstream.next_request().await;
+    let second = gateway.spawn(&task("t1"));
+    waits(&gateway).await;
+    gate.open();
+    first.await.expect("an answer").is(204, "executed");
+    second.await.expect("an answer").is(204, "replayed");
+    upstream.next(Act::reset_after_reading());
+    gateway.send(&task("t2")).await.is(502, "unknown");
+    gateway.send(&task("t2")).await.is(503, "unknown");
+    assert_eq!(upstream.charges(), 2);
+}
