@@ -16,18 +16,23 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::unresolved::Census;
 use crate::admin::{Admin, Readiness};
-use crate::config::{Config, EncryptionKey, StoreConfig, StoreLocation};
+use crate::config::{Config, EncryptionKey, RedisConfig, StoreConfig, StoreLocation};
 use crate::gateway::{Gateway, Parts};
 use crate::identity::IdKeyBytes;
 use crate::route::Table;
 use crate::server::{Ending, Limit, Server};
-use crate::store::{Embedded, Found, Memory, OpenError, Sealing, SealingKey, Store, system_clock};
+use crate::store::{
+    Accepted, ContactError, Embedded, Found, Memory, OpenError, Redis, Sealing, SealingKey, Store,
+    Time, system_clock,
+};
 use crate::telemetry::log::Log;
 use crate::telemetry::{AccessLog, LimitOver, Metrics, StoreHealth};
 use crate::upstream::Upstream;
 
 /// How often the store is asked whether it is there, until it was there once.
 const FIRST_PINGS_EVERY: Duration = Duration::from_millis(200);
+/// How long a start waits for a store on servers, to hear whether it is the right one.
+const FIRST_CONTACT: Duration = Duration::from_secs(3);
 /// How often after that.
 const PINGS_EVERY: Duration = Duration::from_secs(5);
 /// How long the last words of exchanges that a drain cuts short may take to reach the store.
@@ -47,6 +52,18 @@ pub enum Error {
     /// The store's task died.
     #[error("the store could not be opened: {0}")]
     StoreTask(#[from] tokio::task::JoinError),
+    /// A shared store is another one than the configuration means.
+    #[error(transparent)]
+    Contact(ContactError),
+    /// A shared store without an id key; the configuration asks for one.
+    #[error("a shared store needs an id_key")]
+    NoIdKey,
+    /// A store that lives and dies with its gateway is never another one.
+    #[error("only a store on servers is accepted anew")]
+    NotOnServers,
+    /// A shared store did not answer.
+    #[error("the store does not answer")]
+    NoAnswer,
     /// The system gave no randomness.
     #[error("the system has no source of randomness")]
     Randomness,
@@ -217,7 +234,75 @@ async fn open(config: &StoreConfig) -> Result<(Arc<dyn Store>, IdKeyBytes), Erro
             say_found(store.found());
             Ok((Arc::new(store), IdKeyBytes(id_key)))
         }
+        StoreLocation::Redis(redis) => shared(config, redis).await,
     }
+}
+
+/// A store on servers. Where they do not answer the gateway starts all the same, and is ready once they do; where they
+/// answer that this is not the store that the configuration means, it does not start.
+async fn shared(
+    config: &StoreConfig,
+    redis: &RedisConfig,
+) -> Result<(Arc<dyn Store>, IdKeyBytes), Error> {
+    let (store, id_key) = on_servers(config, redis)?;
+    let first = async {
+        loop {
+            match store.contact().await {
+                Err(ContactError::Store(error)) => tracing::debug!(%error, "no contact yet"),
+                contact => break contact,
+            }
+            sleep(FIRST_PINGS_EVERY).await;
+        }
+    };
+    match timeout(FIRST_CONTACT, first).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error @ ContactError::OtherIdKey)) => return Err(Error::Contact(error)),
+        Ok(Err(error)) => tracing::error!(%error, "the store cannot be used as it is"),
+        Err(_) => tracing::warn!("the store does not answer yet"),
+    }
+    let namespace = &config.namespace;
+    tracing::info!(
+        namespace,
+        "records are kept on servers, which gateways may share"
+    );
+    Ok((Arc::new(store), id_key))
+}
+
+fn on_servers(config: &StoreConfig, redis: &RedisConfig) -> Result<(Redis, IdKeyBytes), Error> {
+    let id_key = config.id_key.clone().ok_or(Error::NoIdKey)?;
+    // Where there is one already it is the same.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let (namespace, timeout) = (&config.namespace, config.timeout);
+    let store = Redis::new(redis, namespace, &id_key, timeout, Time::Server);
+    Ok((store, id_key))
+}
+
+/// Accepts a store on servers as it is, after it lost records.
+///
+/// # Errors
+/// Where it is no such store, or cannot be asked.
+pub async fn accept_store(config: &StoreConfig) -> Result<Accepted, Error> {
+    let StoreLocation::Redis(redis) = &config.location else {
+        return Err(Error::NotOnServers);
+    };
+    let (store, _) = on_servers(config, redis)?;
+    let accepting = timeout(FIRST_CONTACT, store.accept()).await;
+    accepting
+        .map_err(|_| Error::NoAnswer)?
+        .map_err(Error::Contact)
+}
+
+/// Asks a store on servers whether it is the one that the configuration means; of other stores there is nothing to ask.
+///
+/// # Errors
+/// Why it is not.
+pub async fn ask_store(config: &StoreConfig) -> Result<(), Error> {
+    let StoreLocation::Redis(redis) = &config.location else {
+        return Ok(());
+    };
+    let (store, _) = on_servers(config, redis)?;
+    let asking = timeout(FIRST_CONTACT, store.inspect()).await;
+    asking.map_err(|_| Error::NoAnswer)?.map_err(Error::Contact)
 }
 
 /// The store, with its responses encrypted at rest where there is a key to do it with.
@@ -290,6 +375,7 @@ fn refresh(
         let usage = store.usage();
         metrics.store.records.set(usage.records);
         metrics.store.bytes.set(usage.bytes);
+        metrics.store.limit_bytes.set(usage.limit_bytes);
         for (index, (_, upstream)) in upstreams.iter().enumerate() {
             let (stats, mirrored) = (upstream.stats(), metrics.upstream(index));
             mirrored.connections.set(stats.open as u64);

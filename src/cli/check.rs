@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Check, Failure, report, summary};
+use crate::app;
 use crate::config::{Config, Endpoint, Loaded, StoreLocation, UpstreamConfig};
 
 pub(super) async fn run(arguments: &Check) -> Result<(), Failure> {
@@ -34,7 +35,13 @@ async fn connect(config: &Config, stdout: &mut impl Write) -> Result<(), Failure
             Ok(())
         }
     };
-    note(store(&config.store.location))?;
+    note(match &config.store.location {
+        StoreLocation::Redis(_) => match app::ask_store(&config.store).await {
+            Ok(()) => Ok("the store answers".to_owned()),
+            Err(error) => Err(format!("the store: {error}")),
+        },
+        location => store(location),
+    })?;
     for upstream in &config.upstreams {
         for endpoint in &upstream.endpoints {
             note(ask(upstream, endpoint).await)?;

@@ -6,6 +6,7 @@ mod healthcheck;
 pub mod report;
 mod schema;
 mod serve;
+mod store;
 mod summary;
 
 use std::ffi::OsString;
@@ -40,9 +41,25 @@ enum Command {
     },
     /// Prints the JSON Schema of a configuration file.
     Schema,
+    /// Settles what only an operator can say about a store.
+    Store {
+        #[command(subcommand)]
+        command: Store,
+    },
     /// Asks the gateway of a configuration whether it is ready.
     Healthcheck {
         /// The configuration that the gateway runs with.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Store {
+    /// Accepts a shared store as it is, after it was emptied or lost a part: what was lost stays lost, and keys of
+    /// which nothing is left are new keys.
+    Accept {
+        /// The configuration that the gateways run with.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
@@ -133,6 +150,9 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCo
         Command::Check(arguments) => check::run(&arguments).await?,
         Command::Demo { once } => return Ok(Box::pin(demo::run(once)).await?),
         Command::Schema => schema::run()?,
+        Command::Store {
+            command: Store::Accept { config },
+        } => store::accept(&config).await?,
         Command::Healthcheck { config } => healthcheck::run(&config).await?,
     }
     Ok(ExitCode::SUCCESS)

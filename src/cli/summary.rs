@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use http::Method;
 
-use crate::config::{Config, Endpoint, StoreConfig, StoreLocation};
+use crate::config::{Config, Endpoint, RedisForm, StoreConfig, StoreLocation};
 use crate::identity::{KeySource, ScopeSource};
 use crate::route::{Mode, Policy, Route};
 
@@ -54,6 +54,22 @@ pub(super) fn store(store: &StoreConfig) -> String {
         StoreLocation::Embedded(path) => {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             format!("records in {}, for one process", path.display())
+        }
+        StoreLocation::Redis(redis) => {
+            let servers: Vec<String> = redis
+                .servers
+                .iter()
+                .map(|server| format!("{}:{}", server.host, server.port))
+                .collect();
+            let kind = match &redis.form {
+                RedisForm::Single => "on the server".to_owned(),
+                RedisForm::Sentinel { master } => {
+                    format!("on the master {master} of the sentinels")
+                }
+                RedisForm::Cluster => "in the cluster of".to_owned(),
+            };
+            let (servers, namespace) = (servers.join(", "), &store.namespace);
+            format!("records {kind} {servers}, shared by the gateways of {namespace}")
         }
     }
 }

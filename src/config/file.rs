@@ -9,6 +9,7 @@ use http::{HeaderName, Method};
 use super::document::OWN;
 use super::finding::Findings;
 use super::quantity::{Count, Positive, Share, Size};
+use super::redis::{FilePath, ReplicasAck};
 use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
 use super::value::{Label, Named, Partly};
@@ -68,12 +69,16 @@ section! {
     /// Where records are kept.
     StoreFile {
         /// `memory:` forgets everything when the process ends; `embedded:PATH` is a file for a single process. A
-        /// relative path starts at the working directory.
+        /// relative path starts at the working directory. `redis://USER:PASSWORD@HOST:PORT/DATABASE` and `rediss://`
+        /// with TLS are a server that gateways share, `redis-sentinel://HOST:PORT,HOST:PORT/NAME` names the sentinels
+        /// of one, and `redis-cluster://HOST:PORT,HOST:PORT` some servers of a cluster. A password in a URL is never
+        /// printed.
         url: StoreLocation = "embedded:oncegate.db",
         /// How long one operation may take, retries included.
         timeout: Positive<Duration> = "250ms",
         /// How much it may hold, in bytes of records: 10GiB unless set, 256MiB for `memory:`. The file of an
-        /// embedded store is larger, up to about twice. When it is full nothing is evicted: new claims are refused
+        /// embedded store is larger, up to about twice. Servers have a limit of their own (`maxmemory`, with the
+        /// policy `noeviction`), so there is none here. When it is full nothing is evicted: new claims are refused
         /// with 503, or forwarded without protection where `on_store_down` is "forward".
         max_size: Option<Positive<Size>>,
         /// Part of every record id, so that gateways that share a store can be kept apart. Records made under
@@ -84,13 +89,37 @@ section! {
         /// is set. A relative path starts at the working directory; a newline at the end of a file is not part of
         /// the secret.
         id_key: Option<Secret>,
+        /// The password of a shared store, where it does not stand in the URL.
+        password: Option<Secret>,
+        /// How many replicas have to have a claim before it counts. Required where replicas can take over
+        /// (`redis-sentinel:`, `redis-cluster:`): 0 says that a claim which no replica has yet may be lost with its
+        /// primary, and its operation sent again. More than 0 is not in this version.
+        replicas_ack: Option<ReplicasAck>,
+        /// TLS to a shared store, whatever its URL begins with: `roots`, a file of root certificates to trust in the
+        /// place of the system's; `certificate`, a file with what the servers are shown; and `key`, where its private
+        /// key is, `{ file = "path" }` or `{ env = "NAME" }`. All in PEM, and each may be left out. A certificate of a
+        /// server has to bear the name or address that it is reached by, in a cluster the one that it announces.
+        tls: Option<StoreTlsFile>,
         /// Recorded responses are encrypted at rest where there is a key: AES-256-GCM, bound to their record, bodies
         /// compressed first. The first key encrypts and all of them decrypt: to rotate, put a new one in front, and
         /// take the old one away once the longest `retention` is over. A response whose key is missing is not
         /// replayed: its duplicates are answered with 503. What was recorded without a key stays as it is.
         encryption_keys: Vec<EncryptionKeyFile> = [],
     }
-    later { "replicas_ack" }
+    later {}
+}
+
+section! {
+    /// TLS to the servers of a shared store, whatever its URL begins with.
+    StoreTlsFile {
+        /// A file of root certificates to trust, in PEM, in the place of the system's.
+        roots: Option<FilePath>,
+        /// A file with the certificate that the servers are shown, and those above it, in PEM.
+        certificate: Option<FilePath>,
+        /// The private key of that certificate, in PEM.
+        key: Option<Secret>,
+    }
+    later {}
 }
 
 section! {

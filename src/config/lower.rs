@@ -13,6 +13,7 @@ use super::finding::Findings;
 use super::fit;
 use super::home::nearest;
 use super::order;
+use super::redis;
 use super::secret;
 use super::setting::Setting;
 use super::setting::Value;
@@ -79,8 +80,19 @@ fn store(file: Option<&StoreFile>, findings: &mut Findings) -> Option<StoreConfi
         }
     };
     let encryption_keys = encryption_keys(file.encryption_keys.get()?, findings)?;
-    let location = file.url.value()?;
+    let location = match file.url.value()? {
+        StoreLocation::Redis(redis) => {
+            shared(file, findings);
+            StoreLocation::Redis(Box::new(redis::completed(*redis, file, findings)?))
+        }
+        location => {
+            alone(file, findings);
+            location
+        }
+    };
     let max_size = match (file.max_size.value()?, &location) {
+        // The servers have a limit of their own.
+        (_, StoreLocation::Redis(_)) => 0,
         (Some(size), _) => size.0.0,
         (None, StoreLocation::Memory) => MAX_SIZE_IN_MEMORY,
         (None, StoreLocation::Embedded(_)) => MAX_SIZE,
@@ -97,6 +109,39 @@ fn store(file: Option<&StoreFile>, findings: &mut Findings) -> Option<StoreConfi
         id_key,
         encryption_keys,
     })
+}
+
+/// What a store needs that gateways share, and what it cannot have.
+fn shared(file: &StoreFile, findings: &mut Findings) {
+    let mut needed = Vec::new();
+    if let Some(None) = file.namespace.get() {
+        needed.push("`store.namespace`, which goes before every key");
+    }
+    if let Some(None) = file.id_key.get() {
+        needed.push("`store.id_key`, the same for every gateway");
+    }
+    if !needed.is_empty() {
+        let message = format!("is shared by gateways; it needs {}", needed.join(", and "));
+        findings.whole(&file.url.place, message);
+    }
+    if let Some(Some(_)) = file.max_size.get() {
+        let message = "has no effect on servers of their own; set their maxmemory, with the policy noeviction";
+        findings.whole(&file.max_size.place, message.to_owned());
+    }
+}
+
+/// What a store of one process has no use for.
+fn alone(file: &StoreFile, findings: &mut Findings) {
+    let message = "is for stores on servers";
+    if let Some(Some(_)) = file.password.get() {
+        findings.whole(&file.password.place, message.to_owned());
+    }
+    if let Some(Some(_)) = file.replicas_ack.get() {
+        findings.whole(&file.replicas_ack.place, message.to_owned());
+    }
+    if let Some(Some(_)) = file.tls.get() {
+        findings.whole(&file.tls.place, message.to_owned());
+    }
 }
 
 fn encryption_keys(

@@ -11,6 +11,7 @@ mod home;
 mod lower;
 mod order;
 mod quantity;
+mod redis;
 mod reference;
 mod secret;
 mod setting;
@@ -33,6 +34,7 @@ use crate::identity::ScopeSource;
 use crate::route::{Mode, Route};
 
 pub use self::finding::{Faults, Finding, Position};
+pub use self::redis::{ClientCertificate, Password, PrivateKey, RedisConfig, RedisForm, RedisTls};
 pub use self::reference::{reference, schema};
 
 /// The longest configuration file, in bytes: some thousand routes.
@@ -211,6 +213,8 @@ pub enum StoreLocation {
     Memory,
     /// `embedded:PATH`
     Embedded(PathBuf),
+    /// `redis://…` and its like.
+    Redis(Box<RedisConfig>),
 }
 
 /// Section `[limits]`.

@@ -86,6 +86,20 @@ pub(super) fn key(secret: &Secret, place: &Place, findings: &mut Findings) -> Op
     Some(key)
 }
 
+/// A secret as it is.
+pub(super) fn bytes(secret: &Secret, place: &Place, findings: &mut Findings) -> Option<Vec<u8>> {
+    read(secret)
+        .map_err(|wrong| findings.value(place, wrong))
+        .ok()
+}
+
+/// A secret that is a text.
+pub(super) fn text(secret: &Secret, place: &Place, findings: &mut Findings) -> Option<String> {
+    let text = String::from_utf8(bytes(secret, place, findings)?);
+    text.map_err(|_| findings.value(place, "the secret is not UTF-8".to_owned()))
+        .ok()
+}
+
 /// The bytes of a secret. One newline at the end of a file is not part of it.
 fn read(secret: &Secret) -> Result<Vec<u8>, String> {
     match secret {
@@ -121,7 +135,7 @@ fn read_env(name: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+pub(super) fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?
         .take(MAX_SECRET + 1)

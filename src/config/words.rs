@@ -10,7 +10,7 @@ use toml::de::DeValue;
 use super::home::nearest;
 use super::setting::{choice, quoted, type_in_words};
 use super::value::{Scalar, Text};
-use super::{Endpoint, StoreLocation};
+use super::{Endpoint, RedisConfig, StoreLocation};
 use crate::identity::{BodyRule, JsonPointer, KeyFormat};
 use crate::protocol::StatusSet;
 use crate::route::PathPattern;
@@ -60,16 +60,13 @@ impl Text for BaseUrl {
 }
 
 impl Text for StoreLocation {
-    const LATER: &[&str] = &[
-        "redis:",
-        "rediss:",
-        "redis-cluster:",
-        "redis-sentinel:",
-        "dynamodb:",
-    ];
+    const LATER: &[&str] = &["dynamodb:"];
 
     // What is wrong is said without the URL: there may be a password in it.
     fn from_text(text: &str) -> Result<Self, String> {
+        if let Some(redis) = RedisConfig::from_url(text) {
+            return redis.map(|redis| Self::Redis(Box::new(redis)));
+        }
         match text.split_once(':') {
             Some(("memory", "")) => Ok(Self::Memory),
             Some(("memory", _)) => Err("has something after `memory:`".to_owned()),
@@ -91,11 +88,14 @@ impl Text for StoreLocation {
     }
 
     fn kind() -> String {
-        "`memory:` or `embedded:PATH`".to_owned()
+        "`memory:`, `embedded:PATH`, or servers after `redis://`, `rediss://`, `redis-sentinel://` or \
+         `redis-cluster://`"
+            .to_owned()
     }
 
     fn restrict(schema: &mut Json) {
-        schema["pattern"] = json!("^(memory:|embedded:.+)$");
+        schema["pattern"] =
+            json!("^(memory:|embedded:.+|rediss?://.+|redis-(sentinel|cluster)://.+)$");
     }
 }
 
@@ -161,7 +161,7 @@ impl Text for Endpoint {
 }
 
 /// A DNS name or an IP address, IPv6 without brackets.
-fn is_host(host: &str) -> bool {
+pub(super) fn is_host(host: &str) -> bool {
     let named = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let is_name = !host.is_empty() && !host.starts_with('.') && host.bytes().all(named);
     is_name || host.parse::<std::net::Ipv6Addr>().is_ok()

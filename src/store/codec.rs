@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
 use crate::protocol::{Fingerprint, RULES, Record, RecordId, State, Timestamp};
@@ -156,6 +156,64 @@ impl From<Record1> for Record {
     }
 }
 
+/// A part of a record that is stored by itself, beside others that the store has to look into.
+#[derive(Clone, Copy, Debug)]
+pub enum Part {
+    /// What never changes.
+    Origin,
+    /// What the upstream answered.
+    Answer,
+}
+
+impl Part {
+    /// What stands before the part: its format, which is that of records, and its kind.
+    fn head(self) -> [u8; 2] {
+        let kind = match self {
+            Self::Origin => b'o',
+            Self::Answer => b'a',
+        };
+        [FORMAT, kind]
+    }
+}
+
+/// The bytes of a part of the record `id`: `version · kind · part (postcard) · checksum`, as in [`encode`].
+///
+/// # Errors
+/// [`Unreadable::Encoding`] only.
+pub fn encode_part<T: Serialize>(
+    id: &RecordId,
+    part: Part,
+    value: &T,
+) -> Result<Vec<u8>, Unreadable> {
+    let mut bytes = postcard::to_extend(value, part.head().to_vec())
+        .map_err(|error| Unreadable::Encoding(error.to_string()))?;
+    let sum = checksum(id, &bytes);
+    bytes.extend_from_slice(&sum);
+    Ok(bytes)
+}
+
+/// That part of the record `id`.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_part<T: DeserializeOwned>(
+    id: &RecordId,
+    part: Part,
+    bytes: &[u8],
+) -> Result<T, Unreadable> {
+    let (body, sum) = bytes
+        .split_last_chunk::<CHECKSUM_LEN>()
+        .ok_or(Unreadable::Damaged)?;
+    if *sum != checksum(id, body) {
+        return Err(Unreadable::Damaged);
+    }
+    match body.split_first_chunk::<2>() {
+        Some((head, value)) if *head == part.head() => whole(value),
+        Some(([format, _], _)) if *format != FORMAT => Err(Unreadable::Format(*format)),
+        _ => Err(Unreadable::Damaged),
+    }
+}
+
 fn checksum(id: &RecordId, body: &[u8]) -> [u8; CHECKSUM_LEN] {
     XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&id.0), body).to_le_bytes()
 }
@@ -262,6 +320,25 @@ mod tests {
         record.rules = RULES + 1;
         let bytes = encode(&ID, &record).unwrap();
         assert_eq!(decode(&ID, &bytes), Err(Unreadable::Rules(RULES + 1)));
+    }
+
+    #[test]
+    fn a_part_comes_back_as_it_went_and_only_as_itself() {
+        let answer = Answer::NotStored(NotStored::TooLarge);
+        let bytes = encode_part(&ID, Part::Answer, &answer).unwrap();
+        assert_eq!(decode_part(&ID, Part::Answer, &bytes), Ok(answer));
+        let decoded = |id, part, bytes: &[u8]| decode_part::<Answer>(&id, part, bytes);
+        assert_eq!(decoded(ID, Part::Origin, &bytes), Err(Unreadable::Damaged));
+        let other = RecordId([8; 32]);
+        assert_eq!(
+            decoded(other, Part::Answer, &bytes),
+            Err(Unreadable::Damaged)
+        );
+        for bit in 0..bytes.len() * 8 {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decoded(ID, Part::Answer, &bytes), Err(Unreadable::Damaged));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod codec;
 mod embedded;
 mod marks;
 mod memory;
+mod redis;
 mod retention;
 mod sealing;
 mod unresolved;
@@ -21,6 +22,7 @@ use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
 pub use codec::Unreadable;
 pub use embedded::{Embedded, Found, OpenError};
 pub use memory::Memory;
+pub use redis::{Accepted, ContactError, Redis, Time};
 pub use sealing::{Sealing, SealingKey};
 pub use unresolved::Unresolved;
 

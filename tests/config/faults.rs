@@ -85,11 +85,15 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_allowed() {
         ),
         (
             "store.url = \"memory:x\"",
-            "f:1:13: store.url: has something after `memory:`; write `memory:` or `embedded:PATH`".to_owned(),
+            "f:1:13: store.url: has something after `memory:`; write `memory:`, `embedded:PATH`, or servers after \
+             `redis://`, `rediss://`, `redis-sentinel://` or `redis-cluster://`"
+                .to_owned(),
         ),
         (
             "store.url = \"embedded:\"",
-            "f:1:13: store.url: has no path; write `memory:` or `embedded:PATH`".to_owned(),
+            "f:1:13: store.url: has no path; write `memory:`, `embedded:PATH`, or servers after `redis://`, \
+             `rediss://`, `redis-sentinel://` or `redis-cluster://`"
+                .to_owned(),
         ),
         (
             "store.namespace = \"\"",
@@ -319,10 +323,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         "listeners = [{ trusted_proxies = [] }]",
         "admin.token = { env = \"TOKEN\" }",
         "admin.cors = true",
-        "store.url = \"redis://127.0.0.1/0\"",
-        "store.url = \"rediss://127.0.0.1/0\"",
-        "store.url = \"redis-cluster://127.0.0.1:1\"",
-        "store.url = \"redis-sentinel://127.0.0.1:1/a\"",
         "store.url = \"dynamodb://table\"",
         "store.replicas_ack = 1",
         "defaults.probe = {}",
@@ -424,7 +424,8 @@ fn faults_of_arguments_name_the_arguments() {
          \"[::]:8080\"\n\
          command line: --admin: is \"y\\\"\\n\"; write an IP address and a port, such as \"127.0.0.1:8080\" or \
          \"[::]:8080\"\n\
-         command line: --store: `redis:` is not in this version; write `memory:` or `embedded:PATH`\n\
+         command line: --store: is shared by gateways; it needs `store.namespace`, which goes before every key, and \
+         `store.id_key`, the same for every gateway\n\
          command line: --upstream: `https:` is not in this version; write `http://HOST:PORT`"
     );
 }

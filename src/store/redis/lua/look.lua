@@ -1,0 +1,5 @@
+-- ARGV: fingerprint.
+if not r then
+  return {'absent'}
+end
+return told(ARGV[3])

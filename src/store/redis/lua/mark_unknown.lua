@@ -1,0 +1,21 @@
+-- ARGV: owner, fingerprint, route, origin, fence, cause, keep.
+local owner, cause, keep = ARGV[3], ARGV[8], tonumber(ARGV[9])
+if is_marked() then
+  return {'lost'}
+elseif not r then
+  create({fp = ARGV[4], rt = ARGV[5], og = ARGV[6]}, 'unknown', keep, 0,
+    'ow', owner, 'fe', ARGV[7], 'be', '0', 'ca', cause, 'si', text(now))
+  list_unknown(ARGV[5], text(now))
+  return {'done'}
+elseif mine(owner) then
+  redis.call('HDEL', key, 'le', 'lu', 'po', 'pf', 'pb', 'pc', 'ps')
+  redis.call('HSET', key, 'st', 'unknown', 'ca', cause, 'si', text(now))
+  keep_for(keep)
+  list_unknown(r.rt, text(now))
+  return {'done'}
+elseif r.st == 'unknown' and r.ow == owner then
+  return {'done'}
+elseif r.st == 'completed' then
+  return completed()
+end
+return {'lost'}

@@ -1,0 +1,98 @@
+//! How full the servers are, as they said when they were last asked.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures_util::future::join_all;
+use redis::{Pipeline, Value, pipe};
+
+use super::call::failed;
+use super::{Redis, StoreError, Usage};
+
+/// What the servers said.
+#[derive(Default)]
+pub struct Gauge {
+    records: AtomicU64,
+    bytes: AtomicU64,
+    limit_bytes: AtomicU64,
+    has_warned: AtomicBool,
+}
+
+impl Gauge {
+    /// What they said last.
+    pub fn read(&self) -> Usage {
+        Usage {
+            records: self.records.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            limit_bytes: self.limit_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn set(&self, usage: Usage) {
+        self.records.store(usage.records, Ordering::Relaxed);
+        self.bytes.store(usage.bytes, Ordering::Relaxed);
+        self.limit_bytes.store(usage.limit_bytes, Ordering::Relaxed);
+    }
+}
+
+impl Redis {
+    /// Asks all servers whether they can be asked, and how full they are.
+    pub(super) async fn measure(&self) -> Result<(), StoreError> {
+        let servers = self.servers.all().await.map_err(failed)?;
+        let question = question();
+        let answers = servers.iter().map(|(node, _)| node.call_all(&question));
+        let mut usage = Usage::default();
+        for answer in join_all(answers).await {
+            let answer = answer.map_err(failed)?;
+            let [pong, keys, memory] = answer.as_slice() else {
+                return Err(super::reply::strange().into());
+            };
+            super::node::Node::refusal_in(pong.clone()).map_err(failed)?;
+            // A user who may not ask for these has a store all the same.
+            if let Value::Int(keys) = keys {
+                usage.records += u64::try_from(*keys).unwrap_or(0);
+            }
+            let memory = text(memory);
+            let number = |name| field(memory, name).and_then(|number| number.parse().ok());
+            usage.bytes += number("used_memory").unwrap_or(0);
+            usage.limit_bytes += number("maxmemory").unwrap_or(0);
+            self.warn_of_eviction(field(memory, "maxmemory_policy"));
+        }
+        self.gauge.set(usage);
+        Ok(())
+    }
+
+    /// A server that forgets a claim to make room lets its operation through twice.
+    fn warn_of_eviction(&self, policy: Option<&str>) {
+        let Some(policy) = policy.filter(|policy| *policy != "noeviction") else {
+            return;
+        };
+        if !self.gauge.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                policy,
+                "the store forgets records when its memory is full, and with them what was executed; set its \
+                 maxmemory-policy to noeviction",
+            );
+        }
+    }
+}
+
+fn question() -> Pipeline {
+    let mut question = pipe();
+    question.cmd("PING").cmd("DBSIZE");
+    question.cmd("INFO").arg("memory");
+    question
+}
+
+fn text(value: &Value) -> &str {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+        Value::VerbatimString { text, .. } | Value::SimpleString(text) => text,
+        _ => "",
+    }
+}
+
+/// A line `name:value` of what INFO says.
+fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}

@@ -1,0 +1,100 @@
+//! Gateways that share a store.
+
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use crate::support::{
+    Act, Gate, Gateway, Problem, RedisServer, Setup, ToyUpstream, payment, until,
+};
+
+/// A file with an id key, and the directory that it is in.
+fn id_key(text: &str) -> (PathBuf, TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("id-key");
+    std::fs::write(&file, text.repeat(32)).expect("a file");
+    (file, directory)
+}
+
+async fn gateway(
+    upstream: &ToyUpstream,
+    server: &RedisServer,
+    id_key: &std::path::Path,
+) -> Gateway {
+    let setup = Setup::payments(upstream).shared(&server.url(), id_key);
+    // The test calls each gateway by an address of its own.
+    let setup = setup.route("fingerprint = { host = false }");
+    setup.store("timeout = \"2s\"").start().await
+}
+
+#[tokio::test]
+async fn what_one_gateway_has_sent_another_one_replays() {
+    let (upstream, server) = (ToyUpstream::start(), RedisServer::start());
+    let (key, _directory) = id_key("k");
+    let one = gateway(&upstream, &server, &key).await;
+    let other = gateway(&upstream, &server, &key).await;
+    let gate = Gate::closed();
+    upstream.next(Act::respond(201, &[("X-Paid", "yes")], "paid").after(&gate));
+    let first = one.spawn(&payment("k"));
+    upstream.next_request().await;
+    other
+        .send(&payment("k"))
+        .await
+        .refuses(Problem::IN_PROGRESS);
+    gate.open();
+    first.await.expect("an answer").is(201, "executed");
+    let replayed = other.send(&payment("k")).await;
+    assert_eq!(replayed.is(201, "replayed").text(), "paid");
+    assert_eq!(replayed.header("X-Paid"), Some("yes"));
+    assert_eq!(upstream.charges(), 1);
+}
+
+#[tokio::test]
+async fn an_emptied_store_takes_no_new_keys_until_an_operator_accepts_it() {
+    let (upstream, server) = (ToyUpstream::start(), RedisServer::start());
+    let (key, _directory) = id_key("k");
+    let gateway = gateway(&upstream, &server, &key).await;
+    gateway.send(&payment("before")).await.is(201, "executed");
+    server.cli(&["FLUSHALL"]);
+    gateway
+        .send(&payment("after"))
+        .await
+        .refuses(Problem::STORE_UNAVAILABLE);
+    assert_eq!(upstream.charges(), 1);
+
+    let config = gateway.directory().join("oncegate.toml");
+    let accept = std::process::Command::new(env!("CARGO_BIN_EXE_oncegate"))
+        .args(["store", "accept", "--config"])
+        .arg(&config)
+        .output()
+        .expect("the binary");
+    assert!(accept.status.success(), "{accept:?}");
+    until("the gateway to hear of it", || async {
+        let answer = gateway.send(&payment("after")).await;
+        (answer.status == 201).then_some(())
+    })
+    .await;
+    assert_eq!(upstream.charges(), 2);
+}
+
+#[tokio::test]
+async fn a_gateway_with_another_id_key_does_not_start() {
+    let (upstream, server) = (ToyUpstream::start(), RedisServer::start());
+    let (key, _directory) = id_key("k");
+    let gateway = gateway(&upstream, &server, &key).await;
+    let (other, _directory) = id_key("o");
+    let config = gateway.directory().join("other.toml");
+    let setup = Setup::payments(&upstream).shared(&server.url(), &other);
+    let listen = "[admin]\naddress = \"127.0.0.1:0\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n";
+    std::fs::write(&config, format!("{}\n{listen}", setup.toml())).expect("a file");
+    // One that does start would run until it is told to end.
+    let serve = std::process::Command::new("timeout")
+        .args(["--signal=KILL", "30", env!("CARGO_BIN_EXE_oncegate")])
+        .args(["serve", "--config"])
+        .arg(&config)
+        .output()
+        .expect("the binary");
+    assert_eq!(serve.status.code(), Some(1), "{serve:?}");
+    let said = String::from_utf8_lossy(&serve.stderr);
+    assert!(said.contains("another id_key"), "{said}");
+}

@@ -1,0 +1,15 @@
+//! The store on real servers: what it says is what the protocol says, in one round trip, and what a server that is
+//! full, frozen, gone, emptied or another one makes of it.
+
+mod cluster;
+#[path = "../conformance/mod.rs"]
+mod conformance;
+mod gateways;
+mod identity;
+mod rig;
+mod sentinel;
+mod single;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;
+mod trouble;

