@@ -317,11 +317,7 @@ impl<'t> Lines<'t> {
     /// The line of a position with a caret below; `None` where there may be a secret in it.
     fn excerpt(&self, position: Position) -> Option<String> {
         let line = self.text_of(position.line);
-        let is_named = SECRETS.iter().any(|secret| line.contains(secret));
-        let is_like_a_key = line
-            .split(|char: char| !char.is_ascii_alphanumeric())
-            .any(|run| run.len() >= KEY_LIKE);
-        if line.contains('@') || is_named || is_like_a_key {
+        if may_hold_secret(line) {
             return None;
         }
         let before = position.column - 1;
@@ -338,4 +334,13 @@ impl<'t> Lines<'t> {
         let margin = " ".repeat(number.len());
         Some(format!("  {number} | {shown}\n  {margin} | {indent}^"))
     }
+}
+
+/// Whether there may be a secret in a line, which is not repeated then.
+pub(super) fn may_hold_secret(line: &str) -> bool {
+    let is_named = SECRETS.iter().any(|secret| line.contains(secret));
+    let is_like_a_key = line
+        .split(|char: char| !char.is_ascii_alphanumeric())
+        .any(|run| run.len() >= KEY_LIKE);
+    line.contains('@') || is_named || is_like_a_key
 }
