@@ -48,8 +48,7 @@ impl Census {
         let (mut after, mut counted) = (None, 0);
         while counted < UNRESOLVED_COUNTED {
             let page = gateway.unresolved(after, PAGE).await?;
-            // What was only observed has no route, and nobody to settle it.
-            for unresolved in page.iter().filter(|record| !record.route.is_empty()) {
+            for unresolved in &page {
                 let route = self.routes.get(&unresolved.route).copied();
                 let count = counts.entry(route).or_default();
                 count.records += 1;

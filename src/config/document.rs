@@ -5,7 +5,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::finding::Findings;
+use super::finding::{Findings, may_hold_secret};
 use super::setting::quoted;
 
 /// Settings of `[defaults]` that no route takes over: each route has its own.
@@ -84,6 +84,9 @@ fn in_words(said: &str, text: &str, offset: usize) -> String {
         Some(',') => "nothing stands between two settings but the end of the line".to_owned(),
         _ if word.eq_ignore_ascii_case("true") || word.eq_ignore_ascii_case("false") => {
             format!("write {}", word.to_ascii_lowercase())
+        }
+        Some(first) if is_value && first.is_alphanumeric() && may_hold_secret(line) => {
+            "a text is written in quotes".to_owned()
         }
         Some(first) if is_value && first.is_alphanumeric() => {
             format!("a text is written in quotes: {}", quoted(&word))

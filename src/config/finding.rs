@@ -12,6 +12,10 @@ const LONGEST_EXCERPT: usize = 100;
 /// A line in which one of these stands may hold a secret, though none belongs there, and is not shown.
 const SECRETS: [&str; 4] = ["id_key", "encryption_keys", "token", "password"];
 
+/// Nor is one shown with so many letters and digits in a row: a key looks like that, and its setting's name may stand on
+/// another line. Hosts, paths and names of settings have marks in between.
+const KEY_LIKE: usize = 20;
+
 /// One thing that is wrong with a configuration, or that deserves a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -313,7 +317,7 @@ impl<'t> Lines<'t> {
     /// The line of a position with a caret below; `None` where there may be a secret in it.
     fn excerpt(&self, position: Position) -> Option<String> {
         let line = self.text_of(position.line);
-        if line.contains('@') || SECRETS.iter().any(|secret| line.contains(secret)) {
+        if may_hold_secret(line) {
             return None;
         }
         let before = position.column - 1;
@@ -330,4 +334,13 @@ impl<'t> Lines<'t> {
         let margin = " ".repeat(number.len());
         Some(format!("  {number} | {shown}\n  {margin} | {indent}^"))
     }
+}
+
+/// Whether there may be a secret in a line, which is not repeated then.
+pub(super) fn may_hold_secret(line: &str) -> bool {
+    let is_named = SECRETS.iter().any(|secret| line.contains(secret));
+    let is_like_a_key = line
+        .split(|char: char| !char.is_ascii_alphanumeric())
+        .any(|run| run.len() >= KEY_LIKE);
+    line.contains('@') || is_named || is_like_a_key
 }

@@ -360,7 +360,7 @@ impl Counter {
     }
 }
 
-/// A request's body on its way through, counted as it is read.
+/// A request's body on its way through, counted as it is read; its trailers say nothing but what a client's may.
 pub struct Counted<B> {
     body: B,
     entry: Arc<Entry>,
@@ -374,11 +374,13 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Counted<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            self.entry.read(data.len() as u64);
+        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame {
+            if let Some(data) = frame.data_ref() {
+                self.entry.read(data.len() as u64);
+            } else if let Some(trailers) = frame.trailers_mut() {
+                headers::to_upstream_trailers(trailers);
+            }
         }
         Poll::Ready(frame)
     }

@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
-use super::message::is_folded;
+use super::message::{begins_folded, is_folded};
 use crate::identity::KeySource;
 
 /// What became of a request, on every answer of a protected route.
@@ -154,6 +154,27 @@ pub fn from_upstream(headers: &mut HeaderMap, has_body: bool, length: Option<u64
                 headers.remove(CONTENT_LENGTH);
             }
         }
+    }
+}
+
+/// Removes from a client's trailers what trailers cannot say, and what only this gateway tells an upstream: some servers
+/// take trailers for header lines.
+pub fn to_upstream_trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
+    for name in [
+        FORWARDED,
+        X_FORWARDED_FOR,
+        X_FORWARDED_PROTO,
+        X_FORWARDED_HOST,
+    ] {
+        remove_read_as(trailers, &name);
+    }
+    while let Some(own) = trailers
+        .keys()
+        .find(|name| begins_folded(name.as_str(), OWN_PREFIX))
+        .cloned()
+    {
+        trailers.remove(own);
     }
 }
 

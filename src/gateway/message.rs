@@ -139,7 +139,9 @@ pub fn is_folded(name: &str, other: &str) -> bool {
     name.len() == other.len() && begins_folded(name, other)
 }
 
-fn begins_folded(name: &str, beginning: &str) -> bool {
+/// Whether a server may read `name` as one that begins so.
+#[must_use]
+pub fn begins_folded(name: &str, beginning: &str) -> bool {
     let fold = |byte: u8| match byte {
         byte if byte.is_ascii_alphanumeric() => byte.to_ascii_lowercase(),
         _ => b'-',

@@ -64,8 +64,8 @@ pub struct Record {
     /// The version of the rules that made it, see [`RULES`].
     pub rules: u16,
     /// The `id` of the route that it belongs to, so that unresolved records can be told apart by route without
-    /// opening them. Empty where the request was only observed, or the record made before records bore it: nobody is
-    /// asked to settle those.
+    /// opening them. Empty where the record was made before records bore it, or the request only observed, which nobody
+    /// is asked to settle: then there is no `reference` either.
     pub route: Arc<str>,
     /// Key, method, path and the scope's display name, sealed; only the admin API opens it.
     pub reference: Bytes,

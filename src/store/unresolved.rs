@@ -107,8 +107,12 @@ impl Open {
     }
 }
 
-/// Where a record stands in the index; `None` where its outcome is final.
+/// Where a record stands in the index; `None` where its outcome is final, or nobody's to settle: what was only observed
+/// bears neither route nor reference.
 fn place(record: &Record) -> Option<(Timestamp, Entry)> {
+    if record.route.is_empty() && record.reference.is_empty() {
+        return None;
+    }
     let (since, claimed) = match &record.state {
         State::Claimed(claim) => (claim.lease_until, true),
         State::Unknown(unknown) => (unknown.since, false),
@@ -172,6 +176,22 @@ mod tests {
         come(&mut open, 1, &record);
         assert_eq!(ids(&open, Timestamp(record.expires_at.0 - 1)), [1]);
         assert_eq!(ids(&open, record.expires_at), [0; 0]);
+    }
+
+    #[test]
+    fn what_was_only_observed_is_not_listed_and_what_was_made_before_routes_is() {
+        let observed = Record {
+            route: Arc::default(),
+            ..unknown(NOW)
+        };
+        assert!(Move::of(RecordId([1; 32]), None, Some(&observed)).is_none());
+        let mut open = Open::default();
+        let old = Record {
+            reference: Bytes::from_static(b"sealed"),
+            ..observed
+        };
+        come(&mut open, 1, &old);
+        assert_eq!((ids(&open, NOW), open.unknown()), (vec![1], 1));
     }
 
     fn ids(open: &Open, now: Timestamp) -> Vec<u8> {

@@ -87,3 +87,16 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
         );
     }
 }
+
+#[test]
+fn a_line_with_a_secret_is_not_shown_though_its_setting_is_named_on_another_one() {
+    for text in [
+        "[[store.encryption_keys]]\nid = \"a\"\nkey = \"q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQ",
+        "[store]\nencryption_keys = [\n  { id = \"a\", key = \"q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQ },\n]",
+        "[store.id_key]\ntext = q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQ",
+    ] {
+        let said = Config::parse(text, "f").unwrap_err().to_string();
+        assert!(said.contains("not TOML"), "{said}");
+        assert!(!said.contains("q83vEjRW"), "{said}");
+    }
+}

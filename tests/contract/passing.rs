@@ -153,6 +153,29 @@ async fn trailers_cross_both_ways() {
 }
 
 #[tokio::test]
+async fn a_clients_trailers_do_not_say_what_only_the_gateway_may() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream).rest_passes().start().await;
+    let names =
+        "X-Check, Oncegate-Fence, Oncegate_Fence, X-Forwarded-For, X_Forwarded_Host, Forwarded";
+    let trailers: String = names
+        .split(", ")
+        .map(|name| format!("{name}: 5\r\n"))
+        .collect();
+    let request = format!(
+        "POST /sum HTTP/1.1\r\nHost: a\r\nTrailer: {names}\r\nTransfer-Encoding: chunked\r\n\r\n\
+         3\r\nabc\r\n0\r\n{trailers}\r\n"
+    );
+    let mut client = TcpStream::connect(gateway.address).await.expect("one");
+    client.write_all(request.as_bytes()).await.expect("sent");
+    let sent = upstream.next_request().await;
+    assert_eq!(sent.trailers.all("X-Check"), ["5"], "{sent:?}");
+    for name in names.split(", ").skip(1) {
+        assert!(sent.trailers.all(name).is_empty(), "{name}: {sent:?}");
+    }
+}
+
+#[tokio::test]
 async fn trailers_cross_between_both_protocols() {
     let upstream = ToyUpstream::start();
     let gateway = Setup::payments(&upstream).rest_passes().start().await;

@@ -53,6 +53,30 @@ async fn what_the_last_run_left_is_said_at_the_start_and_counted_whatever_became
     assert_eq!(unresolved(&gateway, "pay").await, Some(0));
 }
 
+#[tokio::test]
+async fn what_was_only_observed_is_nothing_that_the_last_run_left() {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream)
+        .embedded()
+        .route("mode = \"observe\"");
+    let mut gateway = setup.start().await;
+    upstream.next(Act::reset_after_reading());
+    assert_eq!(gateway.send(&payment("k1")).await.status, 502);
+    upstream.next(Act::hang());
+    let mut client = gateway.connect().await;
+    client.write_request(&payment("k2")).await;
+    upstream.received_at_least(2).await;
+    until("both to be observed", || async {
+        let records = gateway.metrics().await.value("oncegate_store_records", &[]);
+        records.filter(|records| *records >= 2.0)
+    })
+    .await;
+    gateway.kill9().await;
+    gateway.restart_with(&setup).await;
+    assert!(gateway.log().messages(FOUND).is_empty());
+    assert_eq!(unresolved(&gateway, "(other)").await, Some(0));
+}
+
 const RECORDS: &str = "oncegate_unresolved_records";
 const AGE: &str = "oncegate_unresolved_oldest_age_seconds";
 const FOUND: &str = "the store holds operations without a known outcome; claims were open when it was used last, and \

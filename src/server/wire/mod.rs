@@ -87,7 +87,8 @@ impl Wire {
         mut poll_socket: impl FnMut(&mut Context<'_>, &mut ReadBuf<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
         loop {
-            if matches!(self.place, Place::Asked) {
+            // What is ready is the end of that request, which may be answered before it was read.
+            if matches!(self.place, Place::Asked) && self.ready.is_empty() {
                 self.ask(cx);
             }
             if !self.ready.is_empty() {

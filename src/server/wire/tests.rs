@@ -175,6 +175,24 @@ fn what_follows_a_request_for_another_protocol_waits_for_its_answer() {
 }
 
 #[test]
+fn a_request_for_another_protocol_that_is_answered_early_is_read_to_its_end() {
+    let head = "POST / HTTP/1.1\r\nUpgrade: websocket\r\nContent-Length: 200\r\n\r\n";
+    let ask = format!("{head}{}", "a".repeat(200));
+    let findings = Arc::<Findings>::default();
+    let mut wire = Wire::new(ask.clone().into(), Arc::clone(&findings));
+    let mut room = [0; 64];
+    let mut begun = ReadBuf::new(&mut room);
+    let cx = &mut Context::from_waker(Waker::noop());
+    let polled = wire.poll_read(cx, &mut begun, |_, _| Poll::Pending);
+    assert!(polled.is_ready());
+    let (number, _) = findings.call();
+    findings.answered(number, false);
+    let mut bytes = begun.filled().to_vec();
+    read_on(&mut wire, [GET.as_bytes()].into_iter(), &mut bytes);
+    assert_eq!(bytes, [ask.as_bytes(), GET.as_bytes()].concat());
+}
+
+#[test]
 fn the_answer_wakes_up_who_waits_for_it() {
     let findings = Arc::<Findings>::default();
     let ask = Bytes::from_static(b"GET / HTTP/1.1\r\nUpgrade: x\r\n\r\n");
