@@ -282,7 +282,7 @@ section! {
         body: BodyWord = "bytes",
         /// Whether the query counts.
         query: bool = true,
-        /// Whether the host counts.
+        /// Whether the host counts, whatever its port. Say false where clients reach one service by several names.
         host: bool = true,
         /// Headers that count.
         headers: Vec<HeaderName> = [],

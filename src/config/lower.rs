@@ -1,6 +1,7 @@
 //! From the file as typed to what the program needs, in one step that says every fault. Where something is missing
 //! here, that has been said already, and what depends on it is left out.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use http::HeaderName;
@@ -72,14 +73,18 @@ fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<SocketAdd
 
 fn store(file: Option<&StoreFile>, findings: &mut Findings) -> Option<StoreConfig> {
     let file = file?;
-    let id_key = match file.id_key.get()? {
-        None => None,
+    // Both are read before either is missed: every secret that cannot be read is said at once.
+    let id_key = file.id_key.get().and_then(|secret| match secret {
+        None => Some(None),
         Some(secret) => {
             let key = secret::key(secret, &file.id_key.place, findings)?;
-            Some(IdKeyBytes(key))
+            Some(Some(IdKeyBytes(key)))
         }
-    };
-    let encryption_keys = encryption_keys(file.encryption_keys.get()?, findings)?;
+    });
+    let encryption_keys = file
+        .encryption_keys
+        .get()
+        .and_then(|keys| encryption_keys(keys, findings));
     let location = match file.url.value()? {
         StoreLocation::Redis(redis) => {
             shared(file, findings);
@@ -106,8 +111,8 @@ fn store(file: Option<&StoreFile>, findings: &mut Findings) -> Option<StoreConfi
             .value()?
             .map(|namespace| namespace.0)
             .unwrap_or_default(),
-        id_key,
-        encryption_keys,
+        id_key: id_key?,
+        encryption_keys: encryption_keys?,
     })
 }
 
@@ -148,18 +153,23 @@ fn encryption_keys(
     files: &[EncryptionKeyFile],
     findings: &mut Findings,
 ) -> Option<Vec<EncryptionKey>> {
-    let mut keys: Vec<EncryptionKey> = Vec::new();
-    for (index, file) in files.iter().enumerate() {
-        let id = file.id.value()?.0;
-        if let Some(first) = keys.iter().position(|key| key.id == id) {
-            let message = format!("{id:?} names two keys");
-            findings.conflict(&files[index].id.place, message, &[&files[first].id.place]);
-            return None;
-        }
-        let bytes = secret::key(file.key.get()?, &file.key.place, findings)?;
-        keys.push(EncryptionKey { id, bytes });
-    }
-    Some(keys)
+    let mut first_of = HashMap::new();
+    let keys: Vec<Option<EncryptionKey>> = files
+        .iter()
+        .map(|file| {
+            let secret = file.key.get();
+            let bytes = secret.and_then(|secret| secret::key(secret, &file.key.place, findings));
+            let id = file.id.value()?.0;
+            if let Some(first) = first_of.get(&id) {
+                let message = format!("{id:?} names two keys");
+                findings.conflict(&file.id.place, message, &[*first]);
+                return None;
+            }
+            first_of.insert(id.clone(), &file.id.place);
+            Some(EncryptionKey { id, bytes: bytes? })
+        })
+        .collect();
+    keys.into_iter().collect()
 }
 
 fn limits(file: &LimitsFile) -> Option<Limits> {

@@ -178,7 +178,11 @@ async fn forwarded(
             Problem::UpstreamTimeout
         }
     };
-    tracing::warn!(route = %lane.route.name, upstream = lane.upstream_name(), problem = problem.slug(), "not forwarded");
+    let sent = matches!(problem, Problem::UpstreamFailed | Problem::UpstreamTimeout);
+    tracing::warn!(
+        route = %lane.route.name, upstream = lane.upstream_name(), problem = problem.slug(), sent,
+        "no answer of the upstream",
+    );
     let mut refusal = shared.refusal(problem);
     if problem == Problem::BadRequest {
         // A part of it may have been sent.

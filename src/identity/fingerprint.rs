@@ -13,7 +13,8 @@ pub struct FingerprintRules {
     pub body: BodyRule,
     /// Whether the query counts, byte for byte.
     pub query: bool,
-    /// Whether the host counts, without regard to case.
+    /// Whether the host counts, without regard to case, and without its port: the same service is often reached
+    /// through several.
     pub host: bool,
     /// Headers that count, with every line; an absent one differs from an empty one.
     pub headers: Vec<HeaderName>,
@@ -136,11 +137,22 @@ fn write_head(hash: &mut Keyed, rules: &FingerprintRules, parts: &RequestParts<'
 }
 
 fn write_host(hash: &mut Keyed, counted: bool, host: Option<&str>) {
+    let host = host.map(without_port);
     // Nearly every host comes in lower case, and then nothing is copied.
     match host.filter(|host| host.bytes().any(|byte| byte.is_ascii_uppercase())) {
         Some(mixed) => write_part(hash, counted, Some(&mixed.to_ascii_lowercase())),
         None => write_part(hash, counted, host),
     }
+}
+
+/// The name alone: as routes match it, and without the dot of a name that is written out to the root.
+fn without_port(host: &str) -> &str {
+    let name = match host.rsplit_once(':') {
+        // A colon within brackets is part of an IPv6 address.
+        Some((name, port)) if !port.contains(']') => name,
+        _ => host,
+    };
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 fn write_part(hash: &mut Keyed, counted: bool, part: Option<&str>) {

@@ -10,7 +10,7 @@ use std::panic;
 
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::{ParseError, filter_fn};
+use tracing_subscriber::filter::{LevelFilter, ParseError, filter_fn};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
@@ -29,6 +29,12 @@ pub enum LogError {
     /// The filter is not one.
     #[error("{FILTER_VARIABLE} is not a filter such as `info,oncegate::gateway=debug`: {0}")]
     BadFilter(#[source] ParseError),
+    /// A word of it is neither a level nor a part of this program; it would silence everything else.
+    #[error(
+        "{FILTER_VARIABLE}: {0:?} is no level; there are off, error, warn, info, debug and trace, and parts of the \
+         program with a level of their own, such as `info,oncegate::gateway=debug`"
+    )]
+    NoLevel(String),
     /// The filter is not text.
     #[error("{FILTER_VARIABLE} is not UTF-8")]
     NotText,
@@ -130,6 +136,9 @@ fn subscriber<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
+    if let Some(word) = filter.split(',').find(|word| !is_directive(word)) {
+        return Err(LogError::NoLevel(word.trim().to_owned()));
+    }
     let filter = EnvFilter::builder()
         .parse(filter)
         .map_err(LogError::BadFilter)?;
@@ -144,6 +153,16 @@ where
             Box::new(filtered.with(lines.json().flatten_event(true).with_span_list(false)))
         }
     })
+}
+
+/// Whether a word of a filter says what it may have been meant to say. The filter itself takes any word for the name of a
+/// program's part.
+fn is_directive(word: &str) -> bool {
+    let word = word.trim();
+    word.is_empty()
+        || word.contains('=')
+        || word.starts_with(env!("CARGO_PKG_NAME"))
+        || word.parse::<LevelFilter>().is_ok()
 }
 
 /// The HTTP crates write header values into their debug lines, credentials among them; from other crates only
@@ -216,6 +235,27 @@ mod tests {
             text.contains("our own") && text.contains("for operators"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_reported_and_silences_nothing() {
+        for filter in ["warning", "info, inf0", "loud"] {
+            let reported = subscriber(Format::Json, filter, io::sink);
+            assert!(matches!(reported, Err(LogError::NoLevel(_))), "{filter}");
+        }
+        for filter in [
+            "warn",
+            "INFO",
+            "off",
+            "info,oncegate::gateway=debug",
+            "oncegate",
+            "info,",
+        ] {
+            assert!(
+                subscriber(Format::Json, filter, io::sink).is_ok(),
+                "{filter}"
+            );
+        }
     }
 
     #[test]

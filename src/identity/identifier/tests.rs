@@ -223,7 +223,16 @@ fn everything_that_the_rules_count_changes_the_fingerprint() {
     ] {
         assert_ne!(changed, plain, "{what}");
     }
-    assert_eq!(Request::with(|r| r.host = Some("API.example.COM")), plain);
+    for same in [
+        "API.example.COM",
+        "api.example.com:8443",
+        "api.example.com.",
+    ] {
+        assert_eq!(Request::with(|r| r.host = Some(same)), plain, "{same}");
+    }
+    let address = |host| Request::with(|r| r.host = Some(host));
+    assert_eq!(address("[::1]:80"), address("[::1]"));
+    assert_ne!(address("[::1]"), address("[::2]"));
     assert_ne!(
         Request::with(|r| (r.path, r.query) = ("/pay", Some("a"))),
         Request::with(|r| (r.path, r.query) = ("/pa", Some("ya")))
