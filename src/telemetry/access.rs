@@ -253,8 +253,11 @@ impl<T: Field> Field for Option<T> {
 
 impl Field for &str {
     fn json(&self, text: &mut String) {
-        let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
-        if self.bytes().all(is_plain) {
+        // Without a way out in the middle, so that many bytes are looked at in one go.
+        let is_plain = self.bytes().fold(true, |is_plain, byte| {
+            is_plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\')
+        });
+        if is_plain {
             quoted(text, |text| text.push_str(self));
         } else if let Ok(escaped) = serde_json::to_string(self) {
             // Strings always serialise.
@@ -432,11 +435,28 @@ mod tests {
         for value in ["", "plain /%20", "a\"b\\c", "\n\r\t\0\u{1b}", "\u{7f}é😀"] {
             assert_eq!(written(&value), value);
         }
-        for address in ["0.0.0.0:0", "255.10.9.100:65535", "[::1]:80", "[fe80::1%3]:443"] {
+        for address in [
+            "0.0.0.0:0",
+            "255.10.9.100:65535",
+            "[::1]:80",
+            "[fe80::1%3]:443",
+        ] {
             let address: SocketAddr = address.parse().unwrap();
             assert_eq!(written(&address), address.to_string());
         }
-        for micros in [0, 1, 9, 10, 99, 100, 999, 1000, 1001, 1010, 4_294_967_296_123] {
+        for micros in [
+            0,
+            1,
+            9,
+            10,
+            99,
+            100,
+            999,
+            1000,
+            1001,
+            1010,
+            4_294_967_296_123,
+        ] {
             let ms = Ms(Duration::from_micros(micros));
             assert_eq!(written(&ms), micros as f64 / 1000.0, "{micros}");
         }
