@@ -79,15 +79,14 @@ async fn compare() {
         "{:<22}{:>12}{:>18}{:>10}",
         "", "requests/s", "CPU us/request", "ratio"
     );
-    let base = subjects[0].median(|sample| sample.cpu_us);
+    let bare: Vec<f64> = subjects[0].all(|sample| sample.cpu_us).collect();
     for subject in &subjects {
-        let cpu = subject.median(|sample| sample.cpu_us);
-        let rate = subject.median(|sample| sample.per_second);
-        println!(
-            "{:<22}{rate:>12.0}{cpu:>18.1}{:>10.2}",
-            subject.name,
-            cpu / base
-        );
+        let cpu = median(subject.all(|sample| sample.cpu_us));
+        let rate = median(subject.all(|sample| sample.per_second));
+        // Round by round: a machine that does other things besides is slower in one than in another.
+        let ratios = subject.all(|sample| sample.cpu_us).zip(&bare);
+        let ratio = median(ratios.map(|(cpu, bare)| cpu / bare));
+        println!("{:<22}{rate:>12.0}{cpu:>18.1}{:>10.2}", subject.name, ratio);
     }
 }
 
@@ -159,11 +158,16 @@ impl Subject {
         }
     }
 
-    fn median(&self, of: impl Fn(&Sample) -> f64) -> f64 {
-        let mut values: Vec<f64> = self.samples.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    /// In the order of the rounds.
+    fn all(&self, of: impl Fn(&Sample) -> f64) -> impl Iterator<Item = f64> {
+        self.samples.iter().map(of)
     }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Where a program's lines say that it listens.
