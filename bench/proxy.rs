@@ -4,13 +4,15 @@
 //! requests through each in turns, and reports CPU time per request (user and system, of the proxy's process
 //! alone) and its ratio to the bare proxy's. Figures of different machines or moments do not compare; ratios of one run do.
 //!
+//! The gateway runs as it does by default, with one line a request in the access log; `quiet` ones without it. Standard
+//! error goes to a file, as where a service manager collects it.
+//!
 //! Settings, by environment: `BENCH_ROUNDS` (5), `BENCH_SECONDS` a turn (2), `BENCH_CLIENTS` (64).
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -31,6 +33,9 @@ const BODY: &str =
     r#"{"amount":1999,"currency":"eur","customer":"cus_4711","description":"two tickets, row 7"}"#;
 const BARE: &str = "BENCH_BARE_UPSTREAM";
 
+/// How long a program may take to say where it listens.
+const STARTS_WITHIN: Duration = Duration::from_secs(20);
+
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     match std::env::var(BARE) {
@@ -42,26 +47,19 @@ fn main() {
 async fn compare() {
     let upstream = upstream().await;
     let folder = tempfile::tempdir().expect("a folder for the stores");
-    let file = folder.path().join("bench.db");
-    let embedded = format!("embedded:{}", file.display());
-    let mut subjects = [
-        Subject::bare(upstream),
-        Subject::gateway("pass", "pass", "memory:", upstream, folder.path()),
-        Subject::gateway(
-            "keyed, memory",
-            "enforce",
-            "memory:",
-            upstream,
-            folder.path(),
-        ),
-        Subject::gateway(
-            "keyed, embedded",
-            "enforce",
-            &embedded,
-            upstream,
-            folder.path(),
-        ),
+    let embedded = format!("embedded:{}", folder.path().join("bench.db").display());
+    let gateways = [
+        ("pass", "pass", "memory:", true),
+        ("pass, quiet", "pass", "memory:", false),
+        ("keyed, memory", "enforce", "memory:", true),
+        ("keyed, memory, quiet", "enforce", "memory:", false),
+        ("keyed, embedded", "enforce", &embedded, true),
     ];
+    let mut subjects = vec![Subject::bare(upstream, folder.path()).await];
+    for (name, mode, store, has_access_log) in gateways {
+        let config = config(mode, store, has_access_log, upstream);
+        subjects.push(Subject::gateway(name, &config, folder.path()).await);
+    }
     let turn = Duration::from_secs(setting("BENCH_SECONDS", 2));
     let clients = setting("BENCH_CLIENTS", 64);
     for round in 0..=setting("BENCH_ROUNDS", 5) {
@@ -78,18 +76,17 @@ async fn compare() {
         subjects[0].samples.len()
     );
     println!(
-        "{:<18}{:>12}{:>18}{:>10}",
+        "{:<22}{:>12}{:>18}{:>10}",
         "", "requests/s", "CPU us/request", "ratio"
     );
-    let base = subjects[0].median(|sample| sample.cpu_us);
+    let bare: Vec<f64> = subjects[0].all(|sample| sample.cpu_us).collect();
     for subject in &subjects {
-        let cpu = subject.median(|sample| sample.cpu_us);
-        let rate = subject.median(|sample| sample.per_second);
-        println!(
-            "{:<18}{rate:>12.0}{cpu:>18.1}{:>10.2}",
-            subject.name,
-            cpu / base
-        );
+        let cpu = median(subject.all(|sample| sample.cpu_us));
+        let rate = median(subject.all(|sample| sample.per_second));
+        // Round by round: a machine that does other things besides is slower in one than in another.
+        let ratios = subject.all(|sample| sample.cpu_us).zip(&bare);
+        let ratio = median(ratios.map(|(cpu, bare)| cpu / bare));
+        println!("{:<22}{rate:>12.0}{cpu:>18.1}{:>10.2}", subject.name, ratio);
     }
 }
 
@@ -115,56 +112,34 @@ struct Sample {
 }
 
 impl Subject {
-    fn bare(upstream: SocketAddr) -> Self {
+    async fn bare(upstream: SocketAddr, folder: &Path) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
         command.env(BARE, upstream.to_string());
-        Self::start("bare hyper-util", command)
+        Self::start("bare hyper-util", command, folder).await
     }
 
-    fn gateway(
-        name: &'static str,
-        mode: &str,
-        store: &str,
-        upstream: SocketAddr,
-        folder: &Path,
-    ) -> Self {
-        let config = folder.join(format!("{}.toml", name.replace([' ', ','], "")));
-        let text = format!(
-            "[[listeners]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
-             [store]\nurl = \"{store}\"\ntimeout = \"5s\"\nmax_size = \"8GiB\"\n\
-             [upstreams.up]\nendpoints = [\"http://{upstream}\"]\n\
-             [[routes]]\nname = \"all\"\npath = \"/*\"\nupstream = \"up\"\nmode = \"{mode}\"\n{}",
-            if mode == "pass" {
-                ""
-            } else {
-                "scope = [\"none\"]\n"
-            },
-        );
-        fs::write(&config, text).expect("the folder takes a file");
+    async fn gateway(name: &'static str, config: &str, folder: &Path) -> Self {
+        let file = folder.join(format!("{name}.toml"));
+        fs::write(&file, config).expect("the folder takes a file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_oncegate"));
-        command.args(["serve", "--config"]).arg(config);
-        Self::start(name, command)
+        command.args(["serve", "--config"]).arg(file);
+        Self::start(name, command, folder).await
     }
 
     /// Both programs say on stderr where they listen.
-    fn start(name: &'static str, mut command: Command) -> Self {
-        let mut process = command
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let mut lines = BufReader::new(process.stderr.take().expect("stderr is piped")).lines();
-        let address = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .filter(|line| line.contains("listening") && !line.contains("admin"))
-            .find_map(|line| {
-                let from = line.find("127.0.0.1:")?;
-                let rest = &line[from..];
-                let end = rest.find(|c: char| !(c.is_ascii_digit() || ".:".contains(c)));
-                rest[..end.unwrap_or(rest.len())].parse().ok()
-            })
-            .expect("the program says where it listens");
-        std::thread::spawn(move || lines.for_each(drop));
+    async fn start(name: &'static str, mut command: Command, folder: &Path) -> Self {
+        let log = folder.join(format!("{name}.log"));
+        let lines = fs::File::create(&log).expect("the folder takes a file");
+        let process = command.stderr(lines).spawn().expect("the program starts");
+        let begun = Instant::now();
+        let address = loop {
+            let text = fs::read_to_string(&log).expect("the file is there");
+            if let Some(address) = listening(&text) {
+                break address;
+            }
+            assert!(begun.elapsed() < STARTS_WITHIN, "no address: {text}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
         Self {
             name,
             process,
@@ -183,11 +158,46 @@ impl Subject {
         }
     }
 
-    fn median(&self, of: impl Fn(&Sample) -> f64) -> f64 {
-        let mut values: Vec<f64> = self.samples.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    /// In the order of the rounds.
+    fn all(&self, of: impl Fn(&Sample) -> f64) -> impl Iterator<Item = f64> {
+        self.samples.iter().map(of)
     }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Where a program's lines say that it listens.
+fn listening(text: &str) -> Option<SocketAddr> {
+    text.split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .filter(|line| line.contains("listening") && !line.contains("admin"))
+        .find_map(|line| {
+            let rest = &line[line.find("127.0.0.1:")?..];
+            let end = rest.find(|c: char| !(c.is_ascii_digit() || ".:".contains(c)));
+            rest[..end.unwrap_or(rest.len())].parse().ok()
+        })
+}
+
+/// The defaults but for what has to be said.
+fn config(mode: &str, store: &str, has_access_log: bool, upstream: SocketAddr) -> String {
+    let scope = match mode {
+        "pass" => "",
+        _ => "scope = [\"none\"]\n",
+    };
+    let access_log = match has_access_log {
+        true => "",
+        false => "[access_log]\nenabled = false\n",
+    };
+    format!(
+        "[[listeners]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n{access_log}\
+         [store]\nurl = \"{store}\"\ntimeout = \"5s\"\nmax_size = \"8GiB\"\n\
+         [upstreams.up]\nendpoints = [\"http://{upstream}\"]\n\
+         [[routes]]\nname = \"all\"\npath = \"/*\"\nupstream = \"up\"\nmode = \"{mode}\"\n{scope}"
+    )
 }
 
 impl Drop for Subject {

@@ -68,7 +68,7 @@ impl Told {
 
 impl Attempt {
     /// Sends the request, once, and settles what comes of it.
-    pub async fn run(mut self: Box<Self>, outbound: Outbound) {
+    pub async fn run(mut self: Box<Self>, outbound: Box<Outbound>) {
         if self.shared.stop.is_cancelled() {
             // It came after the end of the drain, on a connection that was still open.
             return self.give_back(Problem::Overloaded).boxed().await;

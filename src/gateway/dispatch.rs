@@ -76,14 +76,14 @@ pub struct Streaming {
 pub async fn dispatch(
     shared: Arc<Shared>,
     subject: Arc<Subject>,
-    outbound: Outbound,
+    outbound: Box<Outbound>,
     gate: Arc<Gate>,
 ) -> Dispatched {
     let lane = &subject.lane;
     let method = outbound.method.clone();
     let (request, _held) = outbound.into_request();
     let started = Instant::now();
-    let response = match lane.upstream.send(request, &gate).await {
+    let response = match lane.upstream.send(Box::new(request), &gate).await {
         Ok(response) => response,
         Err(SendError { kind, sent }) => {
             lane.failed(kind);

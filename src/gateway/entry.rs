@@ -195,7 +195,7 @@ impl Entry {
         let lane = outcome.lane.as_deref();
         let key_ref = lane
             .zip(outcome.id)
-            .map(|(lane, id)| lane.identifier.key_ref(&id).to_string());
+            .map(|(lane, id)| lane.identifier.key_ref(&id));
         let spans = &outcome.spans;
         self.log.write(&Line {
             client: self.peer.addr,

@@ -125,7 +125,7 @@ impl Exchange {
         asked: Instant,
         fence: u64,
         prior: Option<Unknown>,
-    ) -> (Box<Attempt>, Outbound) {
+    ) -> (Box<Attempt>, Box<Outbound>) {
         let policy = self.subject.policy();
         self.tally.acquired(fence);
         // One that did not enter first can still be joined, unless somebody else is there.
@@ -162,7 +162,7 @@ impl Exchange {
             recorded: None,
             client: Some((self.reply, self.tally)),
         };
-        (Box::new(attempt), *self.outbound)
+        (Box::new(attempt), self.outbound)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{
     ACCEPT_ENCODING, AGE, ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPECT, FORWARDED,
     HOST, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
@@ -42,25 +42,28 @@ pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
         .get(TE)
         .and_then(|te| te.to_str().ok())
         .is_some_and(|te| te.split(',').any(|coding| coding.trim() == "trailers"));
-    remove_hop_by_hop(headers);
+    remove_named_by_connection(headers);
+    remove_all(headers, |name| {
+        is_hop_by_hop(name)
+            // The body is at hand, or streams without waiting for a permission.
+            || matches!(*name, EXPECT | FORWARDED)
+            || name.as_str().starts_with(OWN_PREFIX)
+    });
     if trailers_wanted {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         // RFC 9110, section 10.1.4.
         headers.append(CONNECTION, HeaderValue::from_static("te"));
     }
-    // The body is at hand, or streams without waiting for a permission.
-    headers.remove(EXPECT);
-    remove_prefixed(headers, OWN_PREFIX);
-    if let Ok(peer) = HeaderValue::from_str(&origin.peer.to_canonical().to_string()) {
+    if let Some(peer) = address(origin.peer) {
         headers.insert(X_FORWARDED_FOR, peer);
     }
     join_cookies(headers);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    headers.remove(X_FORWARDED_HOST);
-    headers.remove(FORWARDED);
     if let Some(host) = origin.host {
         headers.insert(X_FORWARDED_HOST, host.clone());
         headers.insert(HOST, host.clone());
+    } else {
+        headers.remove(X_FORWARDED_HOST);
     }
     let via = match origin.version {
         Version::HTTP_2 => "2 oncegate",
@@ -68,6 +71,23 @@ pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
         _ => "1.1 oncegate",
     };
     headers.append(VIA, HeaderValue::from_static(via));
+}
+
+/// The address as a header's value. It is written for every request, which is why it does not go through [`fmt`].
+///
+/// [`fmt`]: std::fmt
+fn address(peer: IpAddr) -> Option<HeaderValue> {
+    let IpAddr::V4(peer) = peer.to_canonical() else {
+        return HeaderValue::from_str(&peer.to_string()).ok();
+    };
+    let mut text = BytesMut::with_capacity("255.255.255.255".len());
+    for octet in peer.octets() {
+        if !text.is_empty() {
+            text.put_u8(b'.');
+        }
+        text.put_slice(itoa::Buffer::new().format(octet).as_bytes());
+    }
+    HeaderValue::from_maybe_shared(text.freeze()).ok()
 }
 
 /// What a protected dispatch changes besides: the answer must be storable as it is, the body's length is known,
@@ -89,6 +109,11 @@ pub fn to_protected_upstream(headers: &mut HeaderMap, key: &[KeySource], forward
 /// Removes the lines that concern one connection only: `Connection` and all it names, and those that are
 /// hop-by-hop by themselves.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    remove_named_by_connection(headers);
+    remove_all(headers, is_hop_by_hop);
+}
+
+fn remove_named_by_connection(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = named_by_connection(headers)
             .filter_map(|name| name.parse().ok())
@@ -98,10 +123,12 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, TE, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
-    remove_prefixed(headers, "proxy-");
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(*name, TE | TRANSFER_ENCODING | UPGRADE)
+        || *name == KEEP_ALIVE
+        || name.as_str().starts_with("proxy-")
 }
 
 /// Whether there is a header of this name, or of one that some servers read as it.
@@ -234,11 +261,12 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn remove_prefixed(headers: &mut HeaderMap, prefix: &str) {
-    while let Some(name) = headers
-        .keys()
-        .find(|name| name.as_str().starts_with(prefix))
-        .cloned()
-    {
+    remove_all(headers, |name| name.as_str().starts_with(prefix));
+}
+
+/// Most headers have none of what is unwanted, and one look over the names then costs less than to look for each.
+fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| is_unwanted(name)).cloned() {
         headers.remove(name);
     }
 }

@@ -232,7 +232,7 @@ impl Gateway {
 impl Handler for Gateway {
     type Body = Body;
 
-    async fn handle(&self, request: Request<RequestBody>, peer: Peer) -> Response<Body> {
+    async fn handle(&self, request: Box<Request<RequestBody>>, peer: Peer) -> Response<Body> {
         let entry = Entry::begin(&self.0.access_log, &request, peer);
         // Dropped with this future where the client leaves before there is an answer.
         let sending = Sending::new(Arc::clone(&entry));
@@ -256,7 +256,7 @@ impl Handler for Gateway {
 impl Gateway {
     async fn answer(
         &self,
-        request: Request<RequestBody>,
+        request: Box<Request<RequestBody>>,
         peer: Peer,
         entry: Arc<Entry>,
     ) -> Response<Body> {

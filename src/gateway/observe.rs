@@ -50,7 +50,7 @@ pub async fn observed(
     shared: &Arc<Shared>,
     lane: &Arc<Lane>,
     mut tally: Tally,
-    request: Request<RequestBody>,
+    request: Box<Request<RequestBody>>,
     peer: Peer,
 ) -> Response<Body> {
     let (watch, ended) = begin(shared, lane, tally.observed(), &request).unzip();

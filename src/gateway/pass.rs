@@ -1,7 +1,7 @@
 //! Requests that nothing protects: on pass routes, without a key where none is required, or while the store is
 //! down where the route says so. Both bodies stream, and a client that leaves takes its request along.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -28,7 +28,7 @@ pub async fn untouched(
     shared: &Shared,
     lane: &Arc<Lane>,
     mut tally: Tally,
-    request: Request<RequestBody>,
+    request: Box<Request<RequestBody>>,
     peer: Peer,
 ) -> Response<Body> {
     let counter = tally.counter();
@@ -43,7 +43,7 @@ pub async fn through(
     shared: &Shared,
     lane: &Lane,
     tally: &mut Tally,
-    mut request: Request<RequestBody>,
+    mut request: Box<Request<RequestBody>>,
     peer: Peer,
     body: impl FnOnce(RequestBody) -> OutBody,
 ) -> Response<Body> {
@@ -69,7 +69,7 @@ pub async fn unkeyed(
     lane: &Arc<Lane>,
     policy: &Policy,
     mut tally: Tally,
-    request: Request<RequestBody>,
+    request: Box<Request<RequestBody>>,
     peer: Peer,
 ) -> Response<Body> {
     let keys = policy.key.clone();
@@ -92,6 +92,7 @@ pub async fn unprotected(
     outbound: Outbound,
 ) -> Response<Body> {
     let (request, _held) = outbound.into_request();
+    let request = Box::new(request);
     let mut response = forwarded(shared, lane, &mut tally, request, None).await;
     marked(&mut response);
     tally.decide(Decision::Unprotected);
@@ -106,10 +107,10 @@ fn marked(response: &mut Response<Body>) {
 
 /// The request as its upstream gets it, around this body.
 fn prepared(
-    request: Request<RequestBody>,
+    request: Box<Request<RequestBody>>,
     peer: Peer,
     body: impl FnOnce(RequestBody) -> OutBody,
-) -> Request<OutBody> {
+) -> Box<Request<OutBody>> {
     let host = super::host(&request);
     let (mut head, incoming) = request.into_parts();
     headers::to_upstream(
@@ -124,7 +125,7 @@ fn prepared(
     *outgoing.method_mut() = head.method;
     *outgoing.uri_mut() = target(&head.uri);
     *outgoing.headers_mut() = head.headers;
-    outgoing
+    Box::new(outgoing)
 }
 
 /// The request's target as an upstream gets it: path and query, byte for byte.
@@ -139,13 +140,16 @@ async fn forwarded(
     shared: &Shared,
     lane: &Lane,
     tally: &mut Tally,
-    request: Request<OutBody>,
+    request: Box<Request<OutBody>>,
     verdict: Option<BodyVerdict>,
 ) -> Response<Body> {
     let head_timeout = lane.route.response_timeout;
     let method = request.method().clone();
     let started = tokio::time::Instant::now();
-    let sent = timeout(head_timeout, lane.upstream.send(request, &Gate::open())).await;
+    let gate = Gate::open();
+    // Pinned, so that the timeout does not move it about.
+    let sending = pin!(lane.upstream.send(request, &gate));
+    let sent = timeout(head_timeout, sending).await;
     let took = started.elapsed();
     let answer = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok());
     tally.dispatched(took, answer.map(|answer| answer.body().endpoint()));

@@ -39,7 +39,7 @@ pub async fn protected(
     shared: &Arc<Shared>,
     lane: &Arc<Lane>,
     mut tally: Tally,
-    request: Request<RequestBody>,
+    request: Box<Request<RequestBody>>,
     peer: Peer,
 ) -> Response<Body> {
     let policy = lane.policy();

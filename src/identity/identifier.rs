@@ -1,6 +1,6 @@
 //! Record ids, fingerprints and references of one gateway, all keyed by its id key.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use aws_lc_rs::{hkdf, hmac};
 use bytes::Bytes;
@@ -183,6 +183,13 @@ impl fmt::Debug for Identifier {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyRef(Short);
 
+impl KeyRef {
+    /// Its digits.
+    pub fn digits(&self) -> impl Iterator<Item = char> {
+        self.0.digits()
+    }
+}
+
 impl fmt::Display for KeyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
@@ -203,11 +210,17 @@ impl Short {
     fn of(hash: &[u8; 32]) -> Self {
         Self(std::array::from_fn(|at| hash[at]))
     }
+
+    fn digits(self) -> impl Iterator<Item = char> {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let halves = self.0.into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        halves.map(|half| char::from(DIGITS[usize::from(half)]))
+    }
 }
 
 impl fmt::Display for Short {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.digits().try_for_each(|digit| f.write_char(digit))
     }
 }
 

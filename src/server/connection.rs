@@ -149,11 +149,17 @@ struct Context {
 }
 
 /// What hyper calls for each request.
-async fn answer<H: Handler>(
+fn answer<H: Handler>(
     handler: H,
     mut request: Request<Incoming>,
     context: Context,
-) -> Result<Response<impl Body<Data = Bytes, Error = <H::Body as Body>::Error>>, Infallible> {
+) -> impl Future<
+    Output = Result<
+        Response<impl Body<Data = Bytes, Error = <H::Body as Body>::Error> + use<H>>,
+        Infallible,
+    >,
+> + Send
++ use<H> {
     let Context {
         peer,
         body_idle,
@@ -164,31 +170,37 @@ async fn answer<H: Handler>(
     let (request_half, response_half) = activity.begin(!request.body().is_end_stream());
     let leaving = Arc::clone(&activity);
     let call = findings.as_ref().map(|findings| findings.call());
-    let response = match call {
-        Some((_, Some(fault))) => handler.malformed(fault, peer),
-        _ => {
-            let body = |incoming| {
-                let half = request_half;
-                RequestBody::new(incoming, body_idle, activity, half, findings.clone())
-            };
-            handler.handle(request.map(body), peer).await
+    let fault = call.and_then(|(_, fault)| fault);
+    let told = findings.clone();
+    // Before the future begins, which is then not to bear it.
+    let request =
+        Box::new(request.map(|incoming| {
+            RequestBody::new(incoming, body_idle, activity, request_half, findings)
+        }));
+    async move {
+        let response = match fault {
+            Some(fault) => {
+                drop(request);
+                handler.malformed(fault, peer)
+            }
+            None => handler.handle(request, peer).await,
+        };
+        let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        // The handler has had enough of this connection, whatever the client is still sending.
+        if !is_tunnel && response.headers().contains_key(CONNECTION) {
+            leaving.leave_unread();
         }
-    };
-    let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    // The handler has had enough of this connection, whatever the client is still sending.
-    if !is_tunnel && response.headers().contains_key(CONNECTION) {
-        leaving.leave_unread();
+        if let (Some(findings), Some((number, _))) = (&told, call) {
+            findings.answered(number, is_tunnel);
+        }
+        Ok(response.map(|body| {
+            body.map_err(move |error| {
+                // The half lives as long as the body.
+                let _ = &response_half;
+                error
+            })
+        }))
     }
-    if let (Some(findings), Some((number, _))) = (&findings, call) {
-        findings.answered(number, is_tunnel);
-    }
-    Ok(response.map(|body| {
-        body.map_err(move |error| {
-            // The half lives as long as the body.
-            let _ = &response_half;
-            error
-        })
-    }))
 }
 
 fn http1_builder() -> http1::Builder {

@@ -77,9 +77,11 @@ pub trait Handler: Clone + Send + Sync + 'static {
 
     /// Answers a request. The future is dropped when the client goes; what must outlive that runs in a task of
     /// its own.
+    ///
+    /// The request is boxed because futures bear it: one inside the other, each moves it twice.
     fn handle(
         &self,
-        request: Request<RequestBody>,
+        request: Box<Request<RequestBody>>,
         peer: Peer,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 

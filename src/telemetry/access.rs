@@ -10,10 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
-
 use super::log::{Format, Log, timestamp};
 use crate::config::AccessLogConfig;
+use crate::identity::KeyRef;
 
 /// Writes what is to be written of requests.
 #[derive(Debug)]
@@ -105,12 +104,9 @@ fn scattered(turn: u64) -> f64 {
 fn json(text: &mut String, line: &Line<'_>) {
     text.push_str(r#"{"timestamp":""#);
     timestamp(text);
-    text.push_str(r#"","level":"INFO","message":"request","#);
-    // Strings and numbers always serialise, and a string takes every write.
-    if let Ok(fields) = serde_json::to_string(line) {
-        text.push_str(&fields[1..]);
-    }
-    text.push('\n');
+    text.push_str(r#"","level":"INFO","message":"request""#);
+    line.json(text);
+    text.push_str("}\n");
 }
 
 fn human(text: &mut String, line: &Line<'_>) {
@@ -121,25 +117,41 @@ fn human(text: &mut String, line: &Line<'_>) {
 }
 
 /// A value that may be absent: its field is then left out.
-trait Field: Serialize {
+///
+/// Lines are written for every request, so values write themselves: what goes through [`fmt`] or serde costs several
+/// times as much.
+trait Field {
     fn is_absent(&self) -> bool {
         false
     }
 
+    /// As a JSON value.
+    fn json(&self, text: &mut String);
+
     /// For people.
-    fn show(&self, text: &mut String);
+    fn show(&self, text: &mut String) {
+        self.json(text);
+    }
 }
 
 /// Defines the fields of a line, each with what it means.
 macro_rules! fields {
     ( $( $(#[doc = $help:literal])+ $name:ident: $type:ty, )+ ) => {
         /// What is written of a request besides `timestamp`, `level` and `message`.
-        #[derive(Debug, Serialize)]
+        #[derive(Debug)]
         pub struct Line<'a> {
-            $( $(#[doc = $help])+ #[serde(skip_serializing_if = "Field::is_absent")] pub $name: $type, )+
+            $( $(#[doc = $help])+ pub $name: $type, )+
         }
 
         impl Line<'_> {
+            /// Each field behind a comma.
+            fn json(&self, text: &mut String) {
+                $( if !self.$name.is_absent() {
+                    text.push_str(concat!(",\"", stringify!($name), "\":"));
+                    self.$name.json(text);
+                } )+
+            }
+
             fn show(&self, text: &mut String) {
                 $( if !self.$name.is_absent() {
                     text.push_str(concat!(" ", stringify!($name), "="));
@@ -173,7 +185,7 @@ fields! {
     /// What the type of a refusal ends with.
     problem: Option<&'static str>,
     /// Which key, as refusals and other lines name it; not where it was refused before the key was known.
-    key_ref: Option<String>,
+    key_ref: Option<KeyRef>,
     /// The number of the claim, where it was acquired.
     fence: Option<u64>,
     /// The name of the upstream, where the request got that far.
@@ -221,22 +233,15 @@ pub(super) fn fields() -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ms(pub Duration);
 
-impl Ms {
-    fn value(self) -> f64 {
-        let micros = u32::try_from(self.0.as_micros()).unwrap_or(u32::MAX);
-        f64::from(micros) / 1000.0
-    }
-}
-
-impl Serialize for Ms {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(self.value())
-    }
-}
-
 impl<T: Field> Field for Option<T> {
     fn is_absent(&self) -> bool {
         self.is_none()
+    }
+
+    fn json(&self, text: &mut String) {
+        if let Some(value) = self {
+            value.json(text);
+        }
     }
 
     fn show(&self, text: &mut String) {
@@ -246,8 +251,21 @@ impl<T: Field> Field for Option<T> {
     }
 }
 
-/// What comes from clients must not move a terminal's cursor.
 impl Field for &str {
+    fn json(&self, text: &mut String) {
+        // Without a way out in the middle, so that many bytes are looked at in one go.
+        let is_plain = self.bytes().fold(true, |is_plain, byte| {
+            is_plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\')
+        });
+        if is_plain {
+            quoted(text, |text| text.push_str(self));
+        } else if let Ok(escaped) = serde_json::to_string(self) {
+            // Strings always serialise.
+            text.push_str(&escaped);
+        }
+    }
+
+    /// What comes from clients must not move a terminal's cursor.
     fn show(&self, text: &mut String) {
         let is_plain = self.bytes().all(|byte| byte.is_ascii_graphic());
         if is_plain {
@@ -258,34 +276,70 @@ impl Field for &str {
     }
 }
 
-impl Field for String {
-    fn show(&self, text: &mut String) {
-        self.as_str().show(text);
+impl Field for KeyRef {
+    fn json(&self, text: &mut String) {
+        quoted(text, |text| self.show(text));
     }
-}
 
-impl Field for Ms {
     fn show(&self, text: &mut String) {
-        shown(text, format_args!("{}", self.value()));
+        text.extend(self.digits());
     }
 }
 
 impl Field for SocketAddr {
+    fn json(&self, text: &mut String) {
+        quoted(text, |text| self.show(text));
+    }
+
     fn show(&self, text: &mut String) {
-        shown(text, format_args!("{self}"));
+        let SocketAddr::V4(address) = self else {
+            return shown(text, format_args!("{self}"));
+        };
+        let [first, rest @ ..] = address.ip().octets();
+        number(text, first);
+        for octet in rest {
+            text.push('.');
+            number(text, octet);
+        }
+        text.push(':');
+        number(text, address.port());
+    }
+}
+
+impl Field for Ms {
+    fn json(&self, text: &mut String) {
+        let micros = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
+        number(text, micros / 1000);
+        let behind = micros % 1000;
+        text.push_str(match behind {
+            0..10 => ".00",
+            10..100 => ".0",
+            _ => ".",
+        });
+        number(text, behind);
     }
 }
 
 impl Field for u16 {
-    fn show(&self, text: &mut String) {
-        shown(text, format_args!("{self}"));
+    fn json(&self, text: &mut String) {
+        number(text, *self);
     }
 }
 
 impl Field for u64 {
-    fn show(&self, text: &mut String) {
-        shown(text, format_args!("{self}"));
+    fn json(&self, text: &mut String) {
+        number(text, *self);
     }
+}
+
+fn quoted(text: &mut String, write: impl FnOnce(&mut String)) {
+    text.push('"');
+    write(text);
+    text.push('"');
+}
+
+fn number(text: &mut String, value: impl itoa::Integer) {
+    text.push_str(itoa::Buffer::new().format(value));
 }
 
 fn shown(text: &mut String, value: fmt::Arguments<'_>) {
@@ -296,6 +350,8 @@ fn shown(text: &mut String, value: fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::{IdKeyBytes, Identifier};
+    use crate::protocol::RecordId;
 
     fn line() -> Line<'static> {
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
@@ -310,7 +366,7 @@ mod tests {
             status: Some(201),
             decision: "executed",
             problem: Some("none"),
-            key_ref: Some("3fa9c1d2e4b5".to_owned()),
+            key_ref: Some(key_ref()),
             fence: Some(1),
             upstream: Some("payments"),
             endpoint: Some(address),
@@ -325,6 +381,10 @@ mod tests {
             end: Some("client_gone"),
             trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736"),
         }
+    }
+
+    fn key_ref() -> KeyRef {
+        Identifier::new(&IdKeyBytes([7; 32]), "").key_ref(&RecordId([1; 32]))
     }
 
     fn settings(sample: f64) -> AccessLogConfig {
@@ -359,6 +419,49 @@ mod tests {
         assert_eq!(read["total_ms"], 2000.0);
         assert_eq!(read["overhead_ms"], 1.234);
         assert_eq!(read["path"], "/v1/\"pay\u{1b}ments\"");
+        assert_eq!(read["key_ref"], key_ref().to_string());
+        assert_eq!(read["client"], "127.0.0.1:4711");
+        assert_eq!(read["status"], 201);
+        assert_eq!(read["bytes_out"], 9);
+    }
+
+    #[test]
+    fn values_are_written_as_everybody_writes_them() {
+        let written = |value: &dyn Field| {
+            let mut text = String::new();
+            value.json(&mut text);
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()
+        };
+        for value in ["", "plain /%20", "a\"b\\c", "\n\r\t\0\u{1b}", "\u{7f}é😀"] {
+            assert_eq!(written(&value), value);
+        }
+        for address in [
+            "0.0.0.0:0",
+            "255.10.9.100:65535",
+            "[::1]:80",
+            "[fe80::1%3]:443",
+        ] {
+            let address: SocketAddr = address.parse().unwrap();
+            assert_eq!(written(&address), address.to_string());
+        }
+        for micros in [
+            0,
+            1,
+            9,
+            10,
+            99,
+            100,
+            999,
+            1000,
+            1001,
+            1010,
+            4_294_967_296_123,
+        ] {
+            let ms = Ms(Duration::from_micros(micros));
+            assert_eq!(written(&ms), micros as f64 / 1000.0, "{micros}");
+        }
+        assert_eq!(written(&u64::MAX), u64::MAX);
+        assert_eq!(written(&u16::MAX), u16::MAX);
     }
 
     #[test]
@@ -386,7 +489,7 @@ mod tests {
         let text = text.strip_suffix('\n').unwrap();
         assert!(!text.contains(char::is_control), "{text:?}");
         assert!(text.contains(" method=POST "), "{text}");
-        assert!(text.contains(" total_ms=2000 "), "{text}");
+        assert!(text.contains(" total_ms=2000.000 "), "{text}");
     }
 
     #[test]

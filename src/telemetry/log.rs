@@ -3,10 +3,12 @@
 //! Whoever writes a line names what happened by record id, route and status. Keys, credentials, bodies and
 //! queries are never among its fields. Whoever reads the lines may be slow: see [`Sink`].
 
+use std::cell::RefCell;
 use std::env::{self, VarError};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::panic;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -101,8 +103,35 @@ pub enum Format {
 
 /// Now, as every line says it: RFC 3339 in UTC, with microseconds.
 pub(super) fn timestamp(line: &mut String) {
-    // A clock that cannot be written leaves nothing to say.
-    let _ = SystemTime.format_time(&mut fmt::format::Writer::new(line));
+    thread_local! {
+        /// The last second that was written here, and how.
+        static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    }
+    let now = since_epoch();
+    SECOND.with_borrow_mut(|(second, written)| {
+        if *second != now.as_secs() || written.is_empty() {
+            let mut full = String::new();
+            // A clock that cannot be written leaves nothing to say.
+            let _ = SystemTime.format_time(&mut fmt::format::Writer::new(&mut full));
+            let is_same = since_epoch().as_secs() == now.as_secs();
+            let Some((head, _)) = full.split_once('.').filter(|_| is_same) else {
+                // Between two seconds it is not told which one was written.
+                return line.push_str(&full);
+            };
+            (*second, *written) = (now.as_secs(), head.to_owned());
+        }
+        line.push_str(written);
+        // Of seven digits the first one stands where the point is.
+        let mut digits = itoa::Buffer::new();
+        line.push('.');
+        line.push_str(&digits.format(1_000_000 + now.subsec_micros())[1..]);
+        line.push('Z');
+    });
+}
+
+fn since_epoch() -> Duration {
+    let now = std::time::SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default()
 }
 
 /// What stands where lines are missing.
@@ -220,6 +249,22 @@ mod tests {
         assert_eq!(line["route"], "create-payment");
         assert_eq!(line["status"], 201);
         assert!(line["timestamp"].is_string());
+    }
+
+    #[test]
+    fn every_line_bears_the_time_of_its_writing() {
+        let mut last = String::new();
+        for _ in 0..10_000 {
+            let mut text = String::new();
+            timestamp(&mut text);
+            let mut full = String::new();
+            SystemTime
+                .format_time(&mut fmt::format::Writer::new(&mut full))
+                .unwrap();
+            assert_eq!(text.len(), full.len(), "{text} {full}");
+            assert!(last <= text && text <= full, "{last} {text} {full}");
+            last = text;
+        }
     }
 
     #[test]

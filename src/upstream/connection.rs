@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -53,7 +54,7 @@ pub(super) struct Failed {
     /// Whether a byte of the request was given to the socket.
     pub(super) sent: bool,
     /// The request, where nothing of it was given to the socket and it can be tried elsewhere.
-    pub(super) request: Option<Request<OutBody>>,
+    pub(super) request: Option<Box<Request<OutBody>>>,
 }
 
 impl Connection {
@@ -107,18 +108,29 @@ impl Connection {
     }
 
     /// Sends a request and waits for the head of its response.
-    pub(super) async fn exchange(
+    ///
+    /// The request is with hyper when this returns, so that the future does not bear it.
+    pub(super) fn exchange(
         mut self,
         request: Request<OutBody>,
         gate: &Arc<Gate>,
-    ) -> Result<(Response<Incoming>, Self), Failed> {
+    ) -> impl Future<Output = Result<(Response<Incoming>, Self), Failed>> + use<> {
         let copy = copy(&request);
         self.wire.begin(gate, !request.body().is_end_stream());
         let request = request.map(|body| Sending {
             body,
             wire: Arc::clone(&self.wire),
         });
-        let (kind, request) = match self.sender.try_send_request(request).await {
+        let answer = self.sender.try_send_request(request);
+        self.answered(answer, copy)
+    }
+
+    async fn answered(
+        self,
+        answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Sending>>>>,
+        copy: Option<Box<Request<OutBody>>>,
+    ) -> Result<(Response<Incoming>, Self), Failed> {
+        let (kind, request) = match answer.await {
             Ok(response) if self.wire.has_begun() => return Ok((response, self)),
             // It answers something else.
             Ok(_) => (SendErrorKind::BadResponse, None),
@@ -129,7 +141,7 @@ impl Connection {
                 kind,
                 sent: false,
                 request: request
-                    .map(|request| request.map(|sending| sending.body))
+                    .map(|request| Box::new(request.map(|sending| sending.body)))
                     .or(copy),
             },
             Fate::Refused => Failed {
@@ -198,12 +210,12 @@ impl Body for Sending {
 /// A second copy of a request whose body is in memory: hyper keeps a request that it has begun with, also where the
 /// socket then takes nothing of it. Some balancers accept only to reset, and an idle connection may end, or say
 /// something, at any moment up to the first byte.
-fn copy(request: &Request<OutBody>) -> Option<Request<OutBody>> {
+fn copy(request: &Request<OutBody>) -> Option<Box<Request<OutBody>>> {
     let mut copy = Request::new(request.body().copy()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+    Some(Box::new(copy))
 }
 
 fn kind(error: &hyper::Error) -> SendErrorKind {

@@ -3,6 +3,8 @@
 //! hyper takes a line that ends without CR for a line. Who else reads the same bytes may not, and an upstream that lets
 //! a line feed of its users into a header says to one of the two what it never meant to say: such an answer is none.
 
+use memchr::memchr;
+
 /// The shortest status line with the first digit of the status: `HTTP/1.1 2`.
 const STATUS_AT: usize = 9;
 
@@ -36,30 +38,31 @@ impl Heads {
 
     /// Takes the next bytes of the connection; those after the head that counts are none of its business.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), Ambiguous> {
-        for byte in bytes {
-            if !self.is_in_head {
+        let mut rest = bytes;
+        while self.is_in_head && !rest.is_empty() {
+            let end = memchr(b'\n', rest);
+            let line = &rest[..end.unwrap_or(rest.len())];
+            if self.is_first_line {
+                self.note_status(line);
+            }
+            self.length += line.len();
+            self.last = line.last().copied().unwrap_or(self.last);
+            let Some(end) = end else {
                 return Ok(());
-            }
-            if *byte == b'\n' {
-                self.end_line()?;
-            } else {
-                self.note(*byte);
-            }
-            self.last = *byte;
+            };
+            self.end_line()?;
+            rest = &rest[end + 1..];
         }
         Ok(())
     }
 
-    fn note(&mut self, byte: u8) {
-        if self.is_first_line {
-            match self.length {
-                STATUS_AT => self.is_interim = byte == b'1',
-                at if at == STATUS_AT + 1 => self.digits[0] = byte,
-                at if at == STATUS_AT + 2 => self.digits[1] = byte,
-                _ => {}
-            }
-        }
-        self.length += 1;
+    /// Takes of these bytes, the next of the first line, what they hold of the status.
+    fn note_status(&mut self, bytes: &[u8]) {
+        let digit = |at: usize| Some(*bytes.get(at.checked_sub(self.length)?)?);
+        let (first, second, third) = (digit(STATUS_AT), digit(STATUS_AT + 1), digit(STATUS_AT + 2));
+        self.is_interim = first.map_or(self.is_interim, |digit| digit == b'1');
+        self.digits[0] = second.unwrap_or(self.digits[0]);
+        self.digits[1] = third.unwrap_or(self.digits[1]);
     }
 
     fn end_line(&mut self) -> Result<(), Ambiguous> {
@@ -68,6 +71,7 @@ impl Heads {
             return Err(Ambiguous);
         }
         self.length = 0;
+        self.last = b'\n';
         self.is_first_line = false;
         if is_empty {
             // What follows 101 is another protocol.

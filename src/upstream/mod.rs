@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::header::{CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
 
@@ -154,9 +155,10 @@ impl Upstream {
     /// See [`SendErrorKind`].
     pub async fn send(
         self: &Arc<Self>,
-        mut request: Request<OutBody>,
+        request: impl Into<Box<Request<OutBody>>>,
         gate: &Arc<Gate>,
     ) -> Result<Response<InBody>, SendError> {
+        let mut request = request.into();
         framing::frame(&mut request);
         let result = match Place::take(self) {
             Some(place) => self.try_endpoints(place, request, gate).await,
@@ -181,7 +183,7 @@ impl Upstream {
     async fn try_endpoints(
         &self,
         mut place: Place,
-        request: Request<OutBody>,
+        request: Box<Request<OutBody>>,
         gate: &Arc<Gate>,
     ) -> Result<Response<InBody>, SendError> {
         let mut attempt = Attempt {
@@ -231,6 +233,16 @@ impl Upstream {
         {
             return Ok(Some(exchanged));
         }
+        // Boxed, so that what finds a connection, as most requests do, needs no room for making one.
+        self.try_anew(endpoint, attempt).boxed().await
+    }
+
+    /// The same, on a connection that is made for it.
+    async fn try_anew(
+        &self,
+        endpoint: &Endpoint,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Option<Exchanged>, SendError> {
         endpoint.try_out();
         let Ok(addresses) = endpoint.addresses(self.connect_timeout).await else {
             endpoint.failed();
@@ -289,7 +301,7 @@ type Exchanged = (Response<hyper::body::Incoming>, Connection);
 /// One request on its way through connections that take nothing of it.
 struct Attempt<'a> {
     /// Gone where nothing of it was sent and yet it cannot be tried again.
-    request: Option<Request<OutBody>>,
+    request: Option<Box<Request<OutBody>>>,
     /// The protocols that it may be answered with.
     upgrade: Option<HeaderValue>,
     last: SendErrorKind,
@@ -309,7 +321,7 @@ impl Attempt<'_> {
         let Some(request) = self.request.take() else {
             return Err(SendError::unsent(self.last));
         };
-        match connection.exchange(request, self.gate).await {
+        match connection.exchange(*request, self.gate).await {
             Ok((response, _)) if self.is_doubtful(&response) => Err(SendError {
                 kind: SendErrorKind::BadResponse,
                 sent: true,

@@ -61,7 +61,7 @@ struct Paths {
 impl Handler for Paths {
     type Body = BoxBody<Bytes, Infallible>;
 
-    async fn handle(&self, request: Request<RequestBody>, peer: Peer) -> Response<Self::Body> {
+    async fn handle(&self, request: Box<Request<RequestBody>>, peer: Peer) -> Response<Self::Body> {
         let path = request.uri().path().to_owned();
         match path.as_str() {
             "/echo" => match request.into_body().collect().await {

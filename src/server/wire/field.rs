@@ -19,6 +19,22 @@ const NAME_BYTES: [bool; 256] = {
     table
 };
 
+/// What of ASCII a target may hold.
+const TARGET_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte: u8 = 0x21;
+    while byte < 0x7f {
+        table[byte as usize] = !matches!(byte, b'"' | b'#' | b'<' | b'>' | b'`');
+        byte += 1;
+    }
+    table
+};
+
+/// Whether a request's target may contain it.
+pub(super) fn is_target_byte(byte: u8) -> bool {
+    TARGET_BYTES[byte as usize]
+}
+
 /// Whether names of methods and headers may contain it.
 pub(super) fn is_name_byte(byte: u8) -> bool {
     NAME_BYTES[byte as usize]

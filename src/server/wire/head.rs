@@ -202,8 +202,7 @@ impl Facts {
 
 /// RFC 9112, section 3.2.
 fn check_target(method: &[u8], target: &[u8]) -> Result<(), Fault> {
-    let is_clean = |byte: &u8| matches!(byte, 0x21..=0x7e) && !b"\"#<>`".contains(byte);
-    if let Some(byte) = target.iter().find(|byte| !is_clean(byte)) {
+    if let Some(byte) = target.iter().find(|byte| !field::is_target_byte(**byte)) {
         return Err(match byte {
             b'#' => Fault::TargetFragment,
             b'\r' => Fault::LineEnding,
