@@ -52,6 +52,11 @@ impl Keys {
         format!("{{{}}}:store", self.tag(0))
     }
 
+    /// What changes whenever a completed record was changed by hand, in this bucket.
+    pub fn epoch(&self, bucket: u8) -> String {
+        format!("{{{}}}:epoch", self.tag(bucket))
+    }
+
     /// Which store this bucket belongs to.
     pub fn identity(&self, bucket: u8) -> String {
         format!("{{{}}}:identity", self.tag(bucket))
