@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`Redis`], then `call` (what is sent, how often, and what a failure means), `servers` and `node`
 //! (to whom), `script` with `lua/`, `reply` (what scripts say), `identity` (whether it is still the same store),
-//! `listening` (who waits is told), `epoch`, `unresolved`, `usage`.
+//! `listening` (who waits is told), `epoch`, `unresolved`, `usage`, `rights`.
 
 mod call;
 mod epoch;
@@ -14,6 +14,7 @@ mod keys;
 mod listening;
 mod node;
 mod reply;
+mod rights;
 mod script;
 mod servers;
 mod unresolved;
@@ -42,6 +43,7 @@ use crate::protocol::{
 };
 
 pub use self::identity::{Accepted, ContactError};
+pub use self::rights::Inspected;
 
 /// Where the store's time comes from.
 #[derive(Clone)]
@@ -58,6 +60,7 @@ pub struct Redis {
     listening: Arc<Listening>,
     keys: Keys,
     time: Time,
+    timeout: Duration,
     identity: Identity,
     gauge: Gauge,
     is_closed: AtomicBool,
@@ -84,6 +87,7 @@ impl Redis {
             servers,
             keys,
             time,
+            timeout,
             identity: Identity::unknown(id_key),
             gauge: Gauge::default(),
             is_closed: AtomicBool::new(false),

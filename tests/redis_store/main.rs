@@ -9,6 +9,7 @@ mod hints;
 mod identity;
 mod mid_exchange;
 mod rig;
+mod rights;
 mod secrets;
 mod sentinel;
 mod single;

@@ -57,6 +57,11 @@ impl Keys {
         format!("{{{}}}:epoch", self.tag(bucket))
     }
 
+    /// Nothing, but for the moment in which rights are tried.
+    pub fn rights(&self, bucket: u8) -> String {
+        format!("{{{}}}:rights", self.tag(bucket))
+    }
+
     /// Which store this bucket belongs to.
     pub fn identity(&self, bucket: u8) -> String {
         format!("{{{}}}:identity", self.tag(bucket))

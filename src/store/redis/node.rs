@@ -140,6 +140,16 @@ impl Node {
         Self::new(self.address.clone(), Arc::new(access))
     }
 
+    /// The same server, for one who does not log in.
+    pub fn as_stranger(&self) -> Self {
+        let access = Access {
+            user: None,
+            password: None,
+            ..Access::clone(&self.access)
+        };
+        Self::new(self.address.clone(), Arc::new(access))
+    }
+
     /// Sends one command.
     ///
     /// # Errors
