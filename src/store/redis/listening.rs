@@ -104,7 +104,8 @@ impl Listening {
                         _ = breaks.changed() => {}
                     }
                 }
-                Err(CallError::Refused { code, text }) => {
+                // For want of a right, or of the command itself: that does not pass.
+                Err(CallError::Refused { code, text }) if matches!(&**code, "NOPERM" | "ERR") => {
                     self.warn_of_refusal(code, text);
                     told.closed().await;
                 }
