@@ -22,8 +22,8 @@ use crate::identity::IdKeyBytes;
 use crate::route::Table;
 use crate::server::{Ending, Limit, Server};
 use crate::store::{
-    Accepted, ContactError, Embedded, Found, Memory, OpenError, Redis, Sealing, SealingKey, Store,
-    Time, system_clock,
+    Accepted, ContactError, Embedded, Found, Inspected, Memory, OpenError, Redis, Sealing,
+    SealingKey, Store, Time, system_clock,
 };
 use crate::telemetry::log::Log;
 use crate::telemetry::{AccessLog, LimitOver, Metrics, StoreHealth};
@@ -255,7 +255,7 @@ async fn shared(
         }
     };
     match timeout(FIRST_CONTACT, first).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => store.warn().await,
         Ok(Err(error @ ContactError::OtherIdKey)) => return Err(Error::Contact(error)),
         Ok(Err(error)) => tracing::error!(%error, "the store cannot be used as it is"),
         Err(_) => tracing::warn!("the store does not answer yet"),
@@ -292,13 +292,14 @@ pub async fn accept_store(config: &StoreConfig) -> Result<Accepted, Error> {
         .map_err(Error::Contact)
 }
 
-/// Asks a store on servers whether it is the one that the configuration means; of other stores there is nothing to ask.
+/// Asks a store on servers whether it is the one that the configuration means, and what there is to say of it; of other
+/// stores there is nothing to ask.
 ///
 /// # Errors
 /// Why it is not.
-pub async fn ask_store(config: &StoreConfig) -> Result<(), Error> {
+pub async fn ask_store(config: &StoreConfig) -> Result<Inspected, Error> {
     let StoreLocation::Redis(redis) = &config.location else {
-        return Ok(());
+        return Ok(Inspected::default());
     };
     let (store, _) = on_servers(config, redis)?;
     let asking = timeout(FIRST_CONTACT, store.inspect()).await;

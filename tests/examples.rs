@@ -6,13 +6,18 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use oncegate::config::Config;
-use support::{Act, Gate, Gateway, Request, ToyUpstream, payment, until};
+use oncegate::config::{Config, StoreLocation};
+use oncegate::store::Redis;
+use support::{
+    Act, Gate, Gateway, RedisCluster, RedisServer, Request, ToyUpstream, payment, until, within,
+};
+use tempfile::TempDir;
 
 /// The examples that a test below exercises, by name. One that is not among them fails
 /// [`every_example_is_exercised`].
-const EXERCISED: [&str; 9] = [
-    "ci", "observe", "oncegate", "payments", "queue", "services", "sidecar", "strict", "webhooks",
+const EXERCISED: [&str; 12] = [
+    "ci", "cluster", "observe", "oncegate", "payments", "queue", "redis", "sentinel", "services",
+    "sidecar", "strict", "webhooks",
 ];
 
 fn folder() -> PathBuf {
@@ -37,6 +42,11 @@ fn names() -> BTreeSet<String> {
 
 /// An example as it is, but for where it listens, where it sends and where it keeps.
 async fn start(name: &str, upstreams: &[&ToyUpstream]) -> Gateway {
+    Gateway::start(&text_of(name, upstreams)).await
+}
+
+/// Its text.
+fn text_of(name: &str, upstreams: &[&ToyUpstream]) -> String {
     let path = folder().join(format!("{name}.toml"));
     let mut text = std::fs::read_to_string(path).expect("an example");
     for (index, upstream) in upstreams.iter().enumerate() {
@@ -45,14 +55,25 @@ async fn start(name: &str, upstreams: &[&ToyUpstream]) -> Gateway {
         text = text.replace(&written, &upstream.url());
     }
     // The gateway is started in a folder of its own.
-    text = text.replace("embedded:/var/lib/oncegate/", "embedded:");
-    Gateway::start(&text).await
+    text.replace("embedded:/var/lib/oncegate/", "embedded:")
+}
+
+/// The secrets that the examples name, and where they are instead.
+fn secrets() -> (TempDir, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("redis"), "hunter2\n").expect("a file");
+    std::fs::write(directory.path().join("oncegate-id"), "k".repeat(32)).expect("a file");
+    let path = directory.path().display().to_string();
+    (directory, path)
 }
 
 #[test]
 fn every_example_can_be_loaded() {
     for name in names() {
-        let path = folder().join(format!("{name}.toml"));
+        let (directory, path) = secrets();
+        let text = text_of(&name, &[]).replace("/run/secrets", &path);
+        let path = directory.path().join(format!("{name}.toml"));
+        std::fs::write(&path, text).expect("a file");
         if let Err(faults) = Config::load(&path) {
             panic!("{faults}");
         }
@@ -304,4 +325,87 @@ async fn queue_lets_a_second_delivery_of_a_task_wait_for_the_first() {
     gateway.send(&task("t2")).await.is(502, "unknown");
     gateway.send(&task("t2")).await.is(503, "unknown");
     assert_eq!(upstream.charges(), 2);
+}
+
+#[tokio::test]
+async fn redis_lets_a_duplicate_at_another_gateway_wait_for_the_first() {
+    let server = RedisServer::start();
+    gives_rights("redis", &[&server]);
+    is_shared("redis", &[server.port]).await;
+}
+
+#[tokio::test]
+async fn sentinel_lets_a_duplicate_at_another_gateway_wait_for_the_first() {
+    let master = RedisServer::start();
+    gives_rights("sentinel", &[&master]);
+    let sentinels: Vec<_> = (0..3).map(|_| RedisServer::sentinel_of(&master)).collect();
+    let ports: Vec<u16> = sentinels.iter().map(|sentinel| sentinel.port).collect();
+    is_shared("sentinel", &ports).await;
+}
+
+#[tokio::test]
+async fn cluster_lets_a_duplicate_at_another_gateway_wait_for_the_first() {
+    let cluster = RedisCluster::start();
+    let servers: Vec<_> = cluster.servers.iter().collect();
+    gives_rights("cluster", &servers);
+    is_shared("cluster", &cluster.ports()[..3]).await;
+}
+
+/// Gives the example's user the rights that `check --connect` names, and no others.
+fn gives_rights(name: &str, servers: &[&RedisServer]) {
+    let (directory, path) = secrets();
+    let text = text_of(name, &[]).replace("/run/secrets", &path);
+    let file = directory.path().join("example.toml");
+    std::fs::write(&file, text).expect("a file");
+    let store = Config::load(&file).expect("an example").config.store;
+    let StoreLocation::Redis(config) = &store.location else {
+        panic!("{name} keeps its records elsewhere");
+    };
+    let rights = Redis::rights(config, &store.namespace);
+    let set: Vec<&str> = rights.split_whitespace().chain([">hunter2"]).collect();
+    for server in servers {
+        assert_eq!(server.cli(&set), "OK");
+    }
+}
+
+/// Two gateways with this example on these servers, and a duplicate that waits at the other one.
+async fn is_shared(name: &str, ports: &[u16]) {
+    let upstream = ToyUpstream::start();
+    let (_directory, secrets) = secrets();
+    let mut text = text_of(name, &[&upstream]).replace("/run/secrets", &secrets);
+    let first: u16 = match name {
+        "redis" => 6379,
+        "sentinel" => 26379,
+        _ => 7000,
+    };
+    for (written, port) in (first..).zip(ports) {
+        assert!(
+            text.contains(&format!(":{written}")),
+            "{name} has no {written}"
+        );
+        text = text.replace(&format!(":{written}"), &format!(":{port}"));
+    }
+    let one = Gateway::start(&text).await;
+    let other = Gateway::start(&text).await;
+    let pay = payment("k").header("X-Tenant", "a");
+    let gate = Gate::closed();
+    upstream.next(Act::respond(201, &[], "ch_1").after(&gate));
+    let first = one.spawn(&pay);
+    upstream.next_request().await;
+    let second = other.spawn(&pay);
+    waits(&other).await;
+    gate.open();
+    within("an answer", first)
+        .await
+        .expect("an answer")
+        .is(201, "executed");
+    within("an answer", second)
+        .await
+        .expect("an answer")
+        .is(201, "replayed");
+    one.send(&pay).await.is(201, "replayed");
+    other.send(&Request::get("/v1/payments")).await.is(201, "");
+    assert_eq!(upstream.charges(), 2);
+    let log = [one.log().text(), other.log().text()].concat();
+    assert!(!log.contains("refuses subscriptions"), "{log}");
 }

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::{Check, Failure, report, summary};
 use crate::app;
-use crate::config::{Config, Endpoint, Loaded, StoreLocation, UpstreamConfig};
+use crate::config::{Config, Endpoint, Loaded, StoreConfig, StoreLocation, UpstreamConfig};
+use crate::store::{Inspected, Redis};
 
 pub(super) async fn run(arguments: &Check) -> Result<(), Failure> {
     let Loaded { config, warnings } = Config::load(&arguments.config)?;
@@ -35,13 +36,17 @@ async fn connect(config: &Config, stdout: &mut impl Write) -> Result<(), Failure
             Ok(())
         }
     };
-    note(match &config.store.location {
-        StoreLocation::Redis(_) => match app::ask_store(&config.store).await {
-            Ok(()) => Ok("the store answers".to_owned()),
-            Err(error) => Err(format!("the store: {error}")),
-        },
-        location => store(location),
-    })?;
+    match &config.store.location {
+        StoreLocation::Redis(redis) => {
+            let rights = Redis::rights(redis, &config.store.namespace);
+            note(Ok(format!("the store's user needs no more than: {rights}")))?;
+            match servers(&config.store).await {
+                Ok(said) => said.into_iter().try_for_each(|line| note(Ok(line)))?,
+                Err(wrong) => note(Err(wrong))?,
+            }
+        }
+        location => note(store(location))?,
+    }
     for upstream in &config.upstreams {
         for endpoint in &upstream.endpoints {
             note(ask(upstream, endpoint).await)?;
@@ -52,6 +57,23 @@ async fn connect(config: &Config, stdout: &mut impl Write) -> Result<(), Failure
     } else {
         Err(Failure::Unreachable(silent.join("\noncegate: ")))
     }
+}
+
+/// Whether the store on servers could be used.
+async fn servers(store: &StoreConfig) -> Result<Vec<String>, String> {
+    let Inspected { missing, doubts } = app::ask_store(store)
+        .await
+        .map_err(|error| format!("the store: {error}"))?;
+    if !missing.is_empty() {
+        let missing: Vec<String> = missing.iter().map(|name| format!("+{name}")).collect();
+        let missing = missing.join(" ");
+        return Err(format!(
+            "the store: its user lacks rights to commands, keys or channels: {missing}"
+        ));
+    }
+    let mut said = vec!["the store answers, and its user has these rights".to_owned()];
+    said.extend(doubts.iter().map(|doubt| format!("warning: {doubt}")));
+    Ok(said)
 }
 
 /// Whether the store's file could be used. It is neither made nor opened as a store, so that a gateway may be running

@@ -101,6 +101,8 @@ impl ReplayCache {
         let (Some(cache), mut known) = (&self.cache, None) else {
             return;
         };
+        // Nothing counts before the epoch is known for the first time.
+        self.count_until(Some(Instant::now()));
         loop {
             let asked = Instant::now();
             match ledger.epoch().await {

@@ -22,7 +22,7 @@ use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
 pub use codec::Unreadable;
 pub use embedded::{Embedded, Found, OpenError};
 pub use memory::Memory;
-pub use redis::{Accepted, ContactError, Redis, Time};
+pub use redis::{Accepted, ContactError, Inspected, Redis, Time};
 pub use sealing::{Sealing, SealingKey};
 pub use unresolved::Unresolved;
 

@@ -5,32 +5,37 @@
 //!
 //! Reading order: [`Redis`], then `call` (what is sent, how often, and what a failure means), `servers` and `node`
 //! (to whom), `script` with `lua/`, `reply` (what scripts say), `identity` (whether it is still the same store),
-//! `unresolved`, `usage`.
+//! `listening` (who waits is told), `epoch`, `unresolved`, `usage`, `rights`.
 
 mod call;
+mod epoch;
 mod identity;
 mod keys;
+mod listening;
 mod node;
 mod reply;
+mod rights;
 mod script;
 mod servers;
 mod unresolved;
 mod usage;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
+use futures_util::{FutureExt, TryFutureExt};
 
 use self::call::{Call, Outcome, asked, failure};
 use self::identity::Identity;
 use self::keys::Keys;
+use self::listening::Listening;
 use self::reply::{Said, answer_bytes, cause_text, origin_bytes};
 use self::script::Script;
 use self::servers::Servers;
 use self::usage::Gauge;
-use super::{Clock, NotDone, Store, StoreError, Unresolved, Usage};
+use super::{Clock, Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::config::RedisConfig;
 use crate::identity::IdKeyBytes;
 use crate::protocol::{
@@ -38,6 +43,7 @@ use crate::protocol::{
 };
 
 pub use self::identity::{Accepted, ContactError};
+pub use self::rights::Inspected;
 
 /// Where the store's time comes from.
 #[derive(Clone)]
@@ -50,9 +56,11 @@ pub enum Time {
 
 /// A store that gateways share.
 pub struct Redis {
-    servers: Servers,
+    servers: Arc<Servers>,
+    listening: Arc<Listening>,
     keys: Keys,
     time: Time,
+    timeout: Duration,
     identity: Identity,
     gauge: Gauge,
     is_closed: AtomicBool,
@@ -73,10 +81,13 @@ impl Redis {
         time: Time,
     ) -> Self {
         let keys = Keys::new(namespace);
+        let servers = Arc::new(Servers::new(config, &keys, timeout));
         Self {
-            servers: Servers::new(config, &keys, timeout),
+            listening: Listening::new(Arc::clone(&servers), timeout),
+            servers,
             keys,
             time,
+            timeout,
             identity: Identity::unknown(id_key),
             gauge: Gauge::default(),
             is_closed: AtomicBool::new(false),
@@ -289,9 +300,19 @@ impl Store for Redis {
         self.gauge.read()
     }
 
+    fn hints(&self, id: RecordId) -> Option<Hints> {
+        let channel = self.keys.record(&id);
+        Some(self.listening.hints(Keys::bucket(&id), channel))
+    }
+
+    fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
+        self.known_epoch().map_ok(Some).boxed()
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         // What was acknowledged is with the servers already.
         self.is_closed.store(true, Ordering::Release);
+        self.listening.close();
         self.servers.disconnect();
         ready(()).boxed()
     }

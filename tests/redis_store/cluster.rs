@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::conformance;
 use crate::rig::{Virtual, claim, complete, config, id, seed, store_at};
-use crate::support::{RedisCluster, until};
+use crate::support::{RedisCluster, until, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_agrees_with_apply_and_a_frozen_primary_holds_up_nobody_else() {
@@ -52,7 +52,17 @@ async fn a_part_that_moves_is_followed() {
     let cluster = RedisCluster::start();
     let config = config(RedisForm::Cluster, &cluster.ports()[..1]);
     let store = store_at(&config, crate::rig::TIMEOUT);
+    let other = store_at(&config, crate::rig::TIMEOUT);
+    for n in 1..16 {
+        store.apply(id(n), claim(1)).await.unwrap();
+        let mut hints = other.hints(id(n)).expect("hints");
+        within("the first hint", hints.changed()).await.unwrap();
+        store.apply(id(n), complete(1)).await.unwrap();
+        within("a hint of the end", hints.changed()).await.unwrap();
+    }
     store.apply(id(0), claim(1)).await.unwrap();
+    let mut hints = other.hints(id(0)).expect("hints");
+    within("the first hint", hints.changed()).await.unwrap();
     let (tag, from) = ("{payments-test:00}", cluster.holder("{payments-test:00}"));
     let slot = from.cli(&["CLUSTER", "KEYSLOT", tag]);
     let other = (0..=255).map(|n| cluster.holder(&format!("{{payments-test:{n:02x}}}")));
@@ -82,8 +92,12 @@ async fn a_part_that_moves_is_followed() {
     for server in [to, from] {
         server.cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
     }
-    // Moved.
+    // Moved, and listened to at its new place.
+    within("a hint that it moved", hints.changed())
+        .await
+        .unwrap();
     assert_eq!(store.apply(id(0), complete(1)).await, Ok(Verdict::Done));
+    within("a hint of the end", hints.changed()).await.unwrap();
     let replayed = store.apply(id(0), claim(2)).await;
     assert!(
         matches!(replayed, Ok(Verdict::Completed(_))),

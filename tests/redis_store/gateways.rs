@@ -9,11 +9,17 @@ use crate::support::{
 };
 
 /// A file with an id key, and the directory that it is in.
-fn id_key(text: &str) -> (PathBuf, TempDir) {
+pub fn id_key(text: &str) -> (PathBuf, TempDir) {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("id-key");
     std::fs::write(&file, text.repeat(32)).expect("a file");
     (file, directory)
+}
+
+pub fn setup(upstream: &ToyUpstream, server: &RedisServer, id_key: &std::path::Path) -> Setup {
+    let setup = Setup::payments(upstream).shared(&server.url(), id_key);
+    // The test calls each gateway by an address of its own.
+    setup.route("fingerprint = { host = false }")
 }
 
 async fn gateway(
@@ -21,9 +27,7 @@ async fn gateway(
     server: &RedisServer,
     id_key: &std::path::Path,
 ) -> Gateway {
-    let setup = Setup::payments(upstream).shared(&server.url(), id_key);
-    // The test calls each gateway by an address of its own.
-    let setup = setup.route("fingerprint = { host = false }");
+    let setup = setup(upstream, server, id_key);
     setup.store("timeout = \"2s\"").start().await
 }
 

@@ -5,8 +5,12 @@ mod cluster;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod gateways;
+mod hints;
 mod identity;
+mod mid_exchange;
 mod rig;
+mod rights;
+mod secrets;
 mod sentinel;
 mod single;
 #[path = "../support/mod.rs"]

@@ -9,7 +9,7 @@ use oncegate::store::{NotDone, Store, StoreError};
 
 use crate::conformance;
 use crate::rig::{FINGERPRINT, Virtual, claim, complete, config, id, origin, release, seed, store};
-use crate::support::{Engine, RedisServer, until};
+use crate::support::{Engine, RedisServer, until, within};
 
 /// Sequences of each run.
 const SEQUENCES: u64 = 3;
@@ -192,5 +192,38 @@ async fn a_record_that_cannot_be_read_is_never_absent() {
             let unreadable = matches!(&answer, Err(StoreError::NotDone(NotDone::Unreadable(_))));
             assert!(unreadable, "{what}: {answer:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_epoch_stays_until_it_is_changed_and_is_the_same_for_all() {
+    let server = RedisServer::start();
+    let (one, other) = (store(&server), store(&server));
+    let before = one.epoch().await.unwrap();
+    assert_eq!(other.epoch().await.unwrap(), before);
+    let changed = one.change_epoch().await.unwrap();
+    assert_ne!(Some(changed), before);
+    assert_eq!(other.epoch().await.unwrap(), Some(changed));
+    assert_ne!(one.change_epoch().await.unwrap(), changed);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_record_is_told_when_it_is_settled_or_freed() {
+    let server = RedisServer::start();
+    let (one, other) = (store(&server), store(&server));
+    let unknown = Op::MarkUnknown {
+        owner: Owner(1),
+        origin: origin(),
+        fence: 1,
+        cause: oncegate::protocol::Cause::Timeout,
+        keep: Duration::from_secs(3600),
+    };
+    for (n, end) in (1..).zip([complete(1), release(1), unknown]) {
+        one.apply(id(n), claim(1)).await.unwrap();
+        let mut hints = other.hints(id(n)).expect("hints");
+        within("the first hint", hints.changed()).await.unwrap();
+        one.apply(id(n), end).await.unwrap();
+        within("a hint of the end", hints.changed()).await.unwrap();
+        assert!(!hints.has_changed().unwrap(), "one hint for one end");
     }
 }

@@ -7,8 +7,7 @@ use oncegate::protocol::Verdict;
 use oncegate::store::{NotDone, Store, StoreError};
 use tokio::time::timeout;
 
-use crate::conformance;
-use crate::rig::{Virtual, claim, complete, config, id, release, seed, store, store_at};
+use crate::rig::{claim, complete, config, id, release, store, store_at};
 use crate::support::{Engine, RedisServer, until};
 
 #[tokio::test]
@@ -108,25 +107,6 @@ async fn a_replica_does_nothing_and_says_nothing() {
     out_of_order(&store.apply(id(2), claim(1)).await.unwrap_err());
     out_of_order(&store.apply(id(1), complete(1)).await.unwrap_err());
     out_of_order(&store.read(id(1)).await.unwrap_err());
-}
-
-/// As the README says.
-const RIGHTS: &str = "~{payments-test:* +evalsha +eval +time +hmget +hget +hset +hdel +exists +del +pexpire +get +set \
-                      +zadd +zrem +zrangebyscore +ping +info +dbsize";
-
-#[tokio::test]
-async fn a_user_with_the_rights_that_are_documented_is_enough() {
-    let server = RedisServer::start();
-    let set: Vec<&str> = ["ACL", "SETUSER", "gate", "on", ">hunter2"]
-        .into_iter()
-        .chain(RIGHTS.split_whitespace())
-        .collect();
-    assert_eq!(server.cli(&set), "OK");
-    let mut config = config(RedisForm::Single, &[server.port]);
-    config.user = Some("gate".to_owned());
-    config.password = Some(Password("hunter2".to_owned()));
-    conformance::agrees_with_apply(&mut Virtual::new(&config), seed()).await;
-    store_at(&config, crate::rig::TIMEOUT).ping().await.unwrap();
 }
 
 #[tokio::test]

@@ -132,10 +132,7 @@ impl Redis {
     }
 
     /// Whether the store is the one that the configuration means, without beginning one.
-    ///
-    /// # Errors
-    /// As [`Redis::contact`].
-    pub async fn inspect(&self) -> Result<(), ContactError> {
+    pub(super) async fn is_the_one(&self) -> Result<(), ContactError> {
         match self.marker("read", "").await? {
             Some(marker) if marker.check != self.identity.check => Err(ContactError::OtherIdKey),
             _ => Ok(()),

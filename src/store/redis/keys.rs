@@ -52,6 +52,16 @@ impl Keys {
         format!("{{{}}}:store", self.tag(0))
     }
 
+    /// What changes whenever a completed record was changed by hand, in this bucket.
+    pub fn epoch(&self, bucket: u8) -> String {
+        format!("{{{}}}:epoch", self.tag(bucket))
+    }
+
+    /// Nothing, but for the moment in which rights are tried.
+    pub fn rights(&self, bucket: u8) -> String {
+        format!("{{{}}}:rights", self.tag(bucket))
+    }
+
     /// Which store this bucket belongs to.
     pub fn identity(&self, bucket: u8) -> String {
         format!("{{{}}}:identity", self.tag(bucket))

@@ -14,7 +14,7 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo,
-    Pipeline, RedisConnectionInfo, RedisError, TlsCertificates, Value,
+    Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, TlsCertificates, Value,
 };
 use tokio::time::{Instant, timeout};
 
@@ -52,7 +52,12 @@ pub struct Access {
     pub tls: Option<TlsCertificates>,
     /// How long a call waits for a connection.
     pub patience: Duration,
+    /// Who is told what a server says unasked.
+    pub pushes: Option<Pushes>,
 }
+
+/// Takes what a server says unasked.
+pub type Pushes = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -124,6 +129,25 @@ impl Node {
             current: Mutex::default(),
             given_up: AtomicU32::new(0),
         }
+    }
+
+    /// The same server over another connection: what it says unasked there is told.
+    pub fn listening(&self, pushes: Pushes) -> Self {
+        let access = Access {
+            pushes: Some(pushes),
+            ..Access::clone(&self.access)
+        };
+        Self::new(self.address.clone(), Arc::new(access))
+    }
+
+    /// The same server, for one who does not log in.
+    pub fn as_stranger(&self) -> Self {
+        let access = Access {
+            user: None,
+            password: None,
+            ..Access::clone(&self.access)
+        };
+        Self::new(self.address.clone(), Arc::new(access))
     }
 
     /// Sends one command.
@@ -318,10 +342,16 @@ pub fn certificates(tls: &RedisTls) -> TlsCertificates {
 }
 
 async fn open(address: Endpoint, access: Arc<Access>) -> Result<MultiplexedConnection, Arc<str>> {
-    let config = AsyncConnectionConfig::new()
+    let mut config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(LONGEST_CALL))
         .set_concurrency_limit(MAX_UNDER_WAY);
+    if let Some(pushes) = access.pushes.clone() {
+        config = config.set_push_sender(move |push| {
+            pushes(push);
+            Ok::<_, std::convert::Infallible>(())
+        });
+    }
     let connecting = async {
         client(address, &access)?
             .get_multiplexed_async_connection_with_config(&config)
@@ -349,6 +379,10 @@ fn client(address: Endpoint, access: &Access) -> Result<Client, RedisError> {
     let mut settings = RedisConnectionInfo::default()
         .set_db(i64::from(access.database))
         .set_lib_name("oncegate", env!("CARGO_PKG_VERSION"));
+    if access.pushes.is_some() {
+        // Unasked words are told from answers in this version only.
+        settings = settings.set_protocol(ProtocolVersion::RESP3);
+    }
     if let Some(user) = &access.user {
         settings = settings.set_username(user);
     }

@@ -53,6 +53,10 @@ scripts! {
     UNRESOLVED = flagged(parts!("unresolved"));
     /// What stands for the whole store.
     STORE = flagged(parts!("store"));
+    /// What changes whenever a completed record was changed by hand.
+    EPOCH = flagged(parts!("epoch"));
+    /// Which rights the user lacks.
+    RIGHTS = flagged(parts!("rights"));
     /// What stands for one bucket of it.
     PART = flagged(parts!("part"));
 }

@@ -74,6 +74,7 @@ impl Servers {
             database: config.database,
             tls: config.tls.as_ref().map(super::node::certificates),
             patience: timeout.mul_f64(CONNECTING),
+            pushes: None,
         });
         let endpoints = config.servers.clone();
         Self(match &config.form {

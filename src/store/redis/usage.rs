@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::future::join_all;
-use redis::{Pipeline, Value, pipe};
+use redis::{Pipeline, Value, cmd, pipe};
+use tokio::time::timeout;
 
 use super::call::failed;
+use super::node::Node;
 use super::{Redis, StoreError, Usage};
 
 /// What the servers said.
@@ -41,12 +43,13 @@ impl Redis {
         let question = question();
         let answers = servers.iter().map(|(node, _)| node.call_all(&question));
         let mut usage = Usage::default();
+        let mut evicting = None;
         for answer in join_all(answers).await {
             let answer = answer.map_err(failed)?;
             let [pong, keys, memory] = answer.as_slice() else {
                 return Err(super::reply::strange().into());
             };
-            super::node::Node::refusal_in(pong.clone()).map_err(failed)?;
+            Node::refusal_in(pong.clone()).map_err(failed)?;
             // A user who may not ask for these has a store all the same.
             if let Value::Int(keys) = keys {
                 usage.records += u64::try_from(*keys).unwrap_or(0);
@@ -55,18 +58,30 @@ impl Redis {
             let number = |name| field(memory, name).and_then(|number| number.parse().ok());
             usage.bytes += number("used_memory").unwrap_or(0);
             usage.limit_bytes += number("maxmemory").unwrap_or(0);
-            self.warn_of_eviction(field(memory, "maxmemory_policy"));
+            evicting = evicting.or(evicting_policy(memory));
         }
+        self.warn_of_eviction(evicting.as_deref());
         self.gauge.set(usage);
         Ok(())
     }
 
+    /// The policy of a server that forgets records to make room; `None` where it does not, or does not say.
+    pub(super) async fn eviction(&self, node: &Node) -> Option<String> {
+        let mut question = cmd("INFO");
+        question.arg("memory");
+        let answer = timeout(self.timeout, node.call(&question)).await;
+        evicting_policy(text(&answer.ok()?.ok()?))
+    }
+
     /// A server that forgets a claim to make room lets its operation through twice.
     fn warn_of_eviction(&self, policy: Option<&str>) {
-        let Some(policy) = policy.filter(|policy| *policy != "noeviction") else {
-            return;
-        };
-        if !self.gauge.has_warned.swap(true, Ordering::Relaxed) {
+        let has_warned = self
+            .gauge
+            .has_warned
+            .swap(policy.is_some(), Ordering::Relaxed);
+        if let Some(policy) = policy
+            && !has_warned
+        {
             tracing::warn!(
                 policy,
                 "the store forgets records when its memory is full, and with them what was executed; set its \
@@ -81,6 +96,11 @@ fn question() -> Pipeline {
     question.cmd("PING").cmd("DBSIZE");
     question.cmd("INFO").arg("memory");
     question
+}
+
+fn evicting_policy(memory: &str) -> Option<String> {
+    let policy = field(memory, "maxmemory_policy")?;
+    (policy != "noeviction").then(|| policy.to_owned())
 }
 
 fn text(value: &Value) -> &str {

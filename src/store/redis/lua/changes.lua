@@ -38,6 +38,11 @@ local function unlist(route)
   redis.call('ZREM', index, claim_of(route), unknown_of(route))
 end
 
+-- Tells whoever waits for this record. A user without the right to must not fail a script that has written already.
+local function tell()
+  redis.pcall('SPUBLISH', key, '')
+end
+
 -- A record in the place of whatever is left of an older one. `more`: the fields of its state.
 local function create(origin, state, keep, tombstone, ...)
   if leftover then
@@ -61,6 +66,7 @@ end
 local function forget()
   redis.call('DEL', key)
   unlist(r.rt)
+  tell()
 end
 
 -- A final answer in the place of a claim or an unknown outcome; the record keeps what it was made of.
@@ -72,4 +78,5 @@ local function settle(owner, answer, keep, tombstone)
     'ex', text(expires_at), 'fo', text(forget_at))
   outlive(forget_at)
   unlist(r.rt)
+  tell()
 end

@@ -5,6 +5,7 @@ if not r then
   create({fp = ARGV[4], rt = ARGV[5], og = ARGV[6]}, 'completed', keep, tombstone,
     'ow', owner, 'si', text(now), 'an', ARGV[7])
   unlist(ARGV[5])
+  tell()
   return {'done'}
 elseif (r.st == 'claimed' or r.st == 'unknown') and r.fp == ARGV[4] then
   settle(owner, ARGV[7], keep, tombstone)

@@ -6,12 +6,14 @@ elseif not r then
   create({fp = ARGV[4], rt = ARGV[5], og = ARGV[6]}, 'unknown', keep, 0,
     'ow', owner, 'fe', ARGV[7], 'be', '0', 'ca', cause, 'si', text(now))
   list_unknown(ARGV[5], text(now))
+  tell()
   return {'done'}
 elseif mine(owner) then
   redis.call('HDEL', key, 'le', 'lu', 'po', 'pf', 'pb', 'pc', 'ps')
   redis.call('HSET', key, 'st', 'unknown', 'ca', cause, 'si', text(now))
   keep_for(keep)
   list_unknown(r.rt, text(now))
+  tell()
   return {'done'}
 elseif r.st == 'unknown' and r.ow == owner then
   return {'done'}

@@ -13,4 +13,5 @@ end
 redis.call('HDEL', key, 'le', 'lu', 'po', 'pf', 'pb', 'pc', 'ps')
 redis.call('HSET', key, 'st', 'unknown', 'ow', r.po, 'be', r.pb, 'ca', r.pc, 'si', r.ps)
 list_unknown(r.rt, r.ps)
+tell()
 return {'restored'}
