@@ -6,6 +6,7 @@ mod cluster;
 mod conformance;
 mod gateways;
 mod identity;
+mod replicas;
 mod rig;
 mod sentinel;
 mod single;

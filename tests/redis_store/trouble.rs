@@ -112,7 +112,7 @@ async fn a_replica_does_nothing_and_says_nothing() {
 
 /// As the README says.
 const RIGHTS: &str = "~{payments-test:* +evalsha +eval +time +hmget +hget +hset +hdel +exists +del +pexpire +get +set \
-                      +zadd +zrem +zrangebyscore +ping +info +dbsize";
+                      +zadd +zrem +zrangebyscore +ping +info +dbsize +wait";
 
 #[tokio::test]
 async fn a_user_with_the_rights_that_are_documented_is_enough() {

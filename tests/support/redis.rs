@@ -239,12 +239,18 @@ pub struct RedisCluster {
 impl RedisCluster {
     /// Starts the servers and waits until they are one cluster.
     pub fn start() -> Self {
-        let servers: Vec<RedisServer> = (0..6).map(|_| RedisServer::of_cluster()).collect();
+        Self::with_replicas(1)
+    }
+
+    /// The same with so many replicas for each primary.
+    pub fn with_replicas(replicas: usize) -> Self {
+        let count = 3 * (1 + replicas);
+        let servers: Vec<RedisServer> = (0..count).map(|_| RedisServer::of_cluster()).collect();
         let addresses = servers.iter().map(|s| format!("127.0.0.1:{}", s.port));
         let created = Command::new(tool("redis-cli"))
             .args(["--cluster", "create"])
             .args(addresses)
-            .args(["--cluster-replicas", "1", "--cluster-yes"])
+            .args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"])
             .output()
             .expect("redis-cli");
         assert!(created.status.success(), "{created:?}");
@@ -264,6 +270,16 @@ impl RedisCluster {
     /// The ports of all servers.
     pub fn ports(&self) -> Vec<u16> {
         self.servers.iter().map(|server| server.port).collect()
+    }
+
+    /// A replica of this primary, by the primary's word.
+    pub fn replica_of(&self, primary: &RedisServer) -> &RedisServer {
+        let replication = primary.cli(&["INFO", "replication"]);
+        let line = replication.lines().find(|line| line.starts_with("slave0:"));
+        let port = line.and_then(|line| line.split("port=").nth(1)?.split(',').next());
+        let port: u16 = port.and_then(|port| port.parse().ok()).expect("a replica");
+        let server = |server: &&RedisServer| server.port == port;
+        self.servers.iter().find(server).expect("a server of ours")
     }
 
     /// The primary that holds this key.
