@@ -156,7 +156,6 @@ async fn a_connection_that_breaks_between_a_claim_and_its_replicas_vouches_for_n
 /// acknowledges then is lost, and what replicas had is not.
 #[tokio::test]
 async fn an_answer_that_is_lost_with_its_server_is_recorded_again() {
-    let upstream = ToyUpstream::start();
     let cluster = crate::support::RedisCluster::start();
     let config = RedisConfig {
         replicas_ack: 1,
@@ -168,6 +167,8 @@ async fn an_answer_that_is_lost_with_its_server_is_recorded_again() {
     let first = cluster.holder(tag);
     let replica = cluster.replica_of(first);
     replica.freeze();
+    // What is written from now on is not even on its way to the replica.
+    first.cli(&["CLIENT", "KILL", "TYPE", "replica"]);
     // Told at once, though no replica has it.
     assert_eq!(store.apply(id(0), complete(1)).await, Ok(Verdict::Done));
     first.freeze();
@@ -178,7 +179,6 @@ async fn an_answer_that_is_lost_with_its_server_is_recorded_again() {
         matches!(told, Ok(Ok(Verdict::Completed(_)))).then_some(())
     })
     .await;
-    drop(upstream);
 }
 
 #[tokio::test]
