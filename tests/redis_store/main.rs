@@ -4,6 +4,7 @@
 mod cluster;
 #[path = "../conformance/mod.rs"]
 mod conformance;
+mod failover;
 mod gateways;
 mod identity;
 mod replicas;

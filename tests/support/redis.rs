@@ -274,12 +274,38 @@ impl RedisCluster {
 
     /// A replica of this primary, by the primary's word.
     pub fn replica_of(&self, primary: &RedisServer) -> &RedisServer {
+        self.replicas_of(primary).remove(0)
+    }
+
+    /// The replicas of this primary, by its word.
+    pub fn replicas_of(&self, primary: &RedisServer) -> Vec<&RedisServer> {
         let replication = primary.cli(&["INFO", "replication"]);
-        let line = replication.lines().find(|line| line.starts_with("slave0:"));
-        let port = line.and_then(|line| line.split("port=").nth(1)?.split(',').next());
-        let port: u16 = port.and_then(|port| port.parse().ok()).expect("a replica");
-        let server = |server: &&RedisServer| server.port == port;
-        self.servers.iter().find(server).expect("a server of ours")
+        let lines = replication.lines();
+        let port = |line: &str| -> Option<u16> {
+            let (name, rest) = line.split_once(":ip=")?;
+            name.strip_prefix("slave")?;
+            rest.split("port=").nth(1)?.split(',').next()?.parse().ok()
+        };
+        let ports: Vec<u16> = lines.filter_map(port).collect();
+        let server = |port: &u16| self.servers.iter().find(|server| server.port == *port);
+        ports.iter().filter_map(server).collect()
+    }
+
+    /// Whether every server answers, knows of three primaries, and each of those has so many replicas in step.
+    pub fn is_whole(&self, replicas: usize) -> bool {
+        let is_so = |server: &RedisServer| {
+            let replication = server.cli(&["INFO", "replication"]);
+            let is_linked = if replication.contains("role:master") {
+                replication.matches("state=online").count() == replicas
+            } else {
+                replication.contains("master_link_status:up")
+            };
+            is_linked
+                && server
+                    .cli(&["CLUSTER", "INFO"])
+                    .contains("cluster_state:ok")
+        };
+        self.servers.iter().all(is_so)
     }
 
     /// The primary that holds this key.
