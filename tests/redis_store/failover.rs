@@ -383,7 +383,7 @@ async fn tell(book: &Book, address: std::net::SocketAddr, key: &str) -> Option<u
 fn slug(body: &str) -> String {
     let problem: Option<serde_json::Value> = serde_json::from_str(body).ok();
     let kind = problem.and_then(|problem| Some(problem["type"].as_str()?.to_owned()));
-    let last = kind.and_then(|kind| Some(kind.rsplit(['/', '#']).next()?.to_owned()));
+    let last = kind.and_then(|kind| Some(kind.rsplit([':', '/']).next()?.to_owned()));
     last.unwrap_or_default()
 }
 
