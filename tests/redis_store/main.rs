@@ -7,6 +7,7 @@ mod conformance;
 mod failover;
 mod gateways;
 mod identity;
+mod losses;
 mod replicas;
 mod rig;
 mod sentinel;

@@ -35,11 +35,17 @@ impl Group {
         group
     }
 
-    pub async fn is_linked(&self) {
-        let online = |line: &str| line.starts_with("slave") && line.contains("state=online");
+    /// Waits until every replica has acknowledged what the primary wrote: one that has only just been synchronised
+    /// says nothing for a second.
+    async fn is_linked(&self) {
+        self.primary.cli(&["SET", "linked", "1"]);
         until("the replicas to be linked", || async {
             let replication = self.primary.cli(&["INFO", "replication"]);
-            let count = replication.lines().filter(|line| online(line)).count();
+            let offset = replication
+                .lines()
+                .find_map(|line| line.strip_prefix("master_repl_offset:"))?;
+            let in_step = format!("state=online,offset={offset},");
+            let count = replication.matches(&in_step).count();
             (count == self.replicas.len()).then_some(())
         })
         .await;
