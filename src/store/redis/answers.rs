@@ -35,7 +35,8 @@ const AT_THE_END: Duration = Duration::from_secs(1);
 pub struct Answers {
     servers: Arc<Servers>,
     room: Arc<Semaphore>,
-    has_warned: AtomicBool,
+    /// Said once, until an answer gets there again.
+    has_warned: Arc<AtomicBool>,
 }
 
 /// One of them.
@@ -66,7 +67,7 @@ impl Answers {
         Self {
             servers,
             room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
-            has_warned: AtomicBool::new(false),
+            has_warned: Arc::default(),
         }
     }
 
@@ -82,9 +83,14 @@ impl Answers {
             }
             return;
         };
-        let servers = Arc::clone(&self.servers);
+        let (servers, has_warned) = (Arc::clone(&self.servers), Arc::clone(&self.has_warned));
         tokio::spawn(async move {
-            recorded.until_replicas_have_it(&servers).await;
+            let is_settled = recorded.until_replicas_have_it(&servers).await;
+            if !has_warned.swap(!is_settled, Ordering::Relaxed) && !is_settled {
+                tracing::warn!(
+                    "replicas may lack recorded answers: they did not have them in time"
+                );
+            }
             drop(room);
         });
     }
@@ -97,25 +103,25 @@ impl Answers {
 }
 
 impl Recorded {
-    async fn until_replicas_have_it(&self, servers: &Servers) {
+    /// Whether they have it, or need not.
+    async fn until_replicas_have_it(&self, servers: &Servers) -> bool {
         let deadline = Instant::now() + LOOKED_AFTER.min(self.keep);
         let mut pause = FIRST_PAUSE;
         loop {
             match self.asked(servers).await {
-                Fate::Settled => return,
+                Fate::Settled => return true,
                 Fate::Lost => {
                     tracing::info!(
                         "a recorded answer was lost with its server; it is recorded again"
                     );
                     if let Fate::Settled = self.repeated(servers).await {
-                        return;
+                        return true;
                     }
                 }
                 Fate::Open => {}
             }
             if Instant::now() + pause > deadline {
-                tracing::warn!("replicas may lack a recorded answer; it is looked after no longer");
-                return;
+                return false;
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
