@@ -64,6 +64,16 @@ pub enum Error {
     /// A shared store did not answer.
     #[error("the store does not answer")]
     NoAnswer,
+    /// A primary of a shared store has fewer replicas than claims wait for.
+    #[error(
+        "a primary has {replicas} replicas, and claims wait for {replicas_ack}: they would be refused"
+    )]
+    FewReplicas {
+        /// How many it has.
+        replicas: u32,
+        /// `store.replicas_ack`.
+        replicas_ack: u32,
+    },
     /// The system gave no randomness.
     #[error("the system has no source of randomness")]
     Randomness,
@@ -302,8 +312,26 @@ pub async fn ask_store(config: &StoreConfig) -> Result<Inspected, Error> {
         return Ok(Inspected::default());
     };
     let (store, _) = on_servers(config, redis)?;
-    let asking = timeout(FIRST_CONTACT, store.inspect()).await;
-    asking.map_err(|_| Error::NoAnswer)?.map_err(Error::Contact)
+    let asking = async {
+        let inspected = store.inspect().await?;
+        // Who lacks rights may not be able to count.
+        let few = match inspected.missing.is_empty() {
+            true => store.missing_replicas().await?,
+            false => None,
+        };
+        Ok((inspected, few))
+    };
+    let asked = timeout(FIRST_CONTACT, asking).await;
+    match asked
+        .map_err(|_| Error::NoAnswer)?
+        .map_err(Error::Contact)?
+    {
+        (inspected, None) => Ok(inspected),
+        (_, Some(replicas)) => Err(Error::FewReplicas {
+            replicas,
+            replicas_ack: redis.replicas_ack,
+        }),
+    }
 }
 
 /// The store, with its responses encrypted at rest where there is a key to do it with.

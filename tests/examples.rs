@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use oncegate::config::{Config, StoreLocation};
 use oncegate::store::Redis;
 use support::{
-    Act, Gate, Gateway, RedisCluster, RedisServer, Request, ToyUpstream, payment, until, within,
+    Act, Engine, Gate, Gateway, RedisCluster, RedisServer, Request, ToyUpstream, payment, until,
+    within,
 };
 use tempfile::TempDir;
 
@@ -337,6 +338,18 @@ async fn redis_lets_a_duplicate_at_another_gateway_wait_for_the_first() {
 #[tokio::test]
 async fn sentinel_lets_a_duplicate_at_another_gateway_wait_for_the_first() {
     let master = RedisServer::start();
+    let port = master.port.to_string();
+    let follow = ["--replicaof", "127.0.0.1", &port];
+    let _replica = RedisServer::start_with(Engine::Redis, &follow);
+    // One that has just come says for about a second that it has nothing.
+    until("the replica to have what the master has", || async {
+        let said = master.cli(&["INFO", "replication"]);
+        let master = said.split("master_repl_offset:").nth(1)?;
+        let master = master.lines().next()?.trim().to_owned();
+        let has = format!("state=online,offset={master},");
+        (master != "0" && said.contains(&has)).then_some(())
+    })
+    .await;
     gives_rights("sentinel", &[&master]);
     let sentinels: Vec<_> = (0..3).map(|_| RedisServer::sentinel_of(&master)).collect();
     let ports: Vec<u16> = sentinels.iter().map(|sentinel| sentinel.port).collect();

@@ -91,9 +91,10 @@ section! {
         id_key: Option<Secret>,
         /// The password of a shared store, where it does not stand in the URL.
         password: Option<Secret>,
-        /// How many replicas have to have a claim before it counts. Required where replicas can take over
-        /// (`redis-sentinel:`, `redis-cluster:`): 0 says that a claim which no replica has yet may be lost with its
-        /// primary, and its operation sent again. More than 0 is not in this version.
+        /// How many replicas have to have a claim before it counts; what they do not have in time is refused, with
+        /// 503. Required where replicas can take over (`redis-sentinel:`, `redis-cluster:`): 0 says that a claim which no
+        /// replica has yet may be lost with its primary, and its operation sent again. With 1, have two replicas for
+        /// each primary: with one, claims are refused while it, or its successor's replica, is away.
         replicas_ack: Option<ReplicasAck>,
         /// TLS to a shared store, whatever its URL begins with: `roots`, a file of root certificates to trust in the
         /// place of the system's; `certificate`, a file with what the servers are shown; and `key`, where its private

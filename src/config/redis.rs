@@ -21,6 +21,9 @@ const SENTINEL_PORT: u16 = 26379;
 /// The last database that a server may be asked for; servers have 16 unless they were told otherwise.
 const MAX_DATABASE: u32 = 65_535;
 
+/// The most replicas that a claim may wait for: nobody has more for each primary.
+const MAX_REPLICAS: u32 = 16;
+
 /// Servers, and how they are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisConfig {
@@ -36,6 +39,8 @@ pub struct RedisConfig {
     pub database: u32,
     /// `None`: without TLS.
     pub tls: Option<RedisTls>,
+    /// How many replicas have to have a claim before it counts.
+    pub replicas_ack: u32,
 }
 
 /// How servers belong together.
@@ -108,27 +113,27 @@ impl Text for FilePath {
     }
 }
 
-/// How many replicas have to have a claim: none, so far.
+/// How many replicas have to have a claim.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ReplicasAck;
+pub(super) struct ReplicasAck(u32);
 
 impl Scalar for ReplicasAck {
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
-        match value {
-            DeValue::Integer(number) if number.as_str() == "0" => Ok(Self),
-            DeValue::Integer(number) => Err(format!(
-                "is {number}; waiting for replicas is not in this version"
-            )),
-            other => Err(format!("is {}", type_in_words(other))),
+        let DeValue::Integer(number) = value else {
+            return Err(format!("is {}", type_in_words(value)));
+        };
+        match u32::from_str_radix(number.as_str(), number.radix()) {
+            Ok(count @ 0..=MAX_REPLICAS) => Ok(Self(count)),
+            _ => Err(format!("is {number}")),
         }
     }
 
     fn kind() -> String {
-        "0".to_owned()
+        format!("a whole number from 0 to {MAX_REPLICAS}")
     }
 
     fn schema() -> Json {
-        json!({ "const": 0 })
+        json!({ "type": "integer", "minimum": 0, "maximum": MAX_REPLICAS })
     }
 }
 
@@ -205,6 +210,7 @@ impl RedisConfig {
             password,
             database,
             tls,
+            replicas_ack: 0,
         })
     }
 }
@@ -283,7 +289,11 @@ pub(super) fn completed(
         findings.whole(&file.url.place, message);
     }
     let has_successors = redis.form != RedisForm::Single;
-    if has_successors && file.replicas_ack.get()?.is_none() {
+    let replicas_ack = file.replicas_ack.get()?;
+    if let Some(ReplicasAck(count)) = replicas_ack {
+        redis.replicas_ack = *count;
+    }
+    if has_successors && replicas_ack.is_none() {
         let message = "has replicas that take over; it needs `store.replicas_ack`, where 0 says that a claim \
                        counts before a replica has it, and may be lost with its primary";
         findings.whole(&file.url.place, message.to_owned());
@@ -425,8 +435,9 @@ mod tests {
             let said = faults(&url);
             assert!(said.contains("it needs `store.replicas_ack`"), "{said}");
             assert_eq!(faults(&format!("{url}replicas_ack = 0")), "");
-            let said = faults(&format!("{url}replicas_ack = 1"));
-            assert!(said.contains("is not in this version"), "{said}");
+            assert_eq!(faults(&format!("{url}replicas_ack = 1")), "");
+            let said = faults(&format!("{url}replicas_ack = 17"));
+            assert!(said.contains("from 0 to 16"), "{said}");
         }
         let said = faults(&format!("url = \"redis://u@a\"\n{shared}"));
         assert!(said.contains("set store.password"), "{said}");

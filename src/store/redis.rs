@@ -4,13 +4,15 @@
 //! so that a cluster serves it as one server does.
 //!
 //! Reading order: [`Redis`], then `call` (what is sent, how often, and what a failure means), `servers` and `node`
-//! (to whom), `script` with `lua/`, `reply` (what scripts say), `identity` (whether it is still the same store),
-//! `listening` (who waits is told), `epoch`, `unresolved`, `usage`, `rights`.
+//! (to whom), `lane` and `answers` (what waits for replicas), `script` with `lua/`, `reply` (what scripts say), `identity`
+//! (whether it is still the same store), `listening` (who waits is told), `epoch`, `unresolved`, `usage`, `rights`.
 
+mod answers;
 mod call;
 mod epoch;
 mod identity;
 mod keys;
+mod lane;
 mod listening;
 mod node;
 mod reply;
@@ -24,10 +26,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryFutureExt};
 
-use self::call::{Call, Outcome, asked, failure};
+use self::answers::{Answers, Recorded};
+use self::call::{Call, Outcome, Purpose, asked, failure};
 use self::identity::Identity;
 use self::keys::Keys;
 use self::listening::Listening;
@@ -58,12 +61,15 @@ pub enum Time {
 pub struct Redis {
     servers: Arc<Servers>,
     listening: Arc<Listening>,
+    /// Where replicas are waited for.
+    answers: Option<Answers>,
     keys: Keys,
     time: Time,
     timeout: Duration,
     identity: Identity,
     gauge: Gauge,
     is_closed: AtomicBool,
+    replicas_ack: u32,
 }
 
 impl Redis {
@@ -82,8 +88,11 @@ impl Redis {
     ) -> Self {
         let keys = Keys::new(namespace);
         let servers = Arc::new(Servers::new(config, &keys, timeout));
+        let waits = config.replicas_ack > 0;
         Self {
             listening: Listening::new(Arc::clone(&servers), timeout),
+            answers: waits.then(|| Answers::new(Arc::clone(&servers))),
+            replicas_ack: config.replicas_ack,
             servers,
             keys,
             time,
@@ -98,7 +107,22 @@ impl Redis {
         self.open()?;
         let store = self.contacted().await?;
         let (script, call) = self.op_call(&id, &op, &store)?;
-        let Outcome { value, in_doubt } = self.run(script, Keys::bucket(&id), &call).await?;
+        let purpose = match op {
+            Op::Claim { .. } | Op::TakeOver { .. } => Purpose::Claim,
+            _ => Purpose::Plain,
+        };
+        if let Some(answer) = self.answer_while_short(&id, &op).await {
+            return Ok(answer);
+        }
+        let running = self
+            .servers
+            .run(script, Keys::bucket(&id), &call, purpose)
+            .await;
+        let Outcome {
+            value,
+            in_doubt,
+            lacks,
+        } = running?;
         let verdict = match reply::said(&id, value) {
             Ok(Said::Verdict(verdict)) => verdict,
             Ok(Said::NotTheStore(found)) => {
@@ -108,11 +132,52 @@ impl Redis {
             Ok(Said::Absent) => return Err(failure(reply::strange(), in_doubt)),
             Err(why) => return Err(failure(why, in_doubt)),
         };
+        if let Verdict::Acquired { .. } = verdict
+            && let Some(why) = lacks
+        {
+            // Another server may take over, and know nothing of it.
+            return Err(StoreError::InDoubt(why));
+        }
+        self.look_after(&id, &op, call, &verdict);
         match in_doubt {
             // The other copy may land yet. Only where this one did what was asked does it not matter when.
             Some(why) if !is_granted(&verdict) => Err(StoreError::InDoubt(why)),
             _ => Ok(verdict),
         }
+    }
+
+    /// While claims wait for replicas that do not answer, duplicates of what is done need not: they are answered from
+    /// what is there.
+    async fn answer_while_short(&self, id: &RecordId, op: &Op) -> Option<Verdict> {
+        let Op::Claim { origin, .. } = op else {
+            return None;
+        };
+        let way = self.servers.way(Keys::bucket(id)).await.ok()?;
+        if !way.node().claims()?.is_short() {
+            return None;
+        }
+        let told = self.look_at(*id, origin.fingerprint).await.ok()??;
+        matches!(told, Verdict::Completed(_)).then_some(told)
+    }
+
+    /// Sees to it that replicas get an answer that was just recorded.
+    fn look_after(&self, id: &RecordId, op: &Op, complete: Call, verdict: &Verdict) {
+        let (
+            Some(answers),
+            Op::Complete {
+                owner, retention, ..
+            },
+            Verdict::Done,
+        ) = (&self.answers, op, verdict)
+        else {
+            return;
+        };
+        answers.look_after(Recorded {
+            bucket: Keys::bucket(id),
+            complete,
+            confirm: self.call(id, *owner).owner(*owner),
+            keep: retention.keep,
+        });
     }
 
     /// The script of an op, and what it is given.
@@ -290,7 +355,8 @@ impl Store for Redis {
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         async {
             self.open()?;
-            self.contacted().await?;
+            let store = self.contacted().await?;
+            self.is_still(&store).await?;
             self.measure().await
         }
         .boxed()
@@ -310,10 +376,15 @@ impl Store for Redis {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        // What was acknowledged is with the servers already.
+        // What was acknowledged is with the servers already; replicas may lack the last answers.
         self.is_closed.store(true, Ordering::Release);
-        self.listening.close();
-        self.servers.disconnect();
-        ready(()).boxed()
+        async {
+            if let Some(answers) = &self.answers {
+                answers.finished().await;
+            }
+            self.listening.close();
+            self.servers.disconnect();
+        }
+        .boxed()
     }
 }

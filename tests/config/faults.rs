@@ -324,7 +324,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         "admin.token = { env = \"TOKEN\" }",
         "admin.cors = true",
         "store.url = \"dynamodb://table\"",
-        "store.replicas_ack = 1",
         "defaults.probe = {}",
     ] {
         let said = faults_with(top);

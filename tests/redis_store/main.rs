@@ -4,10 +4,13 @@
 mod cluster;
 #[path = "../conformance/mod.rs"]
 mod conformance;
+mod failover;
 mod gateways;
 mod hints;
 mod identity;
+mod losses;
 mod mid_exchange;
+mod replicas;
 mod rig;
 mod rights;
 mod secrets;

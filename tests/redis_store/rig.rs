@@ -34,6 +34,7 @@ pub fn config(form: RedisForm, ports: &[u16]) -> RedisConfig {
         password: None,
         database: 0,
         tls: None,
+        replicas_ack: 0,
     }
 }
 

@@ -27,7 +27,8 @@ async fn what_cannot_be_sent_was_not_done() {
 
 #[tokio::test]
 async fn a_server_that_comes_back_is_found_again() {
-    let mut server = RedisServer::start();
+    let kept = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut server = RedisServer::start_with(Engine::Redis, &kept);
     let store = store(&server);
     store.ping().await.unwrap();
     server.kill9();
@@ -37,6 +38,22 @@ async fn a_server_that_comes_back_is_found_again() {
         store.ping().await.ok()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_empty_is_down_until_an_operator_accepts_it() {
+    let mut server = RedisServer::start();
+    let store = store(&server);
+    store.ping().await.unwrap();
+    server.kill9();
+    server.restart();
+    until("the loss to be noticed", || async {
+        let why = store.ping().await.unwrap_err().to_string();
+        why.contains("the store was emptied").then_some(())
+    })
+    .await;
+    store.accept().await.unwrap();
+    store.ping().await.unwrap();
 }
 
 #[tokio::test]

@@ -239,12 +239,18 @@ pub struct RedisCluster {
 impl RedisCluster {
     /// Starts the servers and waits until they are one cluster.
     pub fn start() -> Self {
-        let servers: Vec<RedisServer> = (0..6).map(|_| RedisServer::of_cluster()).collect();
+        Self::with_replicas(1)
+    }
+
+    /// The same with so many replicas for each primary.
+    pub fn with_replicas(replicas: usize) -> Self {
+        let count = 3 * (1 + replicas);
+        let servers: Vec<RedisServer> = (0..count).map(|_| RedisServer::of_cluster()).collect();
         let addresses = servers.iter().map(|s| format!("127.0.0.1:{}", s.port));
         let created = Command::new(tool("redis-cli"))
             .args(["--cluster", "create"])
             .args(addresses)
-            .args(["--cluster-replicas", "1", "--cluster-yes"])
+            .args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"])
             .output()
             .expect("redis-cli");
         assert!(created.status.success(), "{created:?}");
@@ -264,6 +270,42 @@ impl RedisCluster {
     /// The ports of all servers.
     pub fn ports(&self) -> Vec<u16> {
         self.servers.iter().map(|server| server.port).collect()
+    }
+
+    /// A replica of this primary, by the primary's word.
+    pub fn replica_of(&self, primary: &RedisServer) -> &RedisServer {
+        self.replicas_of(primary).remove(0)
+    }
+
+    /// The replicas of this primary, by its word.
+    pub fn replicas_of(&self, primary: &RedisServer) -> Vec<&RedisServer> {
+        let replication = primary.cli(&["INFO", "replication"]);
+        let lines = replication.lines();
+        let port = |line: &str| -> Option<u16> {
+            let (name, rest) = line.split_once(":ip=")?;
+            name.strip_prefix("slave")?;
+            rest.split("port=").nth(1)?.split(',').next()?.parse().ok()
+        };
+        let ports: Vec<u16> = lines.filter_map(port).collect();
+        let server = |port: &u16| self.servers.iter().find(|server| server.port == *port);
+        ports.iter().filter_map(server).collect()
+    }
+
+    /// Whether every server answers, knows of three primaries, and each of those has so many replicas in step.
+    pub fn is_whole(&self, replicas: usize) -> bool {
+        let is_so = |server: &RedisServer| {
+            let replication = server.cli(&["INFO", "replication"]);
+            let is_linked = if replication.contains("role:master") {
+                replication.matches("state=online").count() == replicas
+            } else {
+                replication.contains("master_link_status:up")
+            };
+            is_linked
+                && server
+                    .cli(&["CLUSTER", "INFO"])
+                    .contains("cluster_state:ok")
+        };
+        self.servers.iter().all(is_so)
     }
 
     /// The primary that holds this key.

@@ -5,9 +5,10 @@ use std::time::Duration;
 use redis::{Cmd, Value, cmd, pipe};
 
 use super::keys::owner_text;
+use super::lane::Vouched;
 use super::node::{CallError, Node};
 use super::script::Script;
-use super::servers::{Next, Way};
+use super::servers::{Next, Servers, Way};
 use super::{NotDone, Redis, StoreError};
 use crate::protocol::{Owner, Seen};
 
@@ -31,6 +32,19 @@ pub struct Outcome {
     pub value: Value,
     /// Why an earlier copy of the call has none, and may be executed yet.
     pub in_doubt: Option<String>,
+    /// Why replicas that were waited for may lack what it wrote.
+    pub lacks: Option<String>,
+}
+
+/// What a call is for, which says whether replicas are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// They are not.
+    Plain,
+    /// A claim.
+    Claim,
+    /// An answer.
+    Answer,
 }
 
 impl Call {
@@ -71,6 +85,11 @@ impl Call {
         self.owner(seen.owner).number(seen.fence).number(seen.beat)
     }
 
+    /// About how many bytes it has.
+    pub fn len(&self) -> usize {
+        self.args.iter().map(Vec::len).sum()
+    }
+
     /// The command that runs the script by the name that the server may know.
     fn by_name(&self, script: &Script) -> Cmd {
         self.command("EVALSHA", &script.sha)
@@ -90,12 +109,25 @@ impl Call {
 }
 
 impl Redis {
-    /// Runs a script on the server that holds this bucket.
+    /// Runs a script on the server that holds this bucket, without waiting for replicas.
     pub(super) async fn run(
         &self,
         script: &Script,
         bucket: u8,
         call: &Call,
+    ) -> Result<Outcome, StoreError> {
+        self.servers.run(script, bucket, call, Purpose::Plain).await
+    }
+}
+
+impl Servers {
+    /// Runs a script on the server that holds this bucket.
+    pub async fn run(
+        &self,
+        script: &Script,
+        bucket: u8,
+        call: &Call,
+        purpose: Purpose,
     ) -> Result<Outcome, StoreError> {
         let mut in_doubt: Option<String> = None;
         let mut unanswered = 0;
@@ -104,7 +136,7 @@ impl Redis {
         for _ in 0..TRIES {
             let way = match via.take() {
                 Some(way) => Ok(way),
-                None => self.servers.way(bucket).await,
+                None => self.way(bucket).await,
             };
             let way = match way {
                 Ok(way) => way,
@@ -113,8 +145,14 @@ impl Redis {
                     break;
                 }
             };
-            let error = match send(&way, script, call).await {
-                Ok(value) => return Ok(Outcome { value, in_doubt }),
+            let error = match send(&way, script, call, purpose).await {
+                Ok(Vouched { value, lacks }) => {
+                    return Ok(Outcome {
+                        value,
+                        in_doubt,
+                        lacks,
+                    });
+                }
                 Err(error) => error,
             };
             let next = match &error {
@@ -127,7 +165,7 @@ impl Redis {
                         Next::Stop
                     }
                 }
-                error => self.servers.follow(bucket, &way, error).await,
+                error => self.follow(bucket, &way, error).await,
             };
             last = error;
             match next {
@@ -144,20 +182,35 @@ impl Redis {
 }
 
 /// Sends a script to one server: by its name and, where the server does not know that, with its text.
-async fn send(way: &Way, script: &Script, call: &Call) -> Result<Value, CallError> {
-    match deliver(way, &call.by_name(script)).await {
+async fn send(
+    way: &Way,
+    script: &Script,
+    call: &Call,
+    purpose: Purpose,
+) -> Result<Vouched, CallError> {
+    match deliver(way, call.by_name(script), purpose).await {
         Err(CallError::Refused { code, .. }) if code == "NOSCRIPT" => {
-            deliver(way, &call.by_text(script)).await
+            deliver(way, call.by_text(script), purpose).await
         }
         answer => answer,
     }
 }
 
-async fn deliver(way: &Way, command: &Cmd) -> Result<Value, CallError> {
-    match way {
-        Way::To(node) => node.call(command).await,
-        Way::Asking(node) => ask(node, command).await,
+async fn deliver(way: &Way, command: Cmd, purpose: Purpose) -> Result<Vouched, CallError> {
+    let lane = match purpose {
+        Purpose::Plain => None,
+        Purpose::Claim => way.node().claims(),
+        Purpose::Answer => way.node().answers(),
+    };
+    if let Some(lane) = lane {
+        return lane.call(command, matches!(way, Way::Asking(_))).await;
     }
+    let value = match way {
+        Way::To(node) => node.call(&command).await,
+        Way::Asking(node) => ask(node, &command).await,
+    }?;
+    let lacks = None;
+    Ok(Vouched { value, lacks })
 }
 
 /// Sends a command to a server that the key is on its way to: without the word before it, the server would send

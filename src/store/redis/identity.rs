@@ -168,6 +168,16 @@ impl Redis {
         }
     }
 
+    /// Whether what stands for the whole store is still there: one that was emptied answers, and takes no claim.
+    pub(super) async fn is_still(&self, known: &str) -> Result<(), StoreError> {
+        let found = match self.marker("read", "").await? {
+            Some(marker) if marker.identity == known => return Ok(()),
+            Some(_) => NotTheStore::Another,
+            None => NotTheStore::Emptied,
+        };
+        Err(self.not_the_store(known, found).await.into())
+    }
+
     /// A claim found another identity than this gateway knows, or none: what is to be said of that. Where an
     /// operator has accepted the store, the next claim will find it in order.
     pub(super) async fn not_the_store(&self, known: &str, found: NotTheStore) -> NotDone {

@@ -18,6 +18,7 @@ use redis::{
 };
 use tokio::time::{Instant, timeout};
 
+use super::lane::{Lane, Terms};
 use crate::config::{Endpoint, RedisTls};
 
 /// Of one attempt to connect: the handshake of TCP, that of TLS, and the log-in.
@@ -54,6 +55,8 @@ pub struct Access {
     pub patience: Duration,
     /// Who is told what a server says unasked.
     pub pushes: Option<Pushes>,
+    /// What is asked of replicas.
+    pub terms: Terms,
 }
 
 /// Takes what a server says unasked.
@@ -105,6 +108,13 @@ pub struct Node {
     access: Arc<Access>,
     current: Mutex<Option<Attempt>>,
     given_up: AtomicU32,
+    lanes: Option<Lanes>,
+}
+
+/// The ways for what waits for replicas: claims wait for no answers, and answers for no claims.
+struct Lanes {
+    claims: Lane,
+    answers: Lane,
 }
 
 /// One attempt to connect, and the connection that came of it.
@@ -123,18 +133,52 @@ impl Attempt {
 impl Node {
     /// A server that nobody has connected to yet.
     pub fn new(address: Endpoint, access: Arc<Access>) -> Self {
-        Self {
+        let mut node = Self {
             address,
             access,
             current: Mutex::default(),
             given_up: AtomicU32::new(0),
+            lanes: None,
+        };
+        let terms = node.access.terms;
+        if terms.replicas > 0 {
+            node.lanes = Some(Lanes {
+                claims: Lane::new(node.again(), terms),
+                answers: Lane::new(node.again(), terms),
+            });
         }
+        node
+    }
+
+    /// The same server over another connection.
+    fn again(&self) -> Self {
+        Self {
+            address: self.address.clone(),
+            access: Arc::clone(&self.access),
+            current: Mutex::default(),
+            given_up: AtomicU32::new(0),
+            lanes: None,
+        }
+    }
+
+    /// The way for claims that wait for replicas, where any do.
+    pub fn claims(&self) -> Option<&Lane> {
+        self.lanes.as_ref().map(|lanes| &lanes.claims)
+    }
+
+    /// The way for answers that wait for replicas, where any do.
+    pub fn answers(&self) -> Option<&Lane> {
+        self.lanes.as_ref().map(|lanes| &lanes.answers)
     }
 
     /// The same server over another connection: what it says unasked there is told.
     pub fn listening(&self, pushes: Pushes) -> Self {
         let access = Access {
             pushes: Some(pushes),
+            terms: Terms {
+                replicas: 0,
+                ..self.access.terms
+            },
             ..Access::clone(&self.access)
         };
         Self::new(self.address.clone(), Arc::new(access))
@@ -145,6 +189,10 @@ impl Node {
         let access = Access {
             user: None,
             password: None,
+            terms: Terms {
+                replicas: 0,
+                ..self.access.terms
+            },
             ..Access::clone(&self.access)
         };
         Self::new(self.address.clone(), Arc::new(access))
@@ -155,10 +203,7 @@ impl Node {
     /// # Errors
     /// See [`CallError`]. A future that is dropped leaves the call unanswered.
     pub async fn call(&self, cmd: &Cmd) -> Result<Value, CallError> {
-        let (attempt, mut connection) = self.connection().await?;
-        let waiting = Waiting::on(self, &attempt);
-        let answer = connection.send_packed_command(cmd).await;
-        waiting.ended(answer)
+        self.held().await?.call(cmd).await
     }
 
     /// Sends several commands one right behind the other.
@@ -166,21 +211,42 @@ impl Node {
     /// # Errors
     /// The same for all of them; a command that the server refuses is an error among the values.
     pub async fn call_all(&self, cmds: &Pipeline) -> Result<Vec<Value>, CallError> {
-        let (attempt, mut connection) = self.connection().await?;
-        let waiting = Waiting::on(self, &attempt);
-        let count = cmds.len();
-        let answer = connection.send_packed_commands(cmds, 0, count).await;
-        waiting.ended(answer)
+        self.held().await?.call_all(cmds).await
+    }
+
+    /// The connection, for calls that have to go by the same one.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub async fn held(&self) -> Result<Held<'_>, CallError> {
+        let (attempt, connection) = self.connection().await?;
+        Ok(Held {
+            node: self,
+            attempt,
+            connection,
+        })
     }
 
     /// Whether calls go unanswered at present.
     pub fn is_silent(&self) -> bool {
-        self.given_up.load(Ordering::Relaxed) >= SILENT_CALLS
+        let is_silent = |node: &Self| node.given_up.load(Ordering::Relaxed) >= SILENT_CALLS;
+        is_silent(self) || self.claims().is_some_and(|claims| is_silent(claims.node()))
     }
 
-    /// Lets go of the connection, so that the next call makes a new one.
+    /// So many calls went unanswered at once, besides the one that was waited for.
+    pub fn fell_silent(&self, calls: usize) {
+        let calls = u32::try_from(calls).unwrap_or(SILENT_CALLS);
+        self.given_up
+            .fetch_add(calls.min(SILENT_CALLS), Ordering::Relaxed);
+    }
+
+    /// Lets go of the connections, so that the next call makes a new one.
     pub fn disconnect(&self) {
         self.lock().take();
+        if let Some(Lanes { claims, answers }) = &self.lanes {
+            claims.disconnect();
+            answers.disconnect();
+        }
     }
 
     /// The same, unless the connection is new; whether it was old.
@@ -246,6 +312,30 @@ impl Node {
     fn lock(&self) -> MutexGuard<'_, Option<Attempt>> {
         // Nothing panics while it is held.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection: where it breaks it is not made anew.
+pub struct Held<'n> {
+    node: &'n Node,
+    attempt: Attempt,
+    connection: MultiplexedConnection,
+}
+
+impl Held<'_> {
+    /// See [`Node::call`].
+    pub async fn call(&mut self, cmd: &Cmd) -> Result<Value, CallError> {
+        let waiting = Waiting::on(self.node, &self.attempt);
+        let answer = self.connection.send_packed_command(cmd).await;
+        waiting.ended(answer)
+    }
+
+    /// See [`Node::call_all`].
+    pub async fn call_all(&mut self, cmds: &Pipeline) -> Result<Vec<Value>, CallError> {
+        let waiting = Waiting::on(self.node, &self.attempt);
+        let count = cmds.len();
+        let answer = self.connection.send_packed_commands(cmds, 0, count).await;
+        waiting.ended(answer)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, cmd};
+use redis::cmd;
 use tokio::time::timeout;
 
 use super::call::{Call, asked};
@@ -18,6 +18,9 @@ const COMMANDS: &str = "+evalsha +eval +time +hmget +hget +hset +hdel +exists +d
 
 /// What a user of a cluster needs besides.
 const IN_A_CLUSTER: &str = " +cluster|slots +asking";
+
+/// What a user needs besides where claims wait for replicas.
+const FOR_REPLICAS: &str = " +wait";
 
 /// What a user needs besides where the database is another one than 0.
 const IN_A_DATABASE: &str = " +select";
@@ -41,6 +44,9 @@ impl Redis {
         );
         if config.form == RedisForm::Cluster {
             line.push_str(IN_A_CLUSTER);
+        }
+        if config.replicas_ack > 0 {
+            line.push_str(FOR_REPLICAS);
         }
         if config.database != 0 {
             line.push_str(IN_A_DATABASE);
@@ -101,14 +107,18 @@ impl Redis {
         let mut unsubscribe = cmd("SUNSUBSCRIBE");
         unsubscribe.arg(&key);
         let listening = node.listening(Arc::new(|_| ()));
-        let tried: [(&str, &Node, Cmd); 5] = [
+        let mut wait = cmd("WAIT");
+        wait.arg(0).arg(0);
+        let waits = self.replicas_ack > 0;
+        let tried = [
+            ("wait", node, wait),
             ("ping", node, cmd("PING")),
             ("dbsize", node, cmd("DBSIZE")),
             ("info", node, info),
             ("ssubscribe", &listening, subscribe),
             ("sunsubscribe", &listening, unsubscribe),
         ];
-        for (name, node, command) in tried {
+        for (name, node, command) in tried.into_iter().skip(usize::from(!waits)) {
             let answer = timeout(self.timeout, node.call(&command)).await;
             if matches!(answer, Ok(Err(CallError::Refused { code, .. })) if code == "NOPERM") {
                 missing.push(name.to_owned());

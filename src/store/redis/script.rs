@@ -35,6 +35,8 @@ scripts! {
     RENEW = flagged(parts!("prelude" "changes" "renew"));
     /// A final answer.
     COMPLETE = flagged(parts!("prelude" "changes" "complete"));
+    /// Whether an answer stands.
+    CONFIRM = flagged(parts!("prelude" "changes" "confirm"));
     /// No answer came.
     MARK_UNKNOWN = flagged(parts!("prelude" "answers" "changes" "mark_unknown"));
     /// A claim is given back.

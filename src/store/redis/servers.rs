@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use self::cluster::Cluster;
 use self::sentinel::Sentinel;
 use super::keys::Keys;
+use super::lane::Terms;
 use super::node::{Access, CallError, Node};
 use crate::config::{RedisConfig, RedisForm};
 
@@ -75,6 +76,10 @@ impl Servers {
             tls: config.tls.as_ref().map(super::node::certificates),
             patience: timeout.mul_f64(CONNECTING),
             pushes: None,
+            terms: Terms {
+                replicas: config.replicas_ack,
+                within: timeout,
+            },
         });
         let endpoints = config.servers.clone();
         Self(match &config.form {

@@ -1,6 +1,6 @@
 //! How full the servers are, as they said when they were last asked.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use futures_util::future::join_all;
 use redis::{Pipeline, Value, cmd, pipe};
@@ -17,6 +17,9 @@ pub struct Gauge {
     bytes: AtomicU64,
     limit_bytes: AtomicU64,
     has_warned: AtomicBool,
+    /// Of the primary that has the fewest.
+    replicas: AtomicU32,
+    is_short: AtomicBool,
 }
 
 impl Gauge {
@@ -44,9 +47,10 @@ impl Redis {
         let answers = servers.iter().map(|(node, _)| node.call_all(&question));
         let mut usage = Usage::default();
         let mut evicting = None;
+        let mut least = None;
         for answer in join_all(answers).await {
             let answer = answer.map_err(failed)?;
-            let [pong, keys, memory] = answer.as_slice() else {
+            let [pong, keys, memory, replication] = answer.as_slice() else {
                 return Err(super::reply::strange().into());
             };
             Node::refusal_in(pong.clone()).map_err(failed)?;
@@ -59,9 +63,13 @@ impl Redis {
             usage.bytes += number("used_memory").unwrap_or(0);
             usage.limit_bytes += number("maxmemory").unwrap_or(0);
             evicting = evicting.or(evicting_policy(memory));
+            let replicas = field(text(replication), "connected_slaves");
+            let replicas = replicas.and_then(|count| count.parse::<u32>().ok());
+            least = [least, replicas].into_iter().flatten().min();
         }
         self.warn_of_eviction(evicting.as_deref());
         self.gauge.set(usage);
+        self.warn_of_replicas(least);
         Ok(())
     }
 
@@ -71,6 +79,32 @@ impl Redis {
         question.arg("memory");
         let answer = timeout(self.timeout, node.call(&question)).await;
         evicting_policy(text(&answer.ok()?.ok()?))
+    }
+
+    /// The replicas of the primary that has the fewest, where they are fewer than a claim waits for: no claim can be
+    /// made there.
+    ///
+    /// # Errors
+    /// Where a server does not answer.
+    pub async fn missing_replicas(&self) -> Result<Option<u32>, StoreError> {
+        self.measure().await?;
+        let least = self.gauge.replicas.load(Ordering::Relaxed);
+        Ok((least < self.replicas_ack).then_some(least))
+    }
+
+    fn warn_of_replicas(&self, least: Option<u32>) {
+        // A user who may not ask knows nothing.
+        let least = least.unwrap_or(u32::MAX);
+        self.gauge.replicas.store(least, Ordering::Relaxed);
+        let is_short = least < self.replicas_ack;
+        let was_short = self.gauge.is_short.swap(is_short, Ordering::Relaxed);
+        if is_short && !was_short {
+            tracing::warn!(
+                replicas = least,
+                replicas_ack = self.replicas_ack,
+                "a primary of the store has fewer replicas than claims wait for: its claims are refused",
+            );
+        }
     }
 
     /// A server that forgets a claim to make room lets its operation through twice.
@@ -95,6 +129,7 @@ fn question() -> Pipeline {
     let mut question = pipe();
     question.cmd("PING").cmd("DBSIZE");
     question.cmd("INFO").arg("memory");
+    question.cmd("INFO").arg("replication");
     question
 }
 
