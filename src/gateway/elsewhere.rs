@@ -1,4 +1,5 @@
-//! A store of which other processes have a hold, for tests: its one record is in flight until a test says otherwise.
+//! A store of which other processes have a hold, for tests: its one record is in flight until a test says otherwise, and
+//! ops take as long as a test says.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -6,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::ledger::Ledger;
 use crate::protocol::{Fingerprint, Op, Owner, Record, RecordId, Seen, Timestamp, Verdict};
@@ -15,6 +17,8 @@ use crate::telemetry::Metrics;
 /// In flight until it is told otherwise.
 #[derive(Default)]
 pub struct Elsewhere {
+    /// How long an op takes; all of them succeed.
+    pub takes: Duration,
     /// How often it was asked for a record.
     pub looks: AtomicUsize,
     /// Whether there is no record any more.
@@ -36,7 +40,7 @@ impl Elsewhere {
 
 impl Store for Elsewhere {
     fn apply(&self, _: RecordId, _: Op) -> BoxFuture<'_, Result<Verdict, StoreError>> {
-        ready(Ok(Verdict::Done)).boxed()
+        sleep(self.takes).map(|()| Ok(Verdict::Done)).boxed()
     }
 
     fn look(

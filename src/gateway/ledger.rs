@@ -175,57 +175,17 @@ fn silent() -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::future::{BoxFuture, FutureExt, ready};
-
+    use super::super::elsewhere::Elsewhere;
     use super::*;
-    use crate::protocol::{Owner, Record};
-
-    /// Answers well, and a second late.
-    struct Slow;
-
-    impl Store for Slow {
-        fn apply(&self, _: RecordId, _: Op) -> BoxFuture<'_, Result<Verdict, StoreError>> {
-            let answer = sleep(Duration::from_secs(1)).map(|()| Ok(Verdict::Done));
-            answer.boxed()
-        }
-
-        fn look(
-            &self,
-            _: RecordId,
-            _: Fingerprint,
-        ) -> BoxFuture<'_, Result<Option<Verdict>, StoreError>> {
-            ready(Ok(None)).boxed()
-        }
-
-        fn read(&self, _: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
-            ready(Ok(None)).boxed()
-        }
-
-        fn unresolved(
-            &self,
-            _: Option<(Timestamp, RecordId)>,
-            _: usize,
-        ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>> {
-            ready(Ok(Vec::new())).boxed()
-        }
-
-        fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-            ready(Ok(())).boxed()
-        }
-
-        fn usage(&self) -> Usage {
-            Usage::default()
-        }
-
-        fn close(&self) -> BoxFuture<'_, ()> {
-            ready(()).boxed()
-        }
-    }
+    use crate::protocol::Owner;
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_is_merely_slow_is_heard_at_last() {
-        let metrics = Arc::new(Metrics::new(&[], &[]));
-        let ledger = Ledger::new(Arc::new(Slow), Duration::from_millis(250), metrics);
+        let slow = Elsewhere {
+            takes: Duration::from_secs(1),
+            ..Elsewhere::default()
+        };
+        let ledger = Arc::new(slow).ledger();
         let release = Op::Release { owner: Owner(1) };
         let id = RecordId([1; 32]);
         let asked = ledger.ask(id, release.clone()).await;

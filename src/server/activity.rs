@@ -180,7 +180,7 @@ impl Activity {
     pub(super) fn judge(&self, limits: &Limits) -> Judgement {
         let now = self.now();
         // A phase that begins right after this is seen again before it is over.
-        let mut next = limits.headers.min(limits.body_idle);
+        let mut next = limits.headers.min(limits.body_idle).min(limits.keep_alive);
         let mut over = |since: Option<u64>, limit: Duration| {
             let Some(since) = since else {
                 return false;
