@@ -13,6 +13,7 @@
 
 mod attempt;
 mod body;
+mod course;
 mod detach;
 mod dispatch;
 #[cfg(test)]

@@ -201,6 +201,7 @@ mod tests {
                     body: Bytes::from_static(body),
                 })),
                 completed_at: Timestamp(0),
+                begun: crate::protocol::Begun::default(),
             },
             expires_in: Duration::from_secs(60),
         }

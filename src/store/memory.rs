@@ -10,7 +10,9 @@ use super::marks::Marks;
 use super::retention::{self, Bucket, Look};
 use super::unresolved::{Move, Open};
 use super::{Clock, NotDone, Store, StoreError, Unresolved, Usage, leaves_mark};
-use crate::protocol::{self, Answer, Fingerprint, Op, Record, RecordId, State, Timestamp, Verdict};
+use crate::protocol::{
+    self, Answer, Fingerprint, Op, Record, RecordId, State, Timestamp, Verdict, Version,
+};
 
 /// Parts of the store with a lock each: enough that two of a few cores seldom meet at one.
 const SHARDS: usize = 64;
@@ -87,6 +89,22 @@ impl Memory {
             return Err(NotDone::Full);
         }
         if let Some(mark) = mark {
+            shard.marks.insert(id, mark, now);
+        }
+        self.keep(&mut shard, id, before.as_ref(), after);
+        Ok(verdict)
+    }
+
+    fn forget_now(&self, id: RecordId, version: Version) -> Result<Verdict, NotDone> {
+        let mut shard = self.open_shard(id)?;
+        let now = (self.clock)();
+        shard.marks.forget_some(now);
+        if shard.marks.len() >= MAX_MARKS {
+            return Err(NotDone::Overloaded);
+        }
+        let before = shard.records.get(&id).cloned();
+        let (after, marks, verdict) = protocol::forget(before.clone(), version, now);
+        for mark in marks {
             shard.marks.insert(id, mark, now);
         }
         self.keep(&mut shard, id, before.as_ref(), after);
@@ -246,6 +264,10 @@ impl Store for Memory {
 
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
         async move { Ok(self.read_now(id)?) }.boxed()
+    }
+
+    fn forget(&self, id: RecordId, version: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+        async move { Ok(self.forget_now(id, version)?) }.boxed()
     }
 
     fn unresolved(

@@ -208,6 +208,7 @@ mod tests {
             seen: seen(),
             lease: Duration::from_secs(15),
             lease_until,
+            claimed_at: None,
             prior: None,
         }))
     }
@@ -217,6 +218,7 @@ mod tests {
             seen: seen(),
             cause: Cause::Timeout,
             since,
+            trace: crate::protocol::Trace::default(),
         }))
     }
 
