@@ -207,6 +207,11 @@ impl Gateway {
         self.0.cache.follow(&self.0.ledger).await;
     }
 
+    /// Somebody has deleted this record or settled it by hand: it is not answered from memory any more.
+    pub fn forget(&self, id: RecordId) {
+        self.0.cache.forget(id, self.0.ledger.timeout());
+    }
+
     /// Sets the gauges that mirror what is held here; for each scrape.
     pub fn mirror(&self) {
         let metrics = &self.0.metrics;

@@ -89,6 +89,7 @@ struct Shared {
     marks: Mutex<Marks>,
     records: AtomicU64,
     bytes: AtomicU64,
+    aged_out: AtomicU64,
     /// Of what is committed. It is changed before anybody is told of the change.
     open: Mutex<Open>,
 }
@@ -227,6 +228,7 @@ impl Store for Embedded {
             records: self.shared.records.load(Ordering::Relaxed),
             bytes: self.shared.bytes.load(Ordering::Relaxed),
             limit_bytes: self.shared.settings.max_size,
+            aged_out: self.shared.aged_out.load(Ordering::Relaxed),
         }
     }
 

@@ -38,6 +38,7 @@ pub struct Memory {
     max_size: u64,
     records: AtomicU64,
     bytes: AtomicU64,
+    aged_out: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -65,6 +66,7 @@ impl Memory {
             max_size,
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            aged_out: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         }
     }
@@ -175,7 +177,9 @@ impl Memory {
         after: Option<Record>,
     ) {
         if let Some(moved) = Move::of(id, before, after.as_ref()) {
-            shard.open.make(moved);
+            let aged_out = shard.open.make(moved, (self.clock)());
+            self.aged_out
+                .fetch_add(u64::from(aged_out), Ordering::Relaxed);
         }
         if let Some(before) = before {
             self.records.fetch_sub(1, Ordering::Relaxed);
@@ -293,6 +297,7 @@ impl Store for Memory {
             records: self.records.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             limit_bytes: self.max_size,
+            aged_out: self.aged_out.load(Ordering::Relaxed),
         }
     }
 

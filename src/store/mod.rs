@@ -161,6 +161,8 @@ pub struct Usage {
     pub bytes: u64,
     /// `max_size`, in bytes.
     pub limit_bytes: u64,
+    /// Unresolved records that this process has seen the end of: nobody settled them in all their retention.
+    pub aged_out: u64,
 }
 
 /// The wall clock.

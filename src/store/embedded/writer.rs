@@ -1,6 +1,7 @@
 //! The only thread that writes: it takes what waits in the queue, applies it in one change to the database, and
 //! answers once that is on disk.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -127,11 +128,12 @@ impl Writer {
                 .acknowledge(tally.sequence)
                 .map_err(redb::Error::Io)?;
             self.hold(tally);
+            let now = (self.shared.settings.clock)();
             let mut open = self.shared.open();
-            for moved in moves {
-                open.make(moved);
-            }
+            let aged_out = moves.into_iter().map(|moved| open.make(moved, now));
+            let aged_out = aged_out.map(u64::from).sum();
             drop(open);
+            self.shared.aged_out.fetch_add(aged_out, Ordering::Relaxed);
             if let Some(trouble) = &mut self.trouble {
                 trouble.wrote_since = true;
             }
