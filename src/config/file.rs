@@ -57,12 +57,20 @@ section! {
 }
 
 section! {
-    /// Where health and metrics are served: `/healthz`, `/readyz`, `/metrics`.
+    /// Where health and metrics are served: `/healthz`, `/readyz`, `/metrics`; and records, to operators.
     AdminFile {
         /// The address. With port 0 the system chooses one.
         address: SocketAddr = "127.0.0.1:9090",
+        /// What operators show to see and settle records (`/v1/records`, `oncegate records`): a secret of 16 or more
+        /// visible ASCII characters. Without it there is nothing of the kind. Whoever has it reads keys and recorded answers:
+        /// it goes over the wire as it is, so keep the address on the machine or on a network of your own.
+        token: Option<Secret>,
+        /// The file that gets one JSON line for each record that an operator settled or deleted, flushed before he is
+        /// told. It is opened anew for each line, so that it can be moved away at any time. Unless it is set, the lines
+        /// stand in the ordinary log.
+        audit_log: Option<FilePath>,
     }
-    later { "token", "tls", "cors" }
+    later { "tls", "cors" }
 }
 
 section! {

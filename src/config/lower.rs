@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use http::HeaderName;
 
 use super::file::{
-    AccessLogFile, ConfigFile, EncryptionKeyFile, FingerprintFile, LimitsFile, OutcomesFile,
-    RetentionFile, RouteFile, StoreFile, UpstreamFile,
+    AccessLogFile, AdminFile, ConfigFile, EncryptionKeyFile, FingerprintFile, LimitsFile,
+    OutcomesFile, RetentionFile, RouteFile, StoreFile, UpstreamFile,
 };
 use super::finding::Findings;
 use super::fit;
@@ -23,7 +23,8 @@ use super::words::{
     AfterExpiryWord, BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord,
 };
 use super::{
-    AccessLogConfig, Config, EncryptionKey, Limits, StoreConfig, StoreLocation, UpstreamConfig,
+    AccessLogConfig, Config, EncryptionKey, Limits, OperatorsConfig, StoreConfig, StoreLocation,
+    UpstreamConfig,
 };
 use crate::identity::{FingerprintRules, IdKeyBytes, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
@@ -35,8 +36,15 @@ const MAX_SIZE: u64 = 10 << 30;
 /// The same for a store in memory.
 const MAX_SIZE_IN_MEMORY: u64 = 256 << 20;
 
+/// The shortest admin token, in characters: nobody guesses 16 random ones.
+const MIN_TOKEN: usize = 16;
+
 pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config> {
     let listeners = listeners(file, findings);
+    let operators = file
+        .admin
+        .get()
+        .and_then(|admin| operators(admin, findings));
     let store = store(file.store.get(), findings);
     let limits = file.limits.get().and_then(limits);
     let access_log = file.access_log.get().and_then(access_log);
@@ -48,6 +56,7 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
         drain_delay: file.drain_delay.value()?,
         listeners: listeners?,
         admin: file.admin.get()?.address.value()?,
+        operators: operators?,
         store: store?,
         limits: limits?,
         access_log: access_log?,
@@ -69,6 +78,30 @@ fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<SocketAdd
         .iter()
         .map(|listener| listener.address.value())
         .collect()
+}
+
+/// The outer `None`: something is wrong.
+#[expect(
+    clippy::option_option,
+    reason = "what is wrong is not what is not there"
+)]
+fn operators(file: &AdminFile, findings: &mut Findings) -> Option<Option<OperatorsConfig>> {
+    let audit_log = file.audit_log.value()?.map(|path| path.0);
+    let Some(secret) = file.token.get()? else {
+        if audit_log.is_some() {
+            let message = "has nothing to say without a `token`: nobody settles records";
+            findings.whole(&file.audit_log.place, message.to_owned());
+        }
+        return Some(None);
+    };
+    let token = secret::bytes(secret, &file.token.place, findings)?;
+    if token.len() < MIN_TOKEN || !token.iter().all(u8::is_ascii_graphic) {
+        let wrong =
+            format!("the token needs {MIN_TOKEN} or more characters, all of them visible ASCII");
+        findings.value(&file.token.place, wrong);
+        return None;
+    }
+    Some(Some(OperatorsConfig { token, audit_log }))
 }
 
 fn store(file: Option<&StoreFile>, findings: &mut Findings) -> Option<StoreConfig> {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::attempt::Attempt;
 use super::body::Body;
+use super::course::Course;
 use super::lease::Keeper;
 use super::outbound::Outbound;
 use super::problem::Problem;
@@ -157,6 +158,7 @@ impl Exchange {
             fence,
             prior,
             gate,
+            course: Course::begin(asked),
             keeper,
             ticket,
             recorded: None,

@@ -13,6 +13,7 @@
 
 mod attempt;
 mod body;
+mod course;
 mod detach;
 mod dispatch;
 #[cfg(test)]
@@ -204,6 +205,11 @@ impl Gateway {
     /// Keeps the replay cache true where other processes have the store, too: to be run beside the gateway.
     pub async fn follow_epoch(&self) {
         self.0.cache.follow(&self.0.ledger).await;
+    }
+
+    /// Somebody has deleted this record or settled it by hand: it is not answered from memory any more.
+    pub fn forget(&self, id: RecordId) {
+        self.0.cache.forget(id, self.0.ledger.timeout());
     }
 
     /// Sets the gauges that mirror what is held here; for each scrape.

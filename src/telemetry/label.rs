@@ -56,6 +56,28 @@ macro_rules! label {
 }
 
 label! {
+    /// Who settled a record.
+    pub enum Settler {
+        /// An operator, by the admin API.
+        Operator = "operator",
+        /// A probe of the upstream.
+        Probe = "probe",
+    }
+}
+
+label! {
+    /// As what a record was settled.
+    pub enum Settled {
+        /// It was executed; its answer is replayed from now on.
+        Completed = "completed",
+        /// It was not executed; its key is free again.
+        Released = "released",
+        /// An operator deleted the record, whatever it said.
+        Deleted = "deleted",
+    }
+}
+
+label! {
     /// What became of a request on a route. Every request counts exactly once.
     pub enum Decision {
         /// A `pass` route, or a method that its route does not protect: it went through untouched.

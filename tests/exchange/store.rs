@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::{self, BoxFuture, FutureExt};
 use oncegate::protocol::{
     self, Answer, Cause, Fingerprint, Mark, Op, Origin, Owner, Record, RecordId, Resolution,
-    Response, Retention, State, Timestamp, Verdict,
+    Response, Retention, State, Timestamp, Verdict, Version,
 };
 use oncegate::store::{NotDone, Store, StoreError, Unresolved, Usage, system_clock};
 use oncegate::telemetry::StoreOp;
@@ -469,6 +469,10 @@ impl Store for FaultyStore {
     }
 
     /// Nothing in these tests asks for it.
+    fn forget(&self, _: RecordId, _: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+        unreachable!("no operator is at work")
+    }
+
     fn unresolved(
         &self,
         _: Option<(Timestamp, RecordId)>,
@@ -528,6 +532,7 @@ fn strangers_declaration(origin: Origin) -> Op {
         origin,
         fence: 1,
         cause: Cause::ConnectionLost,
+        sent: oncegate::protocol::Sent::default(),
         keep: KEEP,
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncegate::protocol::{
-    Answer, Cause, Fingerprint, Op, Origin, Owner, Record, Resolution, Response, Retention, State,
-    Timestamp, Verdict, apply, look,
+    Answer, Begun, Cause, Fingerprint, Op, Origin, Owner, Record, Resolution, Response, Retention,
+    Sent, State, Timestamp, Trace, Verdict, apply, look,
 };
 
 use crate::world::{Call, Word, World};
@@ -201,6 +201,7 @@ fn op(call: Call, fingerprints: &[u8]) -> Op {
             origin: origin_of(attempt),
             fence,
             cause: Cause::Timeout,
+            sent: Sent::default(),
             keep: KEEP,
         },
         Call::Release(attempt) => Op::Release {
@@ -247,12 +248,20 @@ fn rebased(mut record: Record) -> Record {
     match &mut record.state {
         State::Claimed(claim) => {
             claim.lease_until = Timestamp(0).plus(LEASE);
+            claim.claimed_at = None;
             if let Some(prior) = &mut claim.prior {
                 prior.since = Timestamp(0);
+                prior.trace = Trace::default();
             }
         }
-        State::Unknown(unknown) => unknown.since = Timestamp(0),
-        State::Completed(completed) => completed.completed_at = Timestamp(0),
+        State::Unknown(unknown) => {
+            unknown.since = Timestamp(0);
+            unknown.trace = Trace::default();
+        }
+        State::Completed(completed) => {
+            completed.completed_at = Timestamp(0);
+            completed.begun = Begun::default();
+        }
         State::Expired => {}
     }
     record

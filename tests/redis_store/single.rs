@@ -201,10 +201,10 @@ async fn the_epoch_stays_until_it_is_changed_and_is_the_same_for_all() {
     let (one, other) = (store(&server), store(&server));
     let before = one.epoch().await.unwrap();
     assert_eq!(other.epoch().await.unwrap(), before);
-    let changed = one.change_epoch().await.unwrap();
+    let changed = one.new_epoch().await.unwrap();
     assert_ne!(Some(changed), before);
     assert_eq!(other.epoch().await.unwrap(), Some(changed));
-    assert_ne!(one.change_epoch().await.unwrap(), changed);
+    assert_ne!(one.new_epoch().await.unwrap(), changed);
 }
 
 #[tokio::test]
@@ -216,6 +216,7 @@ async fn whoever_waits_for_a_record_is_told_when_it_is_settled_or_freed() {
         origin: origin(),
         fence: 1,
         cause: oncegate::protocol::Cause::Timeout,
+        sent: oncegate::protocol::Sent::default(),
         keep: Duration::from_secs(3600),
     };
     for (n, end) in (1..).zip([complete(1), release(1), unknown]) {
