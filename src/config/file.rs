@@ -9,7 +9,7 @@ use http::{HeaderName, Method};
 use super::document::OWN;
 use super::finding::Findings;
 use super::quantity::{Count, Positive, Share, Size};
-use super::redis::{FilePath, ReplicasAck};
+use super::redis::{FilePath, ReplicasAck, User};
 use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
 use super::value::{Label, Named, Partly};
@@ -99,6 +99,16 @@ section! {
         id_key: Option<Secret>,
         /// The password of a shared store, where it does not stand in the URL.
         password: Option<Secret>,
+        /// The password that the sentinels themselves ask for (their `requirepass`), where they do: the one above is
+        /// that of the servers.
+        sentinel_password: Option<Secret>,
+        /// The user that the sentinels know the gateway as, where they have users. It needs
+        /// `+sentinel|get-master-addr-by-name`.
+        sentinel_user: Option<User>,
+        /// Whether a gateway that finds no store under its namespace begins one. With false it refuses claims, with
+        /// 503, until `oncegate store accept` begins it: a store that was emptied while no gateway was running is then
+        /// never taken for a new one.
+        begin: bool = true,
         /// How many replicas have to have a claim before it counts; what they do not have in time is refused, with
         /// 503. Required where replicas can take over (`redis-sentinel:`, `redis-cluster:`): 0 says that a claim which no
         /// replica has yet may be lost with its primary, and its operation sent again. With 1, have two replicas for

@@ -174,6 +174,15 @@ fn alone(file: &StoreFile, findings: &mut Findings) {
     if let Some(Some(_)) = file.password.get() {
         findings.whole(&file.password.place, message.to_owned());
     }
+    if let Some(Some(_)) = file.sentinel_password.get() {
+        findings.whole(&file.sentinel_password.place, message.to_owned());
+    }
+    if let Some(Some(_)) = file.sentinel_user.get() {
+        findings.whole(&file.sentinel_user.place, message.to_owned());
+    }
+    if let Some(false) = file.begin.get() {
+        findings.whole(&file.begin.place, message.to_owned());
+    }
     if let Some(Some(_)) = file.replicas_ack.get() {
         findings.whole(&file.replicas_ack.place, message.to_owned());
     }

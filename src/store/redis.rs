@@ -98,7 +98,7 @@ impl Redis {
             keys,
             time,
             timeout,
-            identity: Identity::unknown(id_key),
+            identity: Identity::unknown(id_key, config.begin),
             gauge: Gauge::default(),
             is_closed: AtomicBool::new(false),
         }

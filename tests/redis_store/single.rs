@@ -34,10 +34,12 @@ async fn agrees_with_apply(engine: Engine) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn redis_gives_a_claim_to_one_of_many() {
-    let server = RedisServer::start();
-    let config = config(RedisForm::Single, &[server.port]);
-    conformance::one_of_many_acquires(&Virtual::new(&config), seed()).await;
+async fn redis_and_valkey_give_a_claim_to_one_of_many() {
+    for engine in [Engine::Redis, Engine::Valkey] {
+        let server = RedisServer::start_with(engine, &[]);
+        let config = config(RedisForm::Single, &[server.port]);
+        conformance::one_of_many_acquires(&Virtual::new(&config), seed()).await;
+    }
 }
 
 #[tokio::test]
