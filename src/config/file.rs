@@ -15,7 +15,7 @@ use super::setting::{Definition, Form, Value, Written, joined, section, table_sc
 use super::value::{Label, Named, Partly};
 use super::words::{
     AfterExpiryWord, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAge, KeyWord, ModeWord,
-    OnStoreDownWord, OnUnknown, Profile, ScopeWord, StatusWord, UnknownStatus,
+    OnStoreDownWord, OnUnknownWord, Profile, ScopeWord, StatusWord, UnknownStatus,
 };
 use super::{Endpoint, StoreLocation};
 use crate::identity::{JsonPointer, KeyFormat};
@@ -265,8 +265,9 @@ section! {
         late_response: Duration = "5m",
         /// How long a client waits for its response to be recorded.
         record_timeout: Positive<Duration> = "2s",
-        /// What a duplicate of an operation of unknown outcome meets: `hold` answers it by `unknown_status`.
-        on_unknown: OnUnknown = "hold",
+        /// What a duplicate of an operation of unknown outcome meets. `hold` answers it by `unknown_status`. `resend` sends
+        /// it again, under the same key: only for upstreams that recognise keys by themselves.
+        on_unknown: OnUnknownWord = "hold",
         /// The status of `outcome-unknown`: 503 is for clients that take any 4xx for a failure.
         unknown_status: UnknownStatus = 409,
         outcomes: OutcomesFile = {},

@@ -20,7 +20,8 @@ use super::setting::Setting;
 use super::setting::Value;
 use super::value::Label;
 use super::words::{
-    AfterExpiryWord, BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord,
+    AfterExpiryWord, BodyWord, KeyWord, ModeWord, OnStoreDownWord, OnUnknownWord, ScopeWord,
+    StatusWord,
 };
 use super::{
     AccessLogConfig, Config, EncryptionKey, Limits, OperatorsConfig, StoreConfig, StoreLocation,
@@ -28,7 +29,9 @@ use super::{
 };
 use crate::identity::{FingerprintRules, IdKeyBytes, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
-use crate::route::{AfterExpiry, Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
+use crate::route::{
+    AfterExpiry, Matcher, Mode, OnStoreDown, OnUnknown, Policy, RetentionPolicy, Route,
+};
 
 /// What a store may hold unless it is set, in bytes.
 const MAX_SIZE: u64 = 10 << 30;
@@ -400,6 +403,7 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         lease: file.lease.get()?.0,
         late_response: file.late_response.value()?,
         record_timeout: file.record_timeout.get()?.0,
+        on_unknown: on_unknown(file, findings)?,
         unknown_status: file.unknown_status.get()?.0,
         outcomes: outcomes?,
         retention: retention?,
@@ -414,6 +418,14 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         forward_key: file.forward_key.value()?,
         max_request_body: file.max_request_body.get()?.0.0,
         max_response_body: file.max_response_body.get()?.0.0,
+    })
+}
+
+fn on_unknown(file: &RouteFile, findings: &mut Findings) -> Option<OnUnknown> {
+    fit::resend(file, findings);
+    Some(match file.on_unknown.value()? {
+        OnUnknownWord::Hold => OnUnknown::Hold,
+        OnUnknownWord::Resend => OnUnknown::Resend,
     })
 }
 

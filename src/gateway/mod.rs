@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
-//! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `problem` words refusals.
+//! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `resend` lets one of them
+//! dispatch what nobody knows the outcome of, `problem` words refusals.
 //! Nothing in here opens a socket or a file.
 
 mod attempt;
@@ -31,6 +32,7 @@ mod pass;
 mod problem;
 mod protect;
 mod replay;
+mod resend;
 mod sight;
 mod subject;
 mod tunnel;
@@ -64,6 +66,7 @@ use ledger::Ledger;
 use observe::UnderWay;
 use problem::{Problem, Refusal};
 use replay::ReplayCache;
+use resend::Sightings;
 use subject::{Lane, Subject, Tally};
 use waiters::Waiters;
 
@@ -108,6 +111,7 @@ pub struct Shared {
     waiters: Arc<Waiters>,
     foreign: Arc<Foreign>,
     cache: ReplayCache,
+    sightings: Sightings,
     budget: Arc<Budget>,
     late: Arc<Semaphore>,
     claims: Arc<Semaphore>,
@@ -164,6 +168,7 @@ impl Gateway {
             ledger,
             waiters: Waiters::new(limits.max_waiters, limits.max_waiters_per_key),
             cache: ReplayCache::new(limits.replay_cache),
+            sightings: Sightings::new(),
             budget: Budget::new(limits.max_buffered),
             late: Arc::new(Semaphore::new(limits.max_late)),
             claims: Arc::new(Semaphore::new(MAX_CLAIMS)),

@@ -24,8 +24,8 @@ pub use audit::{AuditLog, Unwritten};
 pub use health::{Health, StoreHealth};
 pub use instrument::{Amount, Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};
 pub use label::{
-    Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, ObservedReplay, Settled,
-    Settler, StoreOp, StoreResult, Unrouted, UpstreamError, WouldBe,
+    Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, ObservedReplay, Resend,
+    Settled, Settler, StoreOp, StoreResult, Unrouted, UpstreamError, WouldBe,
 };
 pub use metrics::{CacheMetrics, Metrics, StoreMetrics, UpstreamMetrics};
 pub use reference::{access_log_reference, reference};

@@ -254,6 +254,16 @@ impl FaultyStore {
         self.stranger(strangers_claim)
     }
 
+    /// The same under this lease.
+    pub fn stranger_claims_for(&self, lease: Duration) -> Verdict {
+        self.stranger(|origin| Op::Claim {
+            owner: STRANGER,
+            origin,
+            lease,
+            keep: KEEP,
+        })
+    }
+
     /// Another gateway claims the first claim's key, for another request.
     pub fn stranger_claims_for_something_else(&self) -> Verdict {
         self.stranger(|mut origin| {
