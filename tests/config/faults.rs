@@ -321,7 +321,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         "listeners = [{ tls = {} }]",
         "listeners = [{ proxy_protocol = true }]",
         "listeners = [{ trusted_proxies = [] }]",
-        "admin.token = { env = \"TOKEN\" }",
         "admin.cors = true",
         "store.url = \"dynamodb://table\"",
         "defaults.probe = {}",

@@ -17,6 +17,7 @@ mod identity;
 mod messages;
 mod metrics;
 mod observing;
+mod operators;
 mod outcomes;
 mod passing;
 mod problems;
