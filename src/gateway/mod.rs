@@ -8,9 +8,10 @@
 //! ```
 //!
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
-//! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `problem` words refusals.
+//! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `age` knows keys that are too old, `problem` words refusals.
 //! Nothing in here opens a socket or a file.
 
+mod age;
 mod attempt;
 mod body;
 mod detach;
@@ -56,6 +57,7 @@ use crate::upstream::Upstream;
 
 pub use body::Body;
 
+use age::Issuer;
 use body::Budget;
 use entry::{Entry, Sending};
 use foreign::Foreign;
@@ -111,6 +113,7 @@ pub struct Shared {
     late: Arc<Semaphore>,
     claims: Arc<Semaphore>,
     observed: Arc<UnderWay>,
+    issuer: Option<(Issuer, Arc<Identifier>)>,
     problem_base: Option<String>,
     metrics: Arc<Metrics>,
     access_log: Arc<AccessLog>,
@@ -157,6 +160,7 @@ impl Gateway {
         let ledger = Arc::new(ledger);
         Self(Arc::new(Shared {
             http: message::Policy::new(&routes),
+            issuer: Issuer::new(&routes).map(|issuer| (issuer, Arc::clone(&identifier))),
             lanes: routes.routes().iter().enumerate().map(lane).collect(),
             routes,
             foreign: Foreign::new(Arc::clone(&ledger)),
@@ -263,6 +267,11 @@ impl Gateway {
         let shared = &self.0;
         if let Some(fault) = shared.http.fault(&request) {
             return shared.malformed(&entry, fault, request.version());
+        }
+        if let Some((issuer, identifier)) = &shared.issuer
+            && issuer.is_asked(request.method(), request.uri().path())
+        {
+            return issuer.issued(shared, identifier, &entry).boxed().await;
         }
         let host = request.uri().authority().map_or_else(
             || {

@@ -116,6 +116,8 @@ fn a_value_that_was_nearly_right_is_said_with_what_was_meant() {
         ("mode = \"Pass\"", "\"pass\""),
         ("on_store_down = \"foward\"", "\"forward\""),
         ("key_format = \"UUID\"", "\"uuid\""),
+        ("key_format = \"isued\"", "\"issued\""),
+        ("key_age = \"rejct\"", "\"reject\""),
         ("key = [\"Idempotency-Key\"]", "\"header:Idempotency-Key\""),
         (
             "key = \"header:Idempotency-Key\"",
@@ -187,7 +189,7 @@ fn what_cannot_be_used_either_is_not_offered() {
 #[test]
 fn a_word_of_a_later_version_is_known_with_a_slip_in_it() {
     for (settings, word) in [
-        ("key_age = \"rejct\"", "reject"),
+        ("on_unknown = \"prob\"", "probe"),
         ("dialect = \"Stripe\"", "stripe"),
     ] {
         let said = faults_in_route(settings);

@@ -7,6 +7,7 @@ use redis::{Pipeline, Value, cmd, pipe};
 use tokio::time::timeout;
 
 use super::call::failed;
+use super::clock::timestamp;
 use super::node::Node;
 use super::{Redis, StoreError, Usage};
 
@@ -40,7 +41,7 @@ impl Gauge {
 }
 
 impl Redis {
-    /// Asks all servers whether they can be asked, and how full they are.
+    /// Asks all servers whether they can be asked, how full they are, and what time it is.
     pub(super) async fn measure(&self) -> Result<(), StoreError> {
         let servers = self.servers.all().await.map_err(failed)?;
         let question = question();
@@ -48,9 +49,10 @@ impl Redis {
         let mut usage = Usage::default();
         let mut evicting = None;
         let mut least = None;
+        let mut now = None;
         for answer in join_all(answers).await {
             let answer = answer.map_err(failed)?;
-            let [pong, keys, memory, replication] = answer.as_slice() else {
+            let [pong, keys, memory, replication, time] = answer.as_slice() else {
                 return Err(super::reply::strange().into());
             };
             Node::refusal_in(pong.clone()).map_err(failed)?;
@@ -66,9 +68,13 @@ impl Redis {
             let replicas = field(text(replication), "connected_slaves");
             let replicas = replicas.and_then(|count| count.parse::<u32>().ok());
             least = [least, replicas].into_iter().flatten().min();
+            now = now.max(timestamp(time));
         }
         self.warn_of_eviction(evicting.as_deref());
         self.gauge.set(usage);
+        if let Some(now) = now {
+            self.clock.set(now);
+        }
         self.warn_of_replicas(least);
         Ok(())
     }
@@ -130,6 +136,7 @@ fn question() -> Pipeline {
     question.cmd("PING").cmd("DBSIZE");
     question.cmd("INFO").arg("memory");
     question.cmd("INFO").arg("replication");
+    question.cmd("TIME");
     question
 }
 
