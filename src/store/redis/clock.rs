@@ -21,19 +21,29 @@ const GOOD_FOR: Duration = Duration::from_secs(30);
 pub struct Clock(Mutex<Option<(Timestamp, Instant)>>);
 
 impl Clock {
-    /// The servers have just said this.
-    pub fn set(&self, said: Timestamp) {
+    /// A server has just answered this. One that is behind another does not count as long as that one's word is good.
+    pub fn heard(&self, answer: &[Value]) {
+        let Some(said) = answer.last().and_then(timestamp) else {
+            return;
+        };
+        let now = Instant::now();
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some((said, Instant::now()));
+        if at(*last, now).is_none_or(|ahead| said >= ahead) {
+            *last = Some((said, now));
+        }
     }
 
-    /// What they would say now; `None` where they have not said anything for long.
+    /// What the servers would say now; `None` where they have not said anything for long.
     fn read(&self) -> Option<Timestamp> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (said, heard) = (*last)?;
-        let passed = heard.elapsed();
-        (passed <= GOOD_FOR).then(|| said.plus(passed))
+        at(*last, Instant::now())
     }
+}
+
+fn at(last: Option<(Timestamp, Instant)>, now: Instant) -> Option<Timestamp> {
+    let (said, heard) = last?;
+    let passed = now - heard;
+    (passed <= GOOD_FOR).then(|| said.plus(passed))
 }
 
 impl Redis {
@@ -46,13 +56,17 @@ impl Redis {
         if let Some(now) = self.clock.read() {
             return Ok(now);
         }
-        self.measure().await?;
-        Ok(self.clock.read().ok_or_else(reply::strange)?)
+        // Those that answer say the time, whether or not all of them do.
+        let measured = self.measure().await;
+        match self.clock.read() {
+            Some(now) => Ok(now),
+            None => Err(measured.err().unwrap_or_else(|| reply::strange().into())),
+        }
     }
 }
 
 /// What `TIME` answers: seconds and microseconds.
-pub fn timestamp(said: &Value) -> Option<Timestamp> {
+fn timestamp(said: &Value) -> Option<Timestamp> {
     let Value::Array(parts) = said else {
         return None;
     };
@@ -62,4 +76,36 @@ pub fn timestamp(said: &Value) -> Option<Timestamp> {
     let number = |value: &Value| redis::from_redis_value_ref::<u64>(value).ok();
     let ms = number(seconds)?.checked_mul(1000)?;
     Some(Timestamp(ms.checked_add(number(micros)? / 1000)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn said(seconds: u64) -> Vec<Value> {
+        let text = |number: &str| Value::BulkString(number.as_bytes().to_vec());
+        vec![Value::Array(vec![text(&seconds.to_string()), text("5000")])]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_servers_the_one_that_is_ahead_counts_for_as_long_as_its_word_is_good() {
+        let clock = Clock::default();
+        assert_eq!(clock.read(), None);
+        clock.heard(&said(100));
+        clock.heard(&said(70));
+        assert_eq!(clock.read(), Some(Timestamp(100_005)));
+        advance(Duration::from_secs(20)).await;
+        assert_eq!(clock.read(), Some(Timestamp(120_005)));
+        clock.heard(&said(90));
+        assert_eq!(clock.read(), Some(Timestamp(120_005)));
+        advance(Duration::from_secs(11)).await;
+        assert_eq!(clock.read(), None);
+        clock.heard(&said(101));
+        assert_eq!(clock.read(), Some(Timestamp(101_005)));
+        clock.heard(&[Value::Nil]);
+        clock.heard(&[]);
+        assert_eq!(clock.read(), Some(Timestamp(101_005)));
+    }
 }

@@ -7,7 +7,6 @@ use redis::{Pipeline, Value, cmd, pipe};
 use tokio::time::timeout;
 
 use super::call::failed;
-use super::clock::timestamp;
 use super::node::Node;
 use super::{Redis, StoreError, Usage};
 
@@ -45,14 +44,17 @@ impl Redis {
     pub(super) async fn measure(&self) -> Result<(), StoreError> {
         let servers = self.servers.all().await.map_err(failed)?;
         let question = question();
-        let answers = servers.iter().map(|(node, _)| node.call_all(&question));
+        let answers = servers.iter().map(|(node, _)| async {
+            let answer = node.call_all(&question).await;
+            // At once: others may take long, or not answer at all.
+            answer.inspect(|answer| self.clock.heard(answer))
+        });
         let mut usage = Usage::default();
         let mut evicting = None;
         let mut least = None;
-        let mut now = None;
         for answer in join_all(answers).await {
             let answer = answer.map_err(failed)?;
-            let [pong, keys, memory, replication, time] = answer.as_slice() else {
+            let [pong, keys, memory, replication, _time] = answer.as_slice() else {
                 return Err(super::reply::strange().into());
             };
             Node::refusal_in(pong.clone()).map_err(failed)?;
@@ -68,13 +70,9 @@ impl Redis {
             let replicas = field(text(replication), "connected_slaves");
             let replicas = replicas.and_then(|count| count.parse::<u32>().ok());
             least = [least, replicas].into_iter().flatten().min();
-            now = now.max(timestamp(time));
         }
         self.warn_of_eviction(evicting.as_deref());
         self.gauge.set(usage);
-        if let Some(now) = now {
-            self.clock.set(now);
-        }
         self.warn_of_replicas(least);
         Ok(())
     }
