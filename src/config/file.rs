@@ -14,8 +14,8 @@ use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
 use super::value::{Label, Named, Partly};
 use super::words::{
-    AfterExpiryWord, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAge, KeyWord, ModeWord,
-    OnStoreDownWord, OnUnknownWord, Profile, ScopeWord, StatusWord, UnknownStatus,
+    AfterExpiryWord, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAgeWord, KeyWord,
+    ModeWord, OnStoreDownWord, OnUnknownWord, Profile, ScopeWord, StatusWord, UnknownStatus,
 };
 use super::{Endpoint, StoreLocation};
 use crate::identity::{JsonPointer, KeyFormat};
@@ -243,7 +243,8 @@ section! {
         key: Vec<KeyWord> = ["header:Idempotency-Key"],
         /// Whether a request without a key is refused, or forwarded as `unkeyed`.
         key_required: bool = true,
-        /// What a key looks like. The pattern of `regex:PATTERN` has to match the whole key.
+        /// What a key looks like. The pattern of `regex:PATTERN` has to match the whole key. `issued` keys are made by the
+        /// gateway: clients ask for one by `POST /.well-known/oncegate/keys`.
         key_format: KeyFormat = "any",
         /// Who is asking: all of these together name the client whose records these are. `["none"]` is for
         /// upstreams with a single client. Records made under another scope are not found any more: change it when
@@ -276,8 +277,10 @@ section! {
         /// remembered and refused (409 `result-expired`) for as long again; one of unknown outcome is held as unknown for twice
         /// `retention.unknown`.
         after_expiry: AfterExpiryWord = "execute",
-        /// What is made of the time that some keys carry: nothing.
-        key_age: KeyAge = "ignore",
+        /// What is made of the time that keys of some formats carry (`issued`, `ulid`, and `uuid`, which then has to be of
+        /// version 7). With "reject" a key that is so old that its record may be forgotten is never executed: without a record
+        /// it is refused (409 `result-expired`).
+        key_age: KeyAgeWord = "ignore",
         /// When the store cannot be asked, or is full and the key is new: "reject" answers with 503, "forward"
         /// sends the request on without protection.
         on_store_down: OnStoreDownWord = "reject",

@@ -20,17 +20,17 @@ use super::setting::Setting;
 use super::setting::Value;
 use super::value::Label;
 use super::words::{
-    AfterExpiryWord, BodyWord, KeyWord, ModeWord, OnStoreDownWord, OnUnknownWord, ScopeWord,
-    StatusWord,
+    AfterExpiryWord, BodyWord, KeyAgeWord, KeyWord, ModeWord, OnStoreDownWord, OnUnknownWord,
+    ScopeWord, StatusWord,
 };
 use super::{
     AccessLogConfig, Config, EncryptionKey, Limits, OperatorsConfig, StoreConfig, StoreLocation,
     UpstreamConfig,
 };
-use crate::identity::{FingerprintRules, IdKeyBytes, KeySource, ScopeSource};
+use crate::identity::{FingerprintRules, IdKeyBytes, KeyFormat, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
 use crate::route::{
-    AfterExpiry, Matcher, Mode, OnStoreDown, OnUnknown, Policy, RetentionPolicy, Route,
+    AfterExpiry, KeyAge, Matcher, Mode, OnStoreDown, OnUnknown, Policy, RetentionPolicy, Route,
 };
 
 /// What a store may hold unless it is set, in bytes.
@@ -297,6 +297,7 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
     for route_file in files {
         fit::limits(route_file, file.limits.get(), findings);
         fit::lease(route_file, file.store.get(), findings);
+        fit::key_age_in_time(route_file, file.store.get(), findings);
         lowered.push(route(route_file, file, findings));
     }
     order::names(files, findings);
@@ -391,10 +392,19 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         .retention
         .get()
         .and_then(|retention| retention_of(retention, file, findings));
-    Some(Policy {
+    let key_age = match file.key_age.value()? {
+        KeyAgeWord::Ignore => KeyAge::Ignore,
+        KeyAgeWord::Reject => KeyAge::Reject,
+    };
+    let policy = Policy {
         key: key?,
         key_required: file.key_required.value()?,
-        key_format: file.key_format.value()?,
+        key_format: match (file.key_format.value()?, key_age) {
+            // Only one of its versions carries the time.
+            (KeyFormat::Uuid, KeyAge::Reject) => KeyFormat::UuidV7,
+            (format, _) => format,
+        },
+        key_age,
         scope: scope?,
         scope_required: file.scope_required.value()?,
         challenge: file.challenge.value()?.0,
@@ -418,7 +428,9 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         forward_key: file.forward_key.value()?,
         max_request_body: file.max_request_body.get()?.0.0,
         max_response_body: file.max_response_body.get()?.0.0,
-    })
+    };
+    fit::key_age(file, &policy, findings);
+    Some(policy)
 }
 
 fn on_unknown(file: &RouteFile, findings: &mut Findings) -> Option<OnUnknown> {

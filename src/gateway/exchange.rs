@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::age;
 use super::attempt::Attempt;
 use super::body::Body;
 use super::course::Course;
@@ -18,7 +19,9 @@ use super::outbound::Outbound;
 use super::problem::Problem;
 use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
+use crate::identity::KeyInvalid;
 use crate::protocol::{Op, Owner, Unknown, Verdict};
+use crate::route::Standing;
 use crate::store::{NotDone, StoreError};
 use crate::telemetry::{ClaimResult, Decision};
 use crate::upstream::Gate;
@@ -56,6 +59,12 @@ impl Exchange {
     /// Claims, and dispatches where the claim is acquired.
     pub async fn run(mut self) {
         let policy = self.subject.policy();
+        match age::standing(&self.shared.ledger, policy, self.subject.made_at).await {
+            Ok(Standing::Fresh) => {}
+            Ok(Standing::Stale) => return self.stale().boxed().await,
+            Ok(Standing::Ahead) => return self.ahead(),
+            Err(error) => return self.no_claim(error).boxed().await,
+        }
         // Held until the claim has a verdict, or its doubt is settled.
         let Ok(asking) = Arc::clone(&self.shared.claims).try_acquire_owned() else {
             let reply = Reply::NoClaim(Problem::StoreUnavailable, self.outbound, self.tally);
@@ -94,6 +103,43 @@ impl Exchange {
             }
             Err(error) => self.no_claim(error).boxed().await,
         }
+    }
+
+    /// The record of so old a key may be forgotten: what there is answers, and where there is nothing nobody can say
+    /// whether it was executed. It is never sent.
+    async fn stale(mut self) {
+        let asked = Instant::now();
+        let fingerprint = self.subject.origin.fingerprint;
+        let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
+        self.tally.asked_store(asked.elapsed());
+        let (decision, answer) = match record {
+            Ok(Some(Verdict::InFlight { .. })) => {
+                return send(self.reply, Reply::InFlight(self.tally));
+            }
+            Ok(Some(verdict)) => self.shared.told(&self.subject, verdict),
+            Ok(None) => {
+                let refusal = self.shared.refused(&self.subject, Problem::KeyTooOld);
+                (Decision::Expired, refusal)
+            }
+            // Not even forwarded without protection: this much is known of it.
+            Err(error) => {
+                tracing::debug!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "not looked up");
+                let refusal = self
+                    .shared
+                    .refused(&self.subject, Problem::StoreUnavailable);
+                (Decision::StoreUnavailable, refusal)
+            }
+        };
+        self.tally.decide(decision);
+        send(self.reply, Reply::Answer(answer));
+    }
+
+    /// No clock that is right has made such a key.
+    fn ahead(self) {
+        let mut refusal = self.shared.refusal(Problem::KeyInvalid);
+        refusal.detail = Some(KeyInvalid::Ahead.to_string());
+        self.tally.decide(Decision::KeyInvalid);
+        send(self.reply, Reply::Answer(refusal.protected()));
     }
 
     /// A claim without a verdict is never dispatched. Its owner gives up, and says so until the store has heard

@@ -9,9 +9,10 @@
 //!
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
 //! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `resend` lets one of them
-//! dispatch what nobody knows the outcome of, `problem` words refusals.
+//! dispatch what nobody knows the outcome of, `age` knows keys that are too old, `problem` words refusals.
 //! Nothing in here opens a socket or a file.
 
+mod age;
 mod attempt;
 mod body;
 mod course;
@@ -59,6 +60,7 @@ use crate::upstream::Upstream;
 
 pub use body::Body;
 
+use age::Issuer;
 use body::Budget;
 use entry::{Entry, Sending};
 use foreign::Foreign;
@@ -116,6 +118,7 @@ pub struct Shared {
     late: Arc<Semaphore>,
     claims: Arc<Semaphore>,
     observed: Arc<UnderWay>,
+    issuer: Option<(Issuer, Arc<Identifier>)>,
     problem_base: Option<String>,
     metrics: Arc<Metrics>,
     access_log: Arc<AccessLog>,
@@ -162,6 +165,7 @@ impl Gateway {
         let ledger = Arc::new(ledger);
         Self(Arc::new(Shared {
             http: message::Policy::new(&routes),
+            issuer: Issuer::new(&routes).map(|issuer| (issuer, Arc::clone(&identifier))),
             lanes: routes.routes().iter().enumerate().map(lane).collect(),
             routes,
             foreign: Foreign::new(Arc::clone(&ledger)),
@@ -274,6 +278,11 @@ impl Gateway {
         let shared = &self.0;
         if let Some(fault) = shared.http.fault(&request) {
             return shared.malformed(&entry, fault, request.version());
+        }
+        if let Some((issuer, identifier)) = &shared.issuer
+            && issuer.is_asked(request.method(), request.uri().path())
+        {
+            return issuer.issued(shared, identifier, &entry).boxed().await;
         }
         let host = request.uri().authority().map_or_else(
             || {

@@ -5,10 +5,11 @@
 //!
 //! Reading order: [`Redis`], then `call` (what is sent, how often, and what a failure means), `servers` and `node`
 //! (to whom), `lane` and `answers` (what waits for replicas), `script` with `lua/`, `reply` (what scripts say), `identity`
-//! (whether it is still the same store), `listening` (who waits is told), `epoch`, `unresolved`, `usage`, `rights`.
+//! (whether it is still the same store), `listening` (who waits is told), `clock`, `epoch`, `unresolved`, `usage`, `rights`.
 
 mod answers;
 mod call;
+mod clock;
 mod epoch;
 mod forget;
 mod identity;
@@ -69,6 +70,7 @@ pub struct Redis {
     timeout: Duration,
     identity: Identity,
     gauge: Gauge,
+    clock: clock::Clock,
     is_closed: AtomicBool,
     replicas_ack: u32,
 }
@@ -100,6 +102,7 @@ impl Redis {
             timeout,
             identity: Identity::unknown(id_key, config.begin),
             gauge: Gauge::default(),
+            clock: clock::Clock::default(),
             is_closed: AtomicBool::new(false),
         }
     }
@@ -380,6 +383,10 @@ impl Store for Redis {
             self.measure().await
         }
         .boxed()
+    }
+
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        self.time_there().boxed()
     }
 
     fn usage(&self) -> Usage {

@@ -208,6 +208,10 @@ label! {
         BadRequest = "bad_request",
         /// The client left before its request was whole.
         Abandoned = "abandoned",
+        /// It asked for a key and got one (201).
+        KeyIssued = "key_issued",
+        /// It asked for a key, and the store did not say what time it is (503).
+        KeyNotIssued = "key_not_issued",
     }
 }
 

@@ -14,6 +14,7 @@ mod duplicates;
 mod expiry;
 mod forwarding;
 mod identity;
+mod keys;
 mod messages;
 mod metrics;
 mod observing;

@@ -495,6 +495,10 @@ impl Store for FaultyStore {
         future::ready(Ok(())).boxed()
     }
 
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        future::ready(Ok(self.records().now())).boxed()
+    }
+
     fn usage(&self) -> Usage {
         Usage::default()
     }

@@ -8,6 +8,7 @@ mod failover;
 mod gateways;
 mod hints;
 mod identity;
+mod keys;
 mod losses;
 mod mid_exchange;
 mod operators;
