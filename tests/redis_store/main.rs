@@ -4,12 +4,15 @@
 mod cluster;
 #[path = "../conformance/mod.rs"]
 mod conformance;
+mod cost;
+mod cut;
 mod failover;
 mod gateways;
 mod hints;
 mod identity;
 mod losses;
 mod mid_exchange;
+mod network;
 mod replicas;
 mod rig;
 mod rights;
