@@ -121,6 +121,9 @@ impl Scene {
         let mut usual = vec!["--protected-mode", "no"];
         if form == Form::Cluster {
             usual.extend(IN_A_CLUSTER);
+            // The usual one of tests is too short for elections on a busy machine, where a server is not heard of for
+            // a second for want of CPU time.
+            usual.extend(["--cluster-node-timeout", "2000"]);
         }
         let mut start = |side: usize, more: &[&str]| {
             let all: Vec<&str> = usual.iter().chain(more).copied().collect();
