@@ -2,7 +2,8 @@
 //! gateways that freeze and die, while clients send new keys and old ones. What the upstream was sent and what the
 //! clients were told is compared afterwards.
 //!
-//! `ONCEGATE_FAILOVER_ROUNDS` makes it longer; one round has each fault once.
+//! `ONCEGATE_FAILOVER_ROUNDS` makes it longer; one round has each fault once. `ONCEGATE_FAILOVER_REPLICAS_ACK=0` shows
+//! that the proof is one: claims are lost with their primaries then, and within a few rounds something is sent twice.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,11 @@ const CLIENTS: usize = 12;
 /// What a client waits for an answer, and how often it tries, as SDKs do.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(4);
 const TRIES: u32 = 5;
+
+/// How many replicas claims wait for.
+fn replicas_ack() -> String {
+    std::env::var("ONCEGATE_FAILOVER_REPLICAS_ACK").unwrap_or_else(|_| "1".to_owned())
+}
 
 /// After a fault's end there may be errors for so long.
 const RECOVERY: Duration = Duration::from_secs(5);
@@ -101,7 +107,7 @@ impl Scene {
         let url = format!("redis-cluster://{}", hosts.join(","));
         let setup = Setup::payments(&upstream)
             .shared(&url, &id_key)
-            .store("replicas_ack = 1")
+            .store(&format!("replicas_ack = {}", replicas_ack()))
             .store("timeout = \"500ms\"")
             .route("fingerprint = { host = false }")
             .route(&format!("lease = \"{}s\"", LEASE.as_secs()));
