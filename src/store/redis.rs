@@ -139,7 +139,8 @@ impl Redis {
         if let Verdict::Acquired { .. } = verdict
             && let Some(why) = lacks
         {
-            // Another server may take over, and know nothing of it.
+            // Another server may take over, and know nothing of it; or has done so, and taken the replicas along.
+            self.look_around();
             return Err(StoreError::InDoubt(why));
         }
         self.look_after(&id, &op, call, &verdict);
@@ -148,6 +149,12 @@ impl Redis {
             Some(why) if !is_granted(&verdict) => Err(StoreError::InDoubt(why)),
             _ => Ok(verdict),
         }
+    }
+
+    /// Asks in the background who holds what by now.
+    fn look_around(&self) {
+        let servers = Arc::clone(&self.servers);
+        tokio::spawn(async move { servers.look_around().await });
     }
 
     /// While claims wait for replicas that do not answer, duplicates of what is done need not: they are answered from
@@ -379,6 +386,7 @@ impl Store for Redis {
         async {
             self.open()?;
             let store = self.contacted().await?;
+            self.look_around();
             self.is_still(&store).await?;
             self.measure().await
         }

@@ -4,6 +4,8 @@
 mod cluster;
 #[path = "../conformance/mod.rs"]
 mod conformance;
+mod cost;
+mod cut;
 mod failover;
 mod gateways;
 mod hints;
@@ -11,6 +13,7 @@ mod identity;
 mod keys;
 mod losses;
 mod mid_exchange;
+mod network;
 mod operators;
 mod replicas;
 mod rig;
