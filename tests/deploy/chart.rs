@@ -134,6 +134,28 @@ fn the_chart_refuses_what_would_break_a_promise() {
     }
 }
 
+/// Pod Security's restricted profile, as far as these pods have to do with it.
+#[test]
+fn every_container_in_the_plain_files_is_restricted() {
+    for name in ["edge", "sidecar"] {
+        let manifest = text(&format!("deploy/kubernetes/{name}.yaml"));
+        let containers = manifest.matches(" image: ").count();
+        for line in [
+            "readOnlyRootFilesystem: true",
+            "allowPrivilegeEscalation: false",
+            "runAsUser: 65",
+            "capabilities:",
+        ] {
+            assert_eq!(manifest.matches(line).count(), containers, "{name}: {line}");
+        }
+        assert!(manifest.matches("runAsNonRoot: true").count() >= containers);
+        assert!(manifest.contains("seccompProfile:\n          type: RuntimeDefault"));
+        for freedom in ["hostNetwork", "hostPath", "privileged", "hostPID"] {
+            assert!(!manifest.contains(freedom), "{name}: {freedom}");
+        }
+    }
+}
+
 #[test]
 fn a_new_configuration_makes_new_pods() {
     let checksum = |text: &str| {
