@@ -183,6 +183,10 @@ fn the_chart_refuses_what_would_break_a_promise() {
             "config: \"drain_delay = '1s'\"",
             "drain_delay is the chart's",
         ),
+        (
+            "adminTokenEntry: token\nsecretName: \"\"",
+            "an entry of the Secret",
+        ),
         ("mode: beside", "mode"),
         ("replicas: 3", "replicas"),
         ("ports: {http: 80}", "http"),
@@ -212,6 +216,15 @@ fn every_container_in_the_plain_files_is_restricted() {
             assert!(!manifest.contains(freedom), "{name}: {freedom}");
         }
     }
+}
+
+#[test]
+fn operators_get_a_token_where_there_is_one_to_show() {
+    let token = "token = { file = \"/run/secrets/operators\" }";
+    let with = rendered("adminTokenEntry: operators").expect("a rendering");
+    assert!(with.contains(token), "{with}");
+    let without = rendered("").expect("a rendering");
+    assert!(!without.contains("token = "), "{without}");
 }
 
 #[test]
