@@ -11,6 +11,7 @@ use super::instrument::{Counter, Gauge, MirroredCounter, PerLabel, Registrar, Ti
 use super::label::{
     Beat, ClaimResult, Label, LeaseLost, LimitOver, StoreOp, StoreResult, Unrouted, UpstreamError,
 };
+use super::listeners::ListenerMetrics;
 use super::routes::{RouteMetrics, register_routes};
 use super::unresolved::UnresolvedMetrics;
 
@@ -80,6 +81,8 @@ pub struct Metrics {
     pub draining: Gauge,
     /// Set by a count from time to time: records without a final outcome.
     pub unresolved: UnresolvedMetrics,
+    /// TLS and PROXY headers.
+    pub listeners: ListenerMetrics,
 }
 
 /// The metrics of one upstream.
@@ -227,6 +230,7 @@ impl Metrics {
                 "1 from the beginning of a drain, else 0.",
             ),
             unresolved: UnresolvedMetrics::register(&registrar, routes),
+            listeners: ListenerMetrics::register(&registrar),
             registry,
         }
     }

@@ -10,6 +10,7 @@ mod access;
 mod health;
 mod instrument;
 mod label;
+mod listeners;
 pub mod log;
 mod metrics;
 mod reference;
@@ -17,13 +18,15 @@ mod routes;
 mod sink;
 mod unresolved;
 
-pub use access::{AccessLog, Line, Ms};
+pub use access::{AccessLog, Line, Ms, Whom};
 pub use health::{Health, StoreHealth};
 pub use instrument::{Amount, Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};
 pub use label::{
     Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, ObservedReplay, StoreOp,
     StoreResult, Unrouted, UpstreamError, WouldBe,
 };
+pub use label::{ProxyRefused, Reload, TlsFailed};
+pub use listeners::{ListenerMetrics, TlsMetrics};
 pub use metrics::{CacheMetrics, Metrics, StoreMetrics, UpstreamMetrics};
 pub use reference::{access_log_reference, reference};
 pub use routes::RouteMetrics;
