@@ -7,6 +7,7 @@ use super::file::{
     AdminFile, LimitsFile, ListenerFile, OutcomesFile, RetentionFile, RouteFile, StoreFile,
 };
 use super::finding::{Findings, Place};
+use super::listener::ListenAddress;
 use super::quantity::{at_least_in_words, duration_in_words, size_in_words};
 use super::setting::Setting;
 use super::words::{KeyAgeWord, ModeWord, OnUnknownWord};
@@ -24,50 +25,72 @@ pub(super) fn addresses(
     admin: Option<&AdminFile>,
     findings: &mut Findings,
 ) {
-    let admin = admin.map(|admin| &admin.address);
-    let all: Vec<&Setting<SocketAddr>> = listeners
+    let listeners = listeners
         .iter()
-        .map(|listener| &listener.address)
-        .chain(admin)
-        .collect();
-    for (index, address) in all.iter().enumerate() {
-        let clashes = |first: &&&Setting<SocketAddr>| {
-            let addresses = first.get().zip(address.get());
-            addresses.is_some_and(|(first, address)| clash(*first, *address))
+        .map(|listener| Wanted::of(&listener.address, listener.address.value()));
+    let admin = admin.map(|admin| {
+        let address = admin.address.value().map(ListenAddress::Tcp);
+        Wanted::of(&admin.address, address)
+    });
+    let all: Vec<Wanted<'_>> = listeners.chain(admin).collect();
+    for (index, wanted) in all.iter().enumerate() {
+        let clashes = |first: &&Wanted<'_>| {
+            let addresses = first.address.as_ref().zip(wanted.address.as_ref());
+            addresses.is_some_and(|(first, address)| clash(first, address))
         };
         if let Some(first) = all[..index].iter().find(clashes) {
-            taken(first, address, findings);
+            taken(first, wanted, findings);
+        }
+    }
+}
+
+/// An address that somebody wants.
+struct Wanted<'f> {
+    address: Option<ListenAddress>,
+    place: &'f Place,
+    written: Option<&'f Place>,
+}
+
+impl<'f> Wanted<'f> {
+    fn of<T>(setting: &'f Setting<T>, address: Option<ListenAddress>) -> Self {
+        Self {
+            address,
+            place: &setting.place,
+            written: setting.written(),
         }
     }
 }
 
 /// Says that two listeners want one address: at the later one that is written, for a default has no place.
-fn taken(
-    first: &Setting<SocketAddr>,
-    second: &Setting<SocketAddr>,
-    findings: &mut Findings,
-) -> Option<()> {
-    let (this, other) = if second.written().is_none() && first.written().is_some() {
+fn taken(first: &Wanted<'_>, second: &Wanted<'_>, findings: &mut Findings) -> Option<()> {
+    let (this, other) = if second.written.is_none() && first.written.is_some() {
         (first, second)
     } else {
         (second, first)
     };
-    let by_default = match other.written() {
+    let by_default = match other.written {
         Some(_) => "",
         None => ", by default",
     };
+    let address = this.address.as_ref()?;
+    let what = match address {
+        ListenAddress::Tcp(_) => "port",
+        ListenAddress::Unix(_) => "path",
+    };
     let message = format!(
-        "{} is taken by `{}` = \"{}\"{by_default}; choose another port for one of them",
-        this.get()?,
+        "{address} is taken by `{}` = \"{}\"{by_default}; choose another {what} for one of them",
         other.place.path,
-        other.get()?,
+        other.address.as_ref()?,
     );
-    findings.conflict(&this.place, message, other.written().as_slice());
+    findings.conflict(this.place, message, other.written.as_slice());
     Some(())
 }
 
 /// Whether one address cannot be listened on beside the other.
-fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+fn clash(one: &ListenAddress, other: &ListenAddress) -> bool {
+    let (Some(one), Some(other)) = (one.tcp(), other.tcp()) else {
+        return one == other;
+    };
     let all = |address: SocketAddr| address.ip().is_unspecified();
     // Port 0 is another one each time.
     one.port() != 0

@@ -2,7 +2,6 @@
 //! here, that has been said already, and what depends on it is left out.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use http::HeaderName;
 
@@ -13,6 +12,7 @@ use super::file::{
 use super::finding::Findings;
 use super::fit;
 use super::home::nearest;
+use super::listener::{self, ListenerConfig};
 use super::order;
 use super::redis;
 use super::secret;
@@ -68,7 +68,7 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
     })
 }
 
-fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<SocketAddr>> {
+fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<ListenerConfig>> {
     let listeners = file.listeners.get()?;
     if listeners.is_empty() {
         findings.whole(
@@ -77,10 +77,12 @@ fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<SocketAdd
         );
     }
     fit::addresses(listeners, file.admin.get(), findings);
-    listeners
+    // Each is read before one is missed: everything that is wrong with them is said at once.
+    let listeners: Vec<_> = listeners
         .iter()
-        .map(|listener| listener.address.value())
-        .collect()
+        .map(|file| listener::listener(file, findings))
+        .collect();
+    listeners.into_iter().collect()
 }
 
 /// The outer `None`: something is wrong.

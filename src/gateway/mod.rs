@@ -23,6 +23,7 @@ mod elsewhere;
 mod entry;
 mod exchange;
 mod foreign;
+mod forwarded;
 mod headers;
 mod lease;
 mod ledger;
@@ -248,7 +249,7 @@ impl Handler for Gateway {
     type Body = Body;
 
     async fn handle(&self, request: Box<Request<RequestBody>>, peer: Peer) -> Response<Body> {
-        let entry = Entry::begin(&self.0.access_log, &request, peer);
+        let entry = Entry::begin(&self.0.access_log, &request, &peer);
         // Dropped with this future where the client leaves before there is an answer.
         let sending = Sending::new(Arc::clone(&entry));
         let response = self.answer(request, peer, entry).await;
@@ -257,7 +258,7 @@ impl Handler for Gateway {
     }
 
     fn malformed(&self, fault: Fault, peer: Peer) -> Response<Body> {
-        let entry = Entry::unread(&self.0.access_log, peer);
+        let entry = Entry::unread(&self.0.access_log, &peer);
         let problem = match fault.is_too_large() {
             true => Problem::HeadTooLarge,
             false => Problem::BadRequest,

@@ -84,7 +84,7 @@ pub async fn protected(
         tally.decide(decision);
         return response;
     }
-    let outbound = outbound(policy, head, host.as_ref(), peer, whole);
+    let outbound = outbound(policy, head, host.as_ref(), &peer, whole);
     let call = Call {
         shared: Arc::clone(shared),
         subject: Arc::new(subject),
@@ -263,14 +263,14 @@ fn outbound(
     policy: &Policy,
     head: request::Parts,
     host: Option<&http::HeaderValue>,
-    peer: Peer,
+    peer: &Peer,
     whole: Whole,
 ) -> Box<Outbound> {
     let mut lines = head.headers;
     headers::to_upstream(
         &mut lines,
         &headers::Origin {
-            peer: peer.addr.ip(),
+            peer,
             host,
             version: head.version,
         },

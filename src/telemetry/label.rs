@@ -306,6 +306,46 @@ label! {
 }
 
 label! {
+    /// Why a TLS handshake came to nothing.
+    pub enum TlsFailed {
+        /// The client was silent for too long.
+        TimedOut = "timed_out",
+        /// The client left in the middle.
+        ClientGone = "client_gone",
+        /// The client refused, our certificate perhaps.
+        RefusedByClient = "refused_by_client",
+        /// The client's certificate is missing or not good.
+        ClientCertificate = "client_certificate",
+        /// No version, cipher or protocol is known to both.
+        Incompatible = "incompatible",
+        /// What came is no TLS.
+        Invalid = "invalid",
+        /// Half of max_connections were in a handshake.
+        Overloaded = "overloaded",
+    }
+}
+
+label! {
+    /// Why a connection was closed whose listener requires a PROXY header.
+    pub enum ProxyRefused {
+        /// It is not from one of the trusted proxies.
+        Untrusted = "untrusted",
+        /// It does not begin with such a header.
+        Invalid = "invalid",
+    }
+}
+
+label! {
+    /// What became of changed files.
+    pub enum Reload {
+        /// They are in use.
+        Done = "done",
+        /// They cannot be used.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// What a beat met.
     pub enum Beat {
         /// The claim is still the owner's.
@@ -448,6 +488,9 @@ mod tests {
         assert_well_formed::<StoreResult>();
         assert_well_formed::<ClaimResult>();
         assert_well_formed::<LimitOver>();
+        assert_well_formed::<TlsFailed>();
+        assert_well_formed::<ProxyRefused>();
+        assert_well_formed::<Reload>();
         assert_well_formed::<Beat>();
         assert_well_formed::<LeaseLost>();
         assert_well_formed::<LateAnswer>();

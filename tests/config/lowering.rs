@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderName, Method};
-use oncegate::config::{Config, Endpoint, StoreLocation};
+use oncegate::config::{Config, Endpoint, ListenAddress, StoreLocation};
 use oncegate::identity::{BodyRule, KeyFormat, KeySource, ScopeSource};
 use oncegate::route::{Mode, OnStoreDown};
 
@@ -30,7 +30,13 @@ fn defaults_are_those_of_the_reference() {
     assert_eq!(access_log.sample, 1.0);
     assert_eq!(access_log.slow, Duration::from_secs(5));
     assert_eq!(drain_delay, Duration::from_secs(1));
-    assert_eq!(listeners, ["127.0.0.1:8080".parse().unwrap()]);
+    let [listener] = &listeners[..] else {
+        panic!("{listeners:?}");
+    };
+    let address = ListenAddress::Tcp("127.0.0.1:8080".parse().unwrap());
+    assert_eq!(listener.address, address);
+    assert!(listener.tls.is_none() && !listener.proxy_protocol);
+    assert!(listener.trusted_proxies.is_empty());
     assert_eq!(admin, "127.0.0.1:9090".parse().unwrap());
     assert!(operators.is_none());
     assert_eq!(

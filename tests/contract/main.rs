@@ -11,6 +11,7 @@ mod crashes;
 mod disk;
 mod drain;
 mod duplicates;
+mod edge;
 mod expiry;
 mod forwarding;
 mod identity;
