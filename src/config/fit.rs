@@ -176,7 +176,8 @@ pub(super) fn key_age(file: &RouteFile, policy: &Policy, findings: &mut Findings
     }
 }
 
-/// A claim for a young key reaches the store before the key is old.
+/// A claim for a young key reaches the store before the key is old: what the servers say of the time and the claim take one
+/// timeout each at most, and as much is left for servers whose clocks differ.
 pub(super) fn key_age_in_time(
     file: &RouteFile,
     store: Option<&StoreFile>,
@@ -187,13 +188,13 @@ pub(super) fn key_age_in_time(
     };
     if let (Some(KeyAgeWord::Reject), Some(timeout)) = (file.key_age.value(), store_timeout.get())
         && file.mode.value() != Some(ModeWord::Pass)
-        && 2 * timeout.0 > KEY_AGE_MARGIN
+        && timeout.0 > KEY_AGE_MARGIN / 4
     {
         let message = format!(
             "is \"reject\", and the {} of `store.timeout` are long enough for a key to grow old while it is claimed; \
              {} is the longest",
             duration_in_words(timeout.0),
-            duration_in_words(KEY_AGE_MARGIN / 2),
+            duration_in_words(KEY_AGE_MARGIN / 4),
         );
         let place = file.key_age.written().unwrap_or(&file.key_age.place);
         let other = store_timeout.written();

@@ -147,8 +147,12 @@ fn identified(
                 .map(|KeySource::Header(name)| name.as_str())
                 .collect();
             let mut refusal = shared.refusal(Problem::KeyMissing);
+            let which = match policy.key_format {
+                KeyFormat::Issued => "issued by POST /.well-known/oncegate/keys",
+                _ => "of your own making",
+            };
             refusal.detail = Some(format!(
-                "Send a key of your own making, a new one for each operation, in {}.",
+                "Send a key {which}, a new one for each operation, in {}.",
                 names.join(" or "),
             ));
             Err((Decision::KeyMissing, Box::new(refusal.protected())))
