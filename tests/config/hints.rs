@@ -56,7 +56,10 @@ fn a_misspelt_name_is_told_from_one_that_belongs_elsewhere() {
         ),
         ("defaults.method = [\"POST\"]", "did you mean `methods`?"),
         ("defaults.outcomes.relase = []", "did you mean `release`?"),
-        ("admin.zzzzzzzzzzzz = 1", "there are `address`, `token`, `audit_log`"),
+        (
+            "admin.zzzzzzzzzzzz = 1",
+            "there are `address`, `token`, `audit_log`",
+        ),
     ] {
         assert_eq!(advice(&faults_with(&format!("{top}\n"))), expected, "{top}");
     }
