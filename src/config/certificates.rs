@@ -113,17 +113,15 @@ impl TlsConfig {
         let mut faults = Vec::new();
         let mut certificates = Vec::new();
         for (index, files) in self.certificates.iter().enumerate() {
-            let certificate = secret::read_file(&files.cert).map_err(|error| {
-                faults.push(self.fault(Part::Certificate(index), unreadable(&error)))
-            });
-            let key = secret::read(&files.key)
-                .map_err(|message| faults.push(self.fault(Part::Key(index), message)));
-            certificates.extend(certificate.ok().zip(key.ok()));
+            let certificate = secret::read_file(&files.cert).map_err(|error| unreadable(&error));
+            let certificate = self.kept(certificate, Part::Certificate(index), &mut faults);
+            let key = self.kept(secret::read(&files.key), Part::Key(index), &mut faults);
+            certificates.extend(certificate.zip(key));
         }
         let authorities = self.client_ca.as_ref().and_then(|path| {
-            secret::read_at_most(path, MAX_AUTHORITIES)
-                .map_err(|error| faults.push(self.fault(Part::Authorities, unreadable(&error))))
-                .ok()
+            let read = secret::read_at_most(path, MAX_AUTHORITIES);
+            let read = read.map_err(|error| unreadable(&error));
+            self.kept(read, Part::Authorities, &mut faults)
         });
         let files = TlsFiles {
             certificates,
@@ -149,15 +147,18 @@ impl TlsConfig {
             }
         }
         let authorities = files.authorities.as_deref().map(authorities).transpose();
-        let authorities = authorities
-            .map_err(|message| faults.push(self.fault(Part::Authorities, message)))
-            .ok()
-            .flatten();
+        let authorities = self.kept(authorities, Part::Authorities, &mut faults);
         let certificates = Certificates {
             certificates,
-            authorities,
+            authorities: authorities.flatten(),
         };
         faults.is_empty().then_some(certificates).ok_or(faults)
+    }
+
+    /// What could be had, or a fault more.
+    fn kept<T>(&self, had: Result<T, String>, part: Part, faults: &mut Vec<TlsFault>) -> Option<T> {
+        had.map_err(|message| faults.push(self.fault(part, message)))
+            .ok()
     }
 
     fn fault(&self, part: Part, message: String) -> TlsFault {

@@ -209,9 +209,11 @@ section! {
         /// Dispatches kept open past their `response_timeout`. A further one is not kept open: its late answer is
         /// lost, and the outcome stays unknown.
         max_late: Count = 256,
-        /// From accepting a connection to its first byte; then it is closed.
+        /// From accepting a connection to its first byte; then it is closed. A PROXY header has that long to come whole,
+        /// and so have the first byte of TLS and, behind the handshake, that of HTTP.
         first_byte: Positive<Duration> = "10s",
-        /// From the first byte of a request to the end of its head; then the connection is closed. A head that stalls
+        /// From the first byte of a request to the end of its head; then the connection is closed. So is one whose TLS
+        /// handshake takes longer. A head that stalls
         /// over HTTP/2 leaves its connection idle, and `keep_alive` closes it.
         headers: Positive<Duration> = "10s",
         /// Between two pieces of a body; then the request is given up, or the client that takes nothing of its

@@ -234,7 +234,7 @@ fn certificates_that_clients_will_refuse_deserve_a_look() {
         let warnings: Vec<String> = loaded
             .warnings
             .iter()
-            .map(|warning| warning.text())
+            .map(oncegate::config::Finding::text)
             .collect();
         warnings.join("\n")
     };
