@@ -8,6 +8,7 @@ use http::{HeaderName, Method};
 
 use super::document::OWN;
 use super::finding::Findings;
+use super::probe::ProbeFile;
 use super::quantity::{Count, Positive, Share, Size};
 use super::redis::{FilePath, ReplicasAck};
 use super::secret::Secret;
@@ -248,8 +249,10 @@ section! {
         /// How long a client waits for its response to be recorded.
         record_timeout: Positive<Duration> = "2s",
         /// What a duplicate of an operation of unknown outcome meets. `hold` answers it by `unknown_status`. `resend` sends
-        /// it again, under the same key: only for upstreams that recognise keys by themselves.
+        /// it again, under the same key: only for upstreams that recognise keys by themselves. `probe` asks the upstream
+        /// whether it happened, as `probe` says.
         on_unknown: OnUnknownWord = "hold",
+        probe: Option<ProbeFile>,
         /// The status of `outcome-unknown`: 503 is for clients that take any 4xx for a failure.
         unknown_status: UnknownStatus = 409,
         outcomes: OutcomesFile = {},
@@ -273,7 +276,7 @@ section! {
         /// not stored.
         max_response_body: Positive<Size> = "1MiB",
     }
-    later { "probe" }
+    later {}
 }
 
 section! {

@@ -164,6 +164,27 @@ pub(super) fn resend(file: &RouteFile, findings: &mut Findings) {
     }
 }
 
+/// What the upstream does not know yet, it may still do.
+pub(super) fn absent_after(
+    absent_after: &Setting<Duration>,
+    route: &RouteFile,
+    findings: &mut Findings,
+) {
+    if let (Some(absent), Some(late)) = (absent_after.get(), route.late_response.get())
+        && absent < late
+    {
+        let message = format!(
+            "{} is less than `late_response` = {}, for which an answer is still waited for: an operation that the upstream \
+             is still at would be sent again as new; let it be {} or more, or lower `late_response`",
+            duration_in_words(*absent),
+            duration_in_words(*late),
+            duration_in_words(*late),
+        );
+        let other = route.late_response.written();
+        findings.warn(&absent_after.place, message, other.as_slice());
+    }
+}
+
 /// No body may be allowed that can never be held.
 pub(super) fn limits(file: &RouteFile, limits: Option<&LimitsFile>, findings: &mut Findings) {
     let Some(max_buffered) = limits.map(|limits| &limits.max_buffered) else {

@@ -14,23 +14,21 @@ use super::finding::Findings;
 use super::fit;
 use super::home::nearest;
 use super::order;
+use super::probe;
 use super::redis;
 use super::secret;
 use super::setting::Setting;
 use super::setting::Value;
 use super::value::Label;
 use super::words::{
-    AfterExpiryWord, BodyWord, KeyWord, ModeWord, OnStoreDownWord, OnUnknownWord, ScopeWord,
-    StatusWord,
+    AfterExpiryWord, BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord,
 };
 use super::{
     AccessLogConfig, Config, EncryptionKey, Limits, StoreConfig, StoreLocation, UpstreamConfig,
 };
 use crate::identity::{FingerprintRules, IdKeyBytes, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
-use crate::route::{
-    AfterExpiry, Matcher, Mode, OnStoreDown, OnUnknown, Policy, RetentionPolicy, Route,
-};
+use crate::route::{AfterExpiry, Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
 
 /// What a store may hold unless it is set, in bytes.
 const MAX_SIZE: u64 = 10 << 30;
@@ -257,6 +255,7 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
         fit::lease(route_file, file.store.get(), findings);
         lowered.push(route(route_file, file, findings));
     }
+    probe::unused(files, findings);
     order::names(files, findings);
     order::colons(files, findings);
     order::tokens(files, findings);
@@ -349,6 +348,8 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         .retention
         .get()
         .and_then(|retention| retention_of(retention, file, findings));
+    fit::resend(file, findings);
+    let on_unknown = probe::on_unknown(file, findings);
     Some(Policy {
         key: key?,
         key_required: file.key_required.value()?,
@@ -361,7 +362,7 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         lease: file.lease.get()?.0,
         late_response: file.late_response.value()?,
         record_timeout: file.record_timeout.get()?.0,
-        on_unknown: on_unknown(file, findings)?,
+        on_unknown: on_unknown?,
         unknown_status: file.unknown_status.get()?.0,
         outcomes: outcomes?,
         retention: retention?,
@@ -376,14 +377,6 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         forward_key: file.forward_key.value()?,
         max_request_body: file.max_request_body.get()?.0.0,
         max_response_body: file.max_response_body.get()?.0.0,
-    })
-}
-
-fn on_unknown(file: &RouteFile, findings: &mut Findings) -> Option<OnUnknown> {
-    fit::resend(file, findings);
-    Some(match file.on_unknown.value()? {
-        OnUnknownWord::Hold => OnUnknown::Hold,
-        OnUnknownWord::Resend => OnUnknown::Resend,
     })
 }
 

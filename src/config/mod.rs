@@ -10,6 +10,7 @@ mod fit;
 mod home;
 mod lower;
 mod order;
+mod probe;
 mod quantity;
 mod redis;
 mod reference;

@@ -6,8 +6,12 @@
 mod forms;
 mod pattern;
 mod policy;
+mod probe;
 mod table;
 
 pub use pattern::{BadPathPattern, Matcher, PathPattern};
 pub use policy::{AfterExpiry, Mode, OnStoreDown, OnUnknown, Policy, RetentionPolicy, Route};
+pub use probe::{
+    BadBraces, BadProbePath, KEY, Probe, ProbePath, ProbeResponse, ProbeValue, Silent, Template,
+};
 pub use table::{Found, Table};

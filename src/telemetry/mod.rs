@@ -21,8 +21,8 @@ pub use access::{AccessLog, Line, Ms};
 pub use health::{Health, StoreHealth};
 pub use instrument::{Amount, Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};
 pub use label::{
-    Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, ObservedReplay, Resend,
-    StoreOp, StoreResult, Unrouted, UpstreamError, WouldBe,
+    Actor, Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, ObservedReplay,
+    ProbeResult, Resend, ResolvedAs, StoreOp, StoreResult, Unrouted, UpstreamError, WouldBe,
 };
 pub use metrics::{CacheMetrics, Metrics, StoreMetrics, UpstreamMetrics};
 pub use reference::{access_log_reference, reference};

@@ -324,7 +324,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         "admin.token = { env = \"TOKEN\" }",
         "admin.cors = true",
         "store.url = \"dynamodb://table\"",
-        "defaults.probe = {}",
     ] {
         let said = faults_with(top);
         assert!(
@@ -341,8 +340,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         "scope = [\"jwt:sub\"]",
         "scope = [\"client-cert\"]",
         "scope = [\"client-ip\"]",
-        "on_unknown = \"probe\"",
-        "probe = { method = \"GET\" }",
         "key_age = \"reject\"",
         "dialect = \"stripe\"",
         "dialect = \"graphql\"",

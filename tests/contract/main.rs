@@ -19,6 +19,7 @@ mod metrics;
 mod observing;
 mod outcomes;
 mod passing;
+mod probing;
 mod problems;
 mod resending;
 mod sealed;

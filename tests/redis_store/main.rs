@@ -10,6 +10,7 @@ mod hints;
 mod identity;
 mod losses;
 mod mid_exchange;
+mod probing;
 mod replicas;
 mod rig;
 mod rights;
