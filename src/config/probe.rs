@@ -38,7 +38,8 @@ section! {
         /// Statuses that say that it did not happen.
         absent: Partly<StatusWord> = ["404"],
         /// For how long after an outcome became unknown the upstream may still be at it, so that `absent` says nothing. By
-        /// the clock of each gateway from when it first saw the record; no less than `late_response`.
+        /// the clock of each gateway from when it first saw the record; no less than `late_response`, and with
+        /// `silent = "release"` than `response_timeout` and `late_response` together.
         absent_after: Duration = "2m",
         /// How long asking may take, to the answer's last byte. A duplicate waits for it.
         timeout: Positive<Duration> = "5s",
@@ -271,7 +272,8 @@ fn lowered(
     let method = file.method.value()?;
     let response = response(file, method, findings);
     if is_used {
-        fit::absent_after(&file.absent_after, route, findings);
+        let is_silence_believed = file.silent.value() == Some(SilentWord::Release);
+        fit::absent_after(&file.absent_after, is_silence_believed, route, findings);
     }
     let background = background(file, route, is_used, findings);
     Some(Probe {

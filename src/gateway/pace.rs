@@ -20,7 +20,7 @@ const MAX_PACED: usize = 65_536;
 const MAX_ASKED: usize = 64;
 
 /// Probes at a time in the background: the upstream may be in trouble already.
-pub const MAX_IN_BACKGROUND: usize = 8;
+const MAX_IN_BACKGROUND: usize = 8;
 
 /// The pause after the first probe of a record; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);

@@ -139,8 +139,12 @@ fn what_is_wrong_with_a_probe_is_said() {
             "409 is in `found` and in `absent`",
         ),
         (
+            probe("path = \"/{key}\", absent_after = \"89s\", silent = \"release\""),
+            "89s is less than response_timeout + late_response = 90s",
+        ),
+        (
             probe("path = \"/{key}\", absent_after = \"59s\""),
-            "59s is less than `late_response` = 1m",
+            "59s is less than late_response = 1m",
         ),
         (
             probe("path = \"/{key}\", method = \"HEAD\", response = \"json:/a\""),
