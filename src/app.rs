@@ -210,6 +210,8 @@ impl Running {
         tokio::spawn(watch_store(gateway.clone(), census, health));
         let follower = gateway.clone();
         tokio::spawn(async move { follower.follow_epoch().await });
+        let prober = gateway.clone();
+        tokio::spawn(async move { prober.probe_unresolved().await });
         let (draining, drain) = watch::channel(None);
         let server = tokio::spawn(server.run(gateway.clone(), drain));
         Ok(Self {

@@ -20,9 +20,9 @@ use tokio::net::UnixStream;
 
 /// The examples that a test below exercises, by name. One that is not among them fails
 /// [`every_example_is_exercised`].
-const EXERCISED: [&str; 13] = [
-    "ci", "cluster", "edge", "observe", "oncegate", "payments", "queue", "redis", "sentinel",
-    "services", "sidecar", "strict", "webhooks",
+const EXERCISED: [&str; 14] = [
+    "ci", "cluster", "edge", "observe", "oncegate", "payments", "probe", "queue", "redis",
+    "sentinel", "services", "sidecar", "strict", "webhooks",
 ];
 
 fn folder() -> PathBuf {
@@ -138,6 +138,23 @@ async fn observe_passes_payments_and_counts_those_that_enforcing_would_have_repl
         (metrics.value("oncegate_observed_total", &labels)? >= 1.0).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn probe_asks_the_provider_what_became_of_a_payment_that_it_did_not_answer() {
+    const KEY: &str = "7f5e2c9a-0d5b-4c7e-9a51-2f6f0e6f0a11";
+    let upstream = ToyUpstream::start();
+    upstream.always(|request| match request.method.as_str() {
+        "GET" => Act::respond(200, &[], "{\"data\":[{\"id\":\"ch_1\"}]}"),
+        _ => Act::reset_after_reading(),
+    });
+    let gateway = start("probe", &[&upstream]).await;
+    gateway.send(&payment(KEY)).await.is(502, "unknown");
+    let second = gateway.send(&payment(KEY)).await;
+    assert_eq!(second.is(201, "replayed").text(), "{\"id\":\"ch_1\"}");
+    let target = format!("/v1/payments?idempotency_key={KEY}");
+    assert_eq!(upstream.requests()[1].target, target);
+    assert_eq!(upstream.charges(), 2);
 }
 
 #[tokio::test]

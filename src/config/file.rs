@@ -10,6 +10,7 @@ use super::certificates::ClientAuthWord;
 use super::document::OWN;
 use super::finding::Findings;
 use super::listener::{ListenAddress, ProxyProtocolWord, SocketMode, TrustedProxy};
+use super::probe::ProbeFile;
 use super::quantity::{Count, Positive, Share, Size};
 use super::redis::{FilePath, ReplicasAck, User};
 use super::secret::Secret;
@@ -311,8 +312,10 @@ section! {
         /// How long a client waits for its response to be recorded.
         record_timeout: Positive<Duration> = "2s",
         /// What a duplicate of an operation of unknown outcome meets. `hold` answers it by `unknown_status`. `resend` sends
-        /// it again, under the same key: only for upstreams that recognise keys by themselves.
+        /// it again, under the same key: only for upstreams that recognise keys by themselves. `probe` asks the upstream
+        /// whether it happened, as `probe` says.
         on_unknown: OnUnknownWord = "hold",
+        probe: Option<ProbeFile>,
         /// The status of `outcome-unknown`: 503 is for clients that take any 4xx for a failure.
         unknown_status: UnknownStatus = 409,
         outcomes: OutcomesFile = {},
@@ -338,7 +341,7 @@ section! {
         /// not stored.
         max_response_body: Positive<Size> = "1MiB",
     }
-    later { "probe" }
+    later {}
 }
 
 section! {

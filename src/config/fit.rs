@@ -251,6 +251,38 @@ pub(super) fn resend(file: &RouteFile, findings: &mut Findings) {
     }
 }
 
+/// What the upstream does not know yet, it may still do: for as long as an answer to it is waited for. A gateway that went
+/// silent may have sent it last of all.
+pub(super) fn absent_after(
+    absent_after: &Setting<Duration>,
+    is_silence_believed: bool,
+    route: &RouteFile,
+    findings: &mut Findings,
+) {
+    let (Some(absent), Some(late), Some(response)) = (
+        absent_after.get(),
+        route.late_response.get(),
+        route.response_timeout.get(),
+    ) else {
+        return;
+    };
+    let (parts, sum) = match is_silence_believed {
+        false => ("late_response", *late),
+        true => ("response_timeout + late_response", *late + response.0),
+    };
+    if *absent < sum {
+        let message = format!(
+            "{} is less than {parts} = {}, for which an answer is still waited for: an operation that the upstream is still \
+             at would be sent again as new; let it be {} or more, or lower `late_response`",
+            duration_in_words(*absent),
+            duration_in_words(sum),
+            at_least_in_words(sum),
+        );
+        let other = route.late_response.written();
+        findings.warn(&absent_after.place, message, other.as_slice());
+    }
+}
+
 /// No body may be allowed that can never be held.
 pub(super) fn limits(file: &RouteFile, limits: Option<&LimitsFile>, findings: &mut Findings) {
     let Some(max_buffered) = limits.map(|limits| &limits.max_buffered) else {

@@ -14,14 +14,15 @@ use super::fit;
 use super::home::nearest;
 use super::listener::{self, ListenerConfig};
 use super::order;
+use super::probe;
 use super::redis;
 use super::secret;
 use super::setting::Setting;
 use super::setting::Value;
 use super::value::Label;
 use super::words::{
-    AfterExpiryWord, BodyWord, KeyAgeWord, KeyWord, ModeWord, OnStoreDownWord, OnUnknownWord,
-    ScopeWord, StatusWord,
+    AfterExpiryWord, BodyWord, KeyAgeWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord,
+    StatusWord,
 };
 use super::{
     AccessLogConfig, Config, EncryptionKey, Limits, OperatorsConfig, StoreConfig, StoreLocation,
@@ -30,7 +31,7 @@ use super::{
 use crate::identity::{FingerprintRules, IdKeyBytes, KeyFormat, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
 use crate::route::{
-    AfterExpiry, KeyAge, Matcher, Mode, OnStoreDown, OnUnknown, Policy, RetentionPolicy, Route,
+    AfterExpiry, KeyAge, Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route,
 };
 
 /// What a store may hold unless it is set, in bytes.
@@ -302,6 +303,7 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
         fit::key_age_in_time(route_file, file.store.get(), findings);
         lowered.push(route(route_file, file, findings));
     }
+    probe::unused(files, findings);
     order::names(files, findings);
     order::colons(files, findings);
     order::tokens(files, findings);
@@ -394,6 +396,8 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         .retention
         .get()
         .and_then(|retention| retention_of(retention, file, findings));
+    fit::resend(file, findings);
+    let on_unknown = probe::on_unknown(file, findings);
     let key_age = match file.key_age.value()? {
         KeyAgeWord::Ignore => KeyAge::Ignore,
         KeyAgeWord::Reject => KeyAge::Reject,
@@ -415,7 +419,7 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         lease: file.lease.get()?.0,
         late_response: file.late_response.value()?,
         record_timeout: file.record_timeout.get()?.0,
-        on_unknown: on_unknown(file, findings)?,
+        on_unknown: on_unknown?,
         unknown_status: file.unknown_status.get()?.0,
         outcomes: outcomes?,
         retention: retention?,
@@ -433,14 +437,6 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
     };
     fit::key_age(file, &policy, findings);
     Some(policy)
-}
-
-fn on_unknown(file: &RouteFile, findings: &mut Findings) -> Option<OnUnknown> {
-    fit::resend(file, findings);
-    Some(match file.on_unknown.value()? {
-        OnUnknownWord::Hold => OnUnknown::Hold,
-        OnUnknownWord::Resend => OnUnknown::Resend,
-    })
 }
 
 fn key(setting: &Setting<Vec<KeyWord>>, findings: &mut Findings) -> Option<Vec<KeySource>> {

@@ -12,6 +12,7 @@ mod home;
 mod listener;
 mod lower;
 mod order;
+mod probe;
 mod quantity;
 mod redis;
 mod reference;

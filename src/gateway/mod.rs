@@ -9,7 +9,8 @@
 //!
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
 //! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `resend` lets one of them
-//! dispatch what nobody knows the outcome of, `age` knows keys that are too old, `problem` words refusals.
+//! dispatch what nobody knows the outcome of, `probe` asks the upstream about it at the `pace` that it bears, `age` knows keys
+//! that are too old, `problem` words refusals.
 //! Nothing in here opens a socket or a file.
 
 mod age;
@@ -30,7 +31,9 @@ mod ledger;
 mod message;
 mod observe;
 mod outbound;
+mod pace;
 mod pass;
+mod probe;
 mod problem;
 mod protect;
 mod replay;
@@ -67,6 +70,7 @@ use entry::{Entry, Sending};
 use foreign::Foreign;
 use ledger::Ledger;
 use observe::UnderWay;
+use pace::Paces;
 use problem::{Problem, Refusal};
 use replay::ReplayCache;
 use resend::Sightings;
@@ -115,6 +119,7 @@ pub struct Shared {
     foreign: Arc<Foreign>,
     cache: ReplayCache,
     sightings: Sightings,
+    paces: Arc<Paces>,
     budget: Arc<Budget>,
     late: Arc<Semaphore>,
     claims: Arc<Semaphore>,
@@ -174,6 +179,7 @@ impl Gateway {
             waiters: Waiters::new(limits.max_waiters, limits.max_waiters_per_key),
             cache: ReplayCache::new(limits.replay_cache),
             sightings: Sightings::new(),
+            paces: Paces::new(),
             budget: Budget::new(limits.max_buffered),
             late: Arc::new(Semaphore::new(limits.max_late)),
             claims: Arc::new(Semaphore::new(MAX_CLAIMS)),
@@ -220,6 +226,11 @@ impl Gateway {
     /// Somebody has deleted this record or settled it by hand: it is not answered from memory any more.
     pub fn forget(&self, id: RecordId) {
         self.0.cache.forget(id, self.0.ledger.timeout());
+    }
+
+    /// Asks upstreams about what is unresolved, where routes say how: to be run beside the gateway.
+    pub async fn probe_unresolved(&self) {
+        Arc::clone(&self.0).probe_unresolved().await;
     }
 
     /// Sets the gauges that mirror what is held here; for each scrape.

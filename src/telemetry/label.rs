@@ -398,6 +398,29 @@ label! {
 }
 
 label! {
+    /// What came of asking the upstream whether an operation happened.
+    pub enum ProbeResult {
+        /// It happened, and its answer is recorded.
+        Found = "found",
+        /// It did not happen, and the key is free again.
+        Absent = "absent",
+        /// The upstream does not know it, which says nothing: `absent_after` is not over, or the attempt's gateway has gone
+        /// without a word.
+        Held = "held",
+        /// The answer's status is in neither list.
+        Unclear = "unclear",
+        /// No whole answer in time, or none that can be recorded.
+        Failed = "failed",
+        /// There is no question to ask: the key does not fit into the path, or the record does not say what it is about.
+        Unaskable = "unaskable",
+        /// Somebody else settled it in between.
+        Changed = "changed",
+        /// The store gave no verdict.
+        NoVerdict = "no_verdict",
+    }
+}
+
+label! {
     /// What went wrong at an upstream.
     pub enum UpstreamError {
         /// No connection: name not found, refused, timed out, or a failed TLS handshake. Nothing was sent.
@@ -495,6 +518,7 @@ mod tests {
         assert_well_formed::<LeaseLost>();
         assert_well_formed::<LateAnswer>();
         assert_well_formed::<Resend>();
+        assert_well_formed::<ProbeResult>();
         assert_well_formed::<UpstreamError>();
         assert_well_formed::<Cause>();
         assert_well_formed::<NotStored>();

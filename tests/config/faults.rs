@@ -321,7 +321,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         "admin.address = \"unix:/run/admin.sock\"",
         "admin.cors = true",
         "store.url = \"dynamodb://table\"",
-        "defaults.probe = {}",
     ] {
         let said = faults_with(top);
         assert!(
@@ -337,8 +336,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         "scope = [\"jwt:sub\"]",
         "scope = [\"client-cert\"]",
         "scope = [\"client-ip\"]",
-        "on_unknown = \"probe\"",
-        "probe = { method = \"GET\" }",
         "dialect = \"stripe\"",
         "dialect = \"graphql\"",
     ] {

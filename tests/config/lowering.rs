@@ -296,6 +296,14 @@ fn the_annotated_example_has_every_setting_with_its_default() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// A section that stands in comments, `# [path]` and what follows it, as far as there is one.
+fn commented_section(text: &str, path: &str) -> Option<serde_json::Value> {
+    let (_, rest) = text.split_once(&format!("# [{path}]"))?;
+    let lines = rest.lines().skip(1);
+    let lines: Vec<&str> = lines.map_while(|line| line.strip_prefix("# ")).collect();
+    Some(toml::from_str(&lines.join("\n")).expect("TOML"))
+}
+
 fn properties(schema: &serde_json::Value) -> impl Iterator<Item = (&String, &serde_json::Value)> {
     schema["properties"].as_object().into_iter().flatten()
 }
@@ -308,6 +316,9 @@ fn compare(
     missing: &mut Vec<String>,
 ) {
     if schema["properties"].is_object() && path != "store.id_key" {
+        // A section that a file may do without stands in comments.
+        let commented = commented_section(text, path);
+        let written = commented.as_ref().unwrap_or(written);
         for (name, inner) in properties(schema) {
             compare(
                 &format!("{path}.{name}"),

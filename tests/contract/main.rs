@@ -22,6 +22,7 @@ mod observing;
 mod operators;
 mod outcomes;
 mod passing;
+mod probing;
 mod problems;
 mod resending;
 mod sealed;
