@@ -167,7 +167,8 @@ pub(super) async fn open(
     }
     match &entrance.tls {
         None => Ok(Stream::Plain(raw)),
-        Some(tls) => encrypted(raw, tls, opening).await,
+        // Boxed, so that plain connections need no room for a handshake.
+        Some(tls) => Box::pin(encrypted(raw, tls, opening)).await,
     }
 }
 

@@ -4,7 +4,6 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, Socket as Socket2, Type};
@@ -94,13 +93,17 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         let message = "there is something that is no socket";
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
-    match StdUnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(
+    // Without waiting: where nobody accepts for the moment there is somebody who will.
+    let probe = Socket2::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    let asked = probe.connect(&SockAddr::unix(path)?);
+    match asked.map_err(|error| error.kind()) {
+        Err(io::ErrorKind::ConnectionRefused) => fs::remove_file(path),
+        Ok(()) | Err(io::ErrorKind::WouldBlock) => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "somebody answers on that socket",
         )),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) => Err(error),
+        Err(kind) => Err(kind.into()),
     }
 }
 

@@ -72,6 +72,19 @@ async fn a_socket_that_a_process_left_behind_is_replaced_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_socket_whose_owner_is_too_busy_to_accept_is_not_taken_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gate.sock");
+    let busy = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    busy.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    busy.listen(0).unwrap();
+    let _waiting = UnixStream::connect(&path).await.unwrap();
+    let refused = Server::bind(&[at(&path, "")], &limits()).err();
+    let refused = refused.expect("a refusal").to_string();
+    assert!(refused.contains("somebody answers"), "{refused}");
+}
+
+#[tokio::test]
 async fn the_end_of_one_process_leaves_the_socket_of_the_next_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gate.sock");

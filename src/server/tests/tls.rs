@@ -314,6 +314,39 @@ async fn new_certificates_are_used_and_bad_ones_are_not_and_connections_stay() {
     hear(&mut old, "ok").await;
 }
 
+/// Puts a certificate that has expired in the place of the first one, for the same key.
+const EXPIRED: &str = r#"
+set -e
+printf '[ca]\ndefault_ca=d\n[d]\ndatabase=index\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n[e]\nbasicConstraints=CA:FALSE\n' >ca.conf
+touch index
+echo 01 >serial
+openssl ca -batch -notext -config ca.conf -extensions e -selfsign -keyfile a.key -in a.csr -out a.pem \
+  -startdate 20200101000000Z -enddate 20200102000000Z 2>/dev/null
+"#;
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_does_not_take_the_place_of_one_that_has_not() {
+    let made = Made::new();
+    let running = made.start(&limits());
+    let client = made.client(&[], None);
+    let expired = Command::new("sh")
+        .args(["-c", EXPIRED])
+        .current_dir(made.0.path())
+        .status();
+    assert!(expired.unwrap().success());
+    let tls = running.entrance.tls().unwrap();
+    let mut look = None;
+    tls.look(&mut look);
+    let refused = tls.look(&mut look);
+    assert!(
+        matches!(refused, Change::Refused(TlsFilesError::Expired)),
+        "{refused:?}"
+    );
+    assert!(connect(&running, &client, "a.example").await.is_ok());
+    // A start takes what there is: the clients may know better.
+    assert!(Server::bind(&[made.listener("")], &limits()).is_ok());
+}
+
 #[tokio::test]
 async fn a_change_is_judged_once_it_is_over() {
     let (made, new) = (Made::new(), Made::new());
