@@ -31,6 +31,8 @@ mod problem;
 mod protect;
 mod replay;
 mod sight;
+#[cfg(test)]
+mod simulation;
 mod subject;
 mod tunnel;
 mod waiters;
