@@ -80,11 +80,6 @@ impl Process {
         self.enter(Phase::Crashed);
     }
 
-    /// How many tasks it has.
-    pub fn tasks(&self) -> usize {
-        self.state().wakers.len()
-    }
-
     fn enter(&self, phase: Phase) {
         let wakers: Vec<Waker> = {
             let mut state = self.state();

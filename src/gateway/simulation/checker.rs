@@ -365,7 +365,8 @@ impl Judge<'_> {
             let Some(story) = self.facts.stories.get(owner) else {
                 continue;
             };
-            let is_sent = story.began().is_some() && !story.is_released();
+            // That it did nothing may have been heard too late.
+            let is_sent = story.began().is_some();
             if !is_sent && !self.facts.is_crashed(story) {
                 let how = format!("{operation:?} is {stood:?} for nothing");
                 self.broken(Promise::NothingHeld, how);

@@ -44,6 +44,8 @@ pub enum Broken {
     AnsweredBeforeStored,
     /// A release leaves no mark.
     ReleaseLeavesNoMark,
+    /// A store that has asked twice trusts the first answer.
+    CopiesAreNoDoubt,
 }
 
 /// Whether the store can be asked at all.
@@ -323,6 +325,14 @@ fn fingerprint(op: &Op) -> Option<Fingerprint> {
     }
 }
 
+/// Whether the op did what its caller wanted.
+fn is_granted(verdict: &Verdict) -> bool {
+    matches!(
+        verdict,
+        Verdict::Acquired { .. } | Verdict::Held { .. } | Verdict::Done | Verdict::Restored
+    )
+}
+
 fn said(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Acquired { .. } => "acquired",
@@ -343,11 +353,14 @@ fn said(verdict: &Verdict) -> &'static str {
 struct StoreClient(Arc<ScriptedStore>);
 
 impl StoreClient {
-    /// Asks as the network lets it. What was sent arrives though the caller may be gone by then.
+    /// Asks as the network lets it. What was sent arrives though the caller may be gone by then. `is_settled` says of an
+    /// answer that another copy of the question changes nothing any more: a store that has asked twice knows that the
+    /// first copy may arrive yet.
     async fn call<T: Send + 'static>(
         &self,
         name: &'static str,
         run: impl Fn(&ScriptedStore, u64) -> T + Send + Sync + 'static,
+        is_settled: impl Fn(&T) -> bool,
     ) -> Result<T, StoreError> {
         let store = &self.0;
         match store.condition.load(Ordering::Relaxed) {
@@ -384,6 +397,14 @@ impl StoreClient {
                 sleep(patience).await;
                 Err(StoreError::InDoubt("lost on its way".to_owned()))
             }
+            Way::Twice(..) => {
+                let answer = answered.await.expect("the store goes on");
+                if is_settled(&answer) || store.broken == Broken::CopiesAreNoDoubt {
+                    Ok(answer)
+                } else {
+                    Err(StoreError::InDoubt("asked twice".to_owned()))
+                }
+            }
             _ => Ok(answered.await.expect("the store goes on")),
         }
     }
@@ -408,9 +429,11 @@ impl Store for StoreClient {
                 return Ok(Verdict::Done);
             }
             let verdict = self
-                .call(name, move |store, attempt| {
-                    store.apply_now(id, op.clone(), attempt)
-                })
+                .call(
+                    name,
+                    move |store, attempt| store.apply_now(id, op.clone(), attempt),
+                    is_granted,
+                )
                 .await;
             // Others may hear of it.
             let attempt = Here::current().map_or(0, |here| here.request);
@@ -427,18 +450,26 @@ impl Store for StoreClient {
         id: RecordId,
         fingerprint: Fingerprint,
     ) -> BoxFuture<'_, Result<Option<Verdict>, StoreError>> {
-        self.call("look", move |store, _| {
-            let held = store.held();
-            protocol::look(held.records.get(&id), &fingerprint, store.now())
-        })
+        self.call(
+            "look",
+            move |store, _| {
+                let held = store.held();
+                protocol::look(held.records.get(&id), &fingerprint, store.now())
+            },
+            |_| true,
+        )
         .boxed()
     }
 
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
-        self.call("read", move |store, _| {
-            let record = store.held().records.get(&id).cloned();
-            record.and_then(|record| record.at(store.now()))
-        })
+        self.call(
+            "read",
+            move |store, _| {
+                let record = store.held().records.get(&id).cloned();
+                record.and_then(|record| record.at(store.now()))
+            },
+            |_| true,
+        )
         .boxed()
     }
 
@@ -451,7 +482,7 @@ impl Store for StoreClient {
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.call("ping", |_, _| ()).boxed()
+        self.call("ping", |_, _| (), |()| true).boxed()
     }
 
     fn usage(&self) -> Usage {

@@ -78,6 +78,11 @@ fn releases_without_marks_are_found_out() {
     finds(Broken::ReleaseLeavesNoMark, Promise::NothingHeld);
 }
 
+#[test]
+fn trusting_one_of_two_copies_is_found_out() {
+    finds(Broken::CopiesAreNoDoubt, Promise::NothingHeld);
+}
+
 /// A store without this guard breaks this promise in one of the first seeds.
 fn finds(broken: Broken, promise: Promise) {
     for seed in FIRST_SEED..FIRST_SEED + SEEDS_TO_FIND {
