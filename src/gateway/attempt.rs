@@ -382,8 +382,12 @@ impl Attempt {
                 self.unknown_to_all()
             }
             Ok(Some(verdict)) => match self.shared.told(&self.subject, verdict) {
-                // "Not sent" is for those that came upon the record.
-                (Decision::Overloaded, _) if perhaps_executed => self.unknown_to_all(),
+                // "Not sent" is for those that came upon the record, be it that another attempt has claimed it by now.
+                (Decision::Overloaded | Decision::InProgress | Decision::Expired, _)
+                    if perhaps_executed =>
+                {
+                    self.unknown_to_all()
+                }
                 told => told,
             },
             Ok(None) | Err(_) => (

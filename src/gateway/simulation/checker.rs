@@ -63,6 +63,14 @@ pub fn check(run: &Run) -> Vec<Violation> {
     judge.found
 }
 
+/// The attempt that an answer was made for; none where it was made by hand.
+fn source(answer: &Heard) -> u64 {
+    let source = answer.content.split_once(": ");
+    source
+        .and_then(|(source, _)| source.parse().ok())
+        .unwrap_or_default()
+}
+
 /// What is known of one attempt.
 #[derive(Default)]
 struct Story {
@@ -79,6 +87,8 @@ struct Story {
     acquired: Option<Duration>,
     /// When the store had its answer.
     completed: Option<Duration>,
+    /// When its gateway last heard of the store that what became of its claim is on record.
+    settled: Option<Duration>,
 }
 
 impl Story {
@@ -95,7 +105,7 @@ impl Story {
 struct Facts<'a> {
     history: &'a [Entry],
     stories: BTreeMap<u64, Story>,
-    /// By operation, when an operator's word freed its key.
+    /// By operation, when an operator's word freed its key, or the store lost its record.
     freed: BTreeMap<Operation, Vec<Duration>>,
     /// Those who crashed, and when.
     crashed: BTreeMap<&'a str, Duration>,
@@ -155,7 +165,10 @@ impl<'a> Facts<'a> {
                     story.completed.get_or_insert(at);
                 }
             }
-            Event::Released(operation) => self.freed.entry(*operation).or_default().push(at),
+            Event::Acknowledged { attempt } => self.story(*attempt).settled = Some(at),
+            Event::Released(operation) | Event::Lost { operation, .. } => {
+                self.freed.entry(*operation).or_default().push(at)
+            }
             Event::Crashed { host } => {
                 self.crashed.entry(host).or_insert(at);
             }
@@ -181,6 +194,24 @@ impl<'a> Facts<'a> {
 
     fn freed(&self, operation: &Operation) -> usize {
         self.freed.get(operation).map_or(0, Vec::len)
+    }
+
+    fn is_lost(&self, operation: Operation) -> bool {
+        let is_loss = |entry: &Entry| matches!(&entry.event, Event::Lost { operation: lost, .. } if *lost == operation);
+        self.history.iter().any(is_loss)
+    }
+
+    /// Whether an attempt's gateway may not have heard yet that another attempt of its own at this operation is over. It
+    /// then answers for that one.
+    fn is_behind(&self, operation: Operation, story: &Story) -> bool {
+        self.stories.values().any(|other| {
+            other.host == story.host
+                && other
+                    .wants
+                    .is_some_and(|wants| wants.operation == operation)
+                && other.acquired.is_some_and(|then| then <= story.sent)
+                && other.settled.is_none_or(|then| then >= story.sent)
+        })
     }
 
     /// Whether the attempt's gateway has crashed at some time.
@@ -224,6 +255,9 @@ impl Judge<'_> {
     /// P2. From the first one that hears an answer on, whoever asks hears the same, or nothing that contradicts it.
     fn one_answer(&mut self) {
         for (operation, attempts) in self.facts.operations() {
+            if self.facts.is_lost(operation) {
+                continue;
+            }
             let mut firm: Option<(Duration, u64, Wanted, &Heard)> = None;
             let mut heard: Vec<_> = attempts
                 .iter()
@@ -242,7 +276,9 @@ impl Judge<'_> {
                     let contradicts = since < story.sent
                         && !is_firm
                         && !matches!(answer.problem.as_str(), "store-unavailable" | "overloaded")
-                        && !(is_other && answer.problem == "key-reused");
+                        && !(is_other && answer.problem == "key-reused")
+                        && !(answer.problem == "request-in-progress"
+                            && self.facts.is_behind(operation, story));
                     let freed = self.facts.freed(&operation) > 0;
                     if (differs && !freed) || (differs && since < story.sent) || contradicts {
                         let how = format!(
@@ -294,14 +330,9 @@ impl Judge<'_> {
             let (Some((_, answer)), Some(wants)) = (&story.heard, story.wants) else {
                 continue;
             };
-            let Some((from, _)) = answer.content.split_once(": ") else {
-                continue;
-            };
-            let Ok(from) = from.parse::<u64>() else {
-                continue;
-            };
-            let source = self.facts.stories.get(&from).and_then(|story| story.wants);
-            if source != Some(wants) {
+            let from = source(answer);
+            let made_for = self.facts.stories.get(&from).and_then(|story| story.wants);
+            if from > 0 && made_for != Some(wants) {
                 let how = format!("attempt {attempt} at {wants:?} heard {:?}", answer.content);
                 self.broken(Promise::NobodyElses, how);
             }

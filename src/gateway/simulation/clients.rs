@@ -95,7 +95,14 @@ impl Attempt {
             sleep(draw.ms(0..=50)).await;
             return None;
         }
-        end.write_all(message.as_bytes()).await.ok()?;
+        if draw.percent(20) {
+            let cut = message.len() - usize::try_from(draw.number(1..=30)).expect("small");
+            end.write_all(&message.as_bytes()[..cut]).await.ok()?;
+            sleep(draw.ms(0..=20)).await;
+            end.write_all(&message.as_bytes()[cut..]).await.ok()?;
+        } else {
+            end.write_all(message.as_bytes()).await.ok()?;
+        }
         let mut bytes = Vec::new();
         if hangs_up {
             let stays = draw.ms_to_one(0, &[10, 1_000]);

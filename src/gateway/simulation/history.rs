@@ -35,6 +35,8 @@ pub enum Event {
         /// Whether the request's payload is the record's.
         is_same_payload: bool,
     },
+    /// A gateway has heard that it is on record what became of its claim.
+    Acknowledged { attempt: u64 },
     /// A gateway has given the first byte of an attempt's request to a socket.
     Dispatched { attempt: u64 },
     /// The upstream has done what the attempt asks for.
@@ -47,6 +49,8 @@ pub enum Event {
     },
     /// An operator's word on this operation was taken.
     Released(Operation),
+    /// The store has lost a record.
+    Lost { operation: Operation, was: Stood },
     /// A gateway has crashed, or was ended before it had settled everything.
     Crashed { host: String },
     /// Something else befalls.

@@ -120,6 +120,8 @@ pub enum Befalls {
     StoreMute,
     /// The store's clock jumps by so many milliseconds.
     ClockJumps(i64),
+    /// The store loses a record that it has acknowledged.
+    StoreLoses(Operation),
     /// An operator says of an operation without a known outcome that it was not executed.
     OperatorReleases(Operation),
     /// An operator says what an operation without a known outcome came to.
@@ -197,7 +199,7 @@ fn incident(hosts: usize, callers: &[Caller], draw: &mut Draw) -> Incident {
     let operation = callers[usize::try_from(draw.number(0..=5)).expect("small") % callers.len()]
         .wants
         .operation;
-    let what = match draw.number(0..=10) {
+    let what = match draw.number(0..=11) {
         0..=2 => Befalls::Crash(host),
         3..=4 => Befalls::Freeze(host),
         5 => Befalls::Drain(host),
@@ -208,6 +210,7 @@ fn incident(hosts: usize, callers: &[Caller], draw: &mut Draw) -> Incident {
             Befalls::ClockJumps(by - 8_000)
         }
         9 => Befalls::OperatorReleases(operation),
+        10 => Befalls::StoreLoses(operation),
         _ => Befalls::OperatorCompletes(operation),
     };
     let is_by_hand = matches!(

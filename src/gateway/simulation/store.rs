@@ -127,6 +127,18 @@ impl ScriptedStore {
         self.condition.store(WELL, Ordering::Relaxed);
     }
 
+    /// Loses what there is about an operation.
+    pub fn lose(&self, operation: Operation) {
+        let mut held = self.held();
+        let known = held.operations.iter();
+        let found = known.filter(|(_, (known, _))| *known == operation);
+        let found: Option<RecordId> = found.map(|(id, _)| *id).next();
+        if let Some(record) = found.and_then(|id| held.records.remove(&id)) {
+            let was = held.stood(Some(&record));
+            self.world.history.add(Event::Lost { operation, was });
+        }
+    }
+
     /// An operator who saw the record some time ago says what became of it.
     pub fn resolve(&self, operation: Operation, gone: bool) {
         let (id, seen) = {
@@ -413,8 +425,17 @@ impl StoreClient {
 impl Store for StoreClient {
     fn apply(&self, id: RecordId, op: Op) -> BoxFuture<'_, Result<Verdict, StoreError>> {
         let name = op.name();
+        let settles = matches!(
+            op,
+            Op::Complete { .. } | Op::MarkUnknown { .. } | Op::Release { .. }
+        );
         async move {
             let broken = self.0.broken;
+            let acknowledge = |attempt| {
+                if settles {
+                    self.0.world.history.add(Event::Acknowledged { attempt });
+                }
+            };
             if broken == Broken::DoubtIsNotSettled && matches!(op, Op::Release { .. }) {
                 return Ok(Verdict::Done);
             }
@@ -426,6 +447,7 @@ impl Store for StoreClient {
                     sleep(Duration::from_secs(1)).await;
                     store.apply_now(id, op, request);
                 }));
+                acknowledge(request);
                 return Ok(Verdict::Done);
             }
             let verdict = self
@@ -439,6 +461,9 @@ impl Store for StoreClient {
             let attempt = Here::current().map_or(0, |here| here.request);
             if self.0.world.draw("hint", attempt).percent(50) {
                 self.0.hints.send_replace(());
+            }
+            if verdict.is_ok() {
+                acknowledge(attempt);
             }
             verdict
         }

@@ -1,13 +1,16 @@
 //! Seeds, and what they found.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::checker::{Promise, Violation, check};
-use super::plan::Plan;
+use super::history::{Entry, Event, Stood};
+use super::plan::{Befalls, Caller, Fault, Incident, Operation, Plan, Wanted};
 use super::shrink::shrink;
 use super::store::Broken;
-use super::world::run;
+use super::world::{Run, run};
 
 /// Where the seeds begin unless `SIMULATION_SEED` says otherwise.
 const FIRST_SEED: u64 = 1;
@@ -31,8 +34,112 @@ fn no_seed_breaks_a_promise() {
         count.parse().expect("SIMULATION_SEEDS is a number")
     });
     println!("seeds {first} to {}", first + count - 1);
+    let mut seen = BTreeMap::new();
     for seed in first..first + count {
-        holds(&Plan::of(seed));
+        let plan = Plan::of(seed);
+        let run = run(&plan, Broken::Nothing);
+        holds(&plan, &run);
+        for sight in run.history.iter().filter_map(sight) {
+            *seen.entry(sight).or_insert(0) += 1;
+        }
+    }
+    println!("{seen:#?}");
+    let missing = SIGHTS.iter().filter(|sight| !seen.contains_key(**sight));
+    let missing: Vec<_> = missing.collect();
+    assert!(
+        count < SEEDS || missing.is_empty(),
+        "never seen: {missing:?}"
+    );
+}
+
+/// What a world of chance must have shown, or its silence says nothing.
+const SIGHTS: [&str; 32] = [
+    "claim acquired",
+    "claim completed",
+    "claim in flight",
+    "claim lost",
+    "claim mismatch",
+    "claim unknown",
+    "complete done",
+    "complete lost",
+    "hears executed",
+    "hears key-reused",
+    "hears outcome-unknown",
+    "hears overloaded",
+    "hears released",
+    "hears replayed",
+    "hears request-in-progress",
+    "hears response-not-stored",
+    "hears store-unavailable",
+    "hears unknown",
+    "hears unrecorded",
+    "hears upstream-failed",
+    "hears upstream-timeout",
+    "hears upstream-unreachable",
+    "late truth",
+    "mark_unknown completed",
+    "mark_unknown done",
+    "mark_unknown lost",
+    "release done",
+    "release lost",
+    "renew held",
+    "renew lost",
+    "resolve changed",
+    "resolve done",
+];
+
+fn sight(entry: &Entry) -> Option<String> {
+    match &entry.event {
+        Event::Heard { answer, .. } => Some(match answer.problem.as_str() {
+            "" => format!("hears {}", answer.idempotency),
+            problem => format!("hears {problem}"),
+        }),
+        Event::Applied {
+            before: Stood::Unknown(_),
+            after: Stood::Completed(Some(_), _),
+            ..
+        } => Some("late truth".to_owned()),
+        Event::Applied { op, verdict, .. } => Some(format!("{op} {verdict}")),
+        _ => None,
+    }
+}
+
+#[test]
+fn what_was_sent_is_not_called_refused_when_another_attempt_has_the_claim() {
+    let operation = Operation { scope: 0, key: 0 };
+    let plan = Plan {
+        seed: 102_444,
+        hosts: 2,
+        waits: false,
+        faults: vec![Fault::Unsure],
+        callers: vec![caller(3, 2_403, 1), caller(5, 19_071, 1)],
+        incidents: vec![incident(37_631, Befalls::StoreLoses(operation))],
+    };
+    let run = run(&plan, Broken::Nothing);
+    holds(&plan, &run);
+    assert!(run.history.iter().any(|entry| {
+        matches!(&entry.event, Event::Heard { attempt: 300, answer } if answer.state == "unknown")
+    }));
+}
+
+/// Who wants the first payload under the first key.
+fn caller(number: u64, starts_us: u64, attempts: u64) -> Caller {
+    Caller {
+        number,
+        wants: Wanted {
+            operation: Operation { scope: 0, key: 0 },
+            payload: 0,
+        },
+        starts: Duration::from_micros(starts_us),
+        attempts,
+    }
+}
+
+fn incident(at_us: u64, what: Befalls) -> Incident {
+    Incident {
+        at: Duration::from_micros(at_us),
+        what,
+        lasts: Duration::from_secs(5),
     }
 }
 
@@ -96,8 +203,8 @@ fn finds(broken: Broken, promise: Promise) {
     panic!("{broken:?} was not found out in {SEEDS_TO_FIND} seeds");
 }
 
-fn holds(plan: &Plan) {
-    let found = check(&run(plan, Broken::Nothing));
+fn holds(plan: &Plan, run: &Run) {
+    let found = check(run);
     assert!(found.is_empty(), "{}", report(plan, &found));
 }
 

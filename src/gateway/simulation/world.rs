@@ -165,6 +165,7 @@ async fn befall(world: Arc<World>, store: Arc<ScriptedStore>, incident: Incident
             store.well();
         }
         Befalls::ClockJumps(by_ms) => store.jump(by_ms),
+        Befalls::StoreLoses(operation) => store.lose(operation),
         Befalls::OperatorReleases(operation) => store.resolve(operation, true),
         Befalls::OperatorCompletes(operation) => store.resolve(operation, false),
     }
@@ -364,7 +365,7 @@ fn config(wait: &str) -> Config {
         max_waiters_per_key = 3
         max_late = 2
         [upstreams.payments]
-        endpoints = ["http://127.0.0.1:9"]
+        endpoints = ["http://127.0.0.1:9", "http://127.0.0.1:10"]
         [[routes]]
         name = "pay"
         methods = ["POST"]
