@@ -9,13 +9,13 @@ use http::{HeaderName, Method};
 use super::document::OWN;
 use super::finding::Findings;
 use super::quantity::{Count, Positive, Share, Size};
-use super::redis::{FilePath, ReplicasAck};
+use super::redis::{FilePath, ReplicasAck, User};
 use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
 use super::value::{Label, Named, Partly};
 use super::words::{
     AfterExpiryWord, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAge, KeyWord, ModeWord,
-    OnStoreDownWord, OnUnknown, Profile, ScopeWord, StatusWord, UnknownStatus,
+    OnStoreDownWord, OnUnknownWord, Profile, ScopeWord, StatusWord, UnknownStatus,
 };
 use super::{Endpoint, StoreLocation};
 use crate::identity::{JsonPointer, KeyFormat};
@@ -57,12 +57,20 @@ section! {
 }
 
 section! {
-    /// Where health and metrics are served: `/healthz`, `/readyz`, `/metrics`.
+    /// Where health and metrics are served: `/healthz`, `/readyz`, `/metrics`; and records, to operators.
     AdminFile {
         /// The address. With port 0 the system chooses one.
         address: SocketAddr = "127.0.0.1:9090",
+        /// What operators show to see and settle records (`/v1/records`, `oncegate records`): a secret of 16 or more
+        /// visible ASCII characters. Without it there is nothing of the kind. Whoever has it reads keys and recorded answers:
+        /// it goes over the wire as it is, so keep the address on the machine or on a network of your own.
+        token: Option<Secret>,
+        /// The file that gets one JSON line for each record that an operator settled or deleted, flushed before he is
+        /// told. It is opened anew for each line, so that it can be moved away at any time. Unless it is set, the lines
+        /// stand in the ordinary log.
+        audit_log: Option<FilePath>,
     }
-    later { "token", "tls", "cors" }
+    later { "tls", "cors" }
 }
 
 section! {
@@ -91,6 +99,16 @@ section! {
         id_key: Option<Secret>,
         /// The password of a shared store, where it does not stand in the URL.
         password: Option<Secret>,
+        /// The password that the sentinels themselves ask for (their `requirepass`), where they do: the one above is
+        /// that of the servers.
+        sentinel_password: Option<Secret>,
+        /// The user that the sentinels know the gateway as, where they have users. It needs
+        /// `+sentinel|get-master-addr-by-name`.
+        sentinel_user: Option<User>,
+        /// Whether a gateway that finds no store under its namespace begins one. With false it refuses claims, with
+        /// 503, until `oncegate store accept` begins it: a store that was emptied while no gateway was running is then
+        /// never taken for a new one.
+        begin: bool = true,
         /// How many replicas have to have a claim before it counts; what they do not have in time is refused, with
         /// 503. Required where replicas can take over (`redis-sentinel:`, `redis-cluster:`): 0 says that a claim which no
         /// replica has yet may be lost with its primary, and its operation sent again. With 1, have two replicas for
@@ -247,8 +265,9 @@ section! {
         late_response: Duration = "5m",
         /// How long a client waits for its response to be recorded.
         record_timeout: Positive<Duration> = "2s",
-        /// What a duplicate of an operation of unknown outcome meets: `hold` answers it by `unknown_status`.
-        on_unknown: OnUnknown = "hold",
+        /// What a duplicate of an operation of unknown outcome meets. `hold` answers it by `unknown_status`. `resend` sends
+        /// it again, under the same key: only for upstreams that recognise keys by themselves.
+        on_unknown: OnUnknownWord = "hold",
         /// The status of `outcome-unknown`: 503 is for clients that take any 4xx for a failure.
         unknown_status: UnknownStatus = 409,
         outcomes: OutcomesFile = {},

@@ -9,7 +9,7 @@ use super::file::{
 use super::finding::{Findings, Place};
 use super::quantity::{at_least_in_words, duration_in_words, size_in_words};
 use super::setting::Setting;
-use super::words::ModeWord;
+use super::words::{ModeWord, OnUnknownWord};
 
 /// No address is listened on twice.
 pub(super) fn addresses(
@@ -151,6 +151,17 @@ fn longest(route: &RouteFile) -> Option<Longest<'_>> {
             .filter_map(|(.., written)| written)
             .collect(),
     })
+}
+
+/// What is sent again has to be recognised by whoever gets it.
+pub(super) fn resend(file: &RouteFile, findings: &mut Findings) {
+    let is_resent = file.on_unknown.value() == Some(OnUnknownWord::Resend);
+    if is_resent && file.forward_key.value() == Some(false) {
+        let message = "the upstream does not see the key (`forward_key` = false), so that it cannot tell an operation \
+                       that is sent again from a new one and executes it twice; forward the key, or write \"hold\"";
+        let other = file.forward_key.written();
+        findings.warn(&file.on_unknown.place, message.to_owned(), other.as_slice());
+    }
 }
 
 /// No body may be allowed that can never be held.

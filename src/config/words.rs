@@ -17,7 +17,7 @@ use crate::route::PathPattern;
 
 choice!(Profile { Sidecar = "sidecar" } later { "edge" });
 choice!(ModeWord { Enforce = "enforce", Observe = "observe", Pass = "pass" } later {});
-choice!(OnUnknown { Hold = "hold" } later { "resend", "probe" });
+choice!(OnUnknownWord { Hold = "hold", Resend = "resend" } later { "probe" });
 choice!(AfterExpiryWord { Execute = "execute", Reject = "reject" } later {});
 choice!(KeyAge { Ignore = "ignore" } later { "reject" });
 choice!(OnStoreDownWord { Reject = "reject", Forward = "forward" } later {});

@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::ledger::Ledger;
-use crate::protocol::{Fingerprint, Op, Owner, Record, RecordId, Seen, Timestamp, Verdict};
+use crate::protocol::{
+    Fingerprint, Op, Owner, Record, RecordId, Seen, Timestamp, Verdict, Version,
+};
 use crate::store::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::telemetry::Metrics;
 
@@ -66,6 +68,10 @@ impl Store for Elsewhere {
 
     fn read(&self, _: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
         ready(Ok(None)).boxed()
+    }
+
+    fn forget(&self, _: RecordId, _: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+        ready(Ok(Verdict::Done)).boxed()
     }
 
     fn unresolved(

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::attempt::Attempt;
 use super::body::Body;
+use super::course::Course;
 use super::lease::Keeper;
 use super::outbound::Outbound;
 use super::problem::Problem;
@@ -77,7 +78,15 @@ impl Exchange {
                 // Boxed, so that duplicates, which get no further than this, need no room for a dispatch.
                 attempt.run(outbound).boxed().await;
             }
-            Ok(Verdict::InFlight { .. }) => send(self.reply, Reply::InFlight(self.tally)),
+            Ok(Verdict::InFlight { seen, .. }) => {
+                if policy.on_unknown.is_resend() {
+                    self.shared.sightings.saw(self.subject.id, seen);
+                }
+                send(self.reply, Reply::InFlight(self.tally));
+            }
+            Ok(met @ Verdict::Unknown { .. }) if policy.on_unknown.is_resend() => {
+                self.resend(met, asking).boxed().await;
+            }
             Ok(verdict) => {
                 let (decision, answer) = self.shared.told(&self.subject, verdict);
                 self.tally.decide(decision);
@@ -120,14 +129,16 @@ impl Exchange {
         }
     }
 
-    fn acquired(
+    /// The attempt that has the claim of this number, and what it sends.
+    pub fn acquired(
         mut self,
         asked: Instant,
         fence: u64,
         prior: Option<Unknown>,
     ) -> (Box<Attempt>, Box<Outbound>) {
-        let policy = self.subject.policy();
         self.tally.acquired(fence);
+        self.number(fence);
+        let policy = self.subject.policy();
         // One that did not enter first can still be joined, unless somebody else is there.
         let ticket = self.ticket.take().or_else(|| {
             self.shared
@@ -157,6 +168,7 @@ impl Exchange {
             fence,
             prior,
             gate,
+            course: Course::begin(asked),
             keeper,
             ticket,
             recorded: None,

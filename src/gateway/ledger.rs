@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::protocol::{Fingerprint, Op, RecordId, Timestamp, Verdict};
+use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
 use crate::store::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::telemetry::{Metrics, StoreOp, StoreResult};
 
@@ -86,6 +86,15 @@ impl Ledger {
             self.store.look(id, fingerprint),
         )
         .await
+    }
+
+    /// The record as it is, see [`Store::read`].
+    ///
+    /// # Errors
+    /// What the store says, or that it says nothing in time.
+    pub async fn read(&self, id: RecordId) -> Result<Option<Record>, StoreError> {
+        self.bounded(StoreOp::Read, self.timeout, self.store.read(id))
+            .await
     }
 
     /// A page of unresolved records, see [`Store::unresolved`].

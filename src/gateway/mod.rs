@@ -8,11 +8,13 @@
 //! ```
 //!
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
-//! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `problem` words refusals.
+//! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `resend` lets one of them
+//! dispatch what nobody knows the outcome of, `problem` words refusals.
 //! Nothing in here opens a socket or a file.
 
 mod attempt;
 mod body;
+mod course;
 mod detach;
 mod dispatch;
 #[cfg(test)]
@@ -30,6 +32,7 @@ mod pass;
 mod problem;
 mod protect;
 mod replay;
+mod resend;
 mod sight;
 #[cfg(test)]
 mod simulation;
@@ -65,6 +68,7 @@ use ledger::Ledger;
 use observe::UnderWay;
 use problem::{Problem, Refusal};
 use replay::ReplayCache;
+use resend::Sightings;
 use subject::{Lane, Subject, Tally};
 use waiters::Waiters;
 
@@ -109,6 +113,7 @@ pub struct Shared {
     waiters: Arc<Waiters>,
     foreign: Arc<Foreign>,
     cache: ReplayCache,
+    sightings: Sightings,
     budget: Arc<Budget>,
     late: Arc<Semaphore>,
     claims: Arc<Semaphore>,
@@ -165,6 +170,7 @@ impl Gateway {
             ledger,
             waiters: Waiters::new(limits.max_waiters, limits.max_waiters_per_key),
             cache: ReplayCache::new(limits.replay_cache),
+            sightings: Sightings::new(),
             budget: Budget::new(limits.max_buffered),
             late: Arc::new(Semaphore::new(limits.max_late)),
             claims: Arc::new(Semaphore::new(MAX_CLAIMS)),
@@ -206,6 +212,11 @@ impl Gateway {
     /// Keeps the replay cache true where other processes have the store, too: to be run beside the gateway.
     pub async fn follow_epoch(&self) {
         self.0.cache.follow(&self.0.ledger).await;
+    }
+
+    /// Somebody has deleted this record or settled it by hand: it is not answered from memory any more.
+    pub fn forget(&self, id: RecordId) {
+        self.0.cache.forget(id, self.0.ledger.timeout());
     }
 
     /// Sets the gauges that mirror what is held here; for each scrape.

@@ -27,7 +27,7 @@ use super::sight::{self, Ended, Ending, Payload, PayloadWatch, Print};
 use super::subject::{Lane, ObservedTally, Tally};
 use crate::identity::RequestParts;
 use crate::protocol::{
-    self, Answer, Cause, Fingerprint, Op, Origin, Outcome, Owner, RecordId, Verdict,
+    self, Answer, Cause, Fingerprint, Op, Origin, Outcome, Owner, RecordId, Sent, Verdict,
 };
 use crate::route::Policy;
 use crate::server::{Peer, RequestBody};
@@ -329,6 +329,7 @@ impl Observation {
             origin,
             fence: 1,
             cause,
+            sent: Sent::default(),
             keep: self.policy().keep_open(),
         };
         let release = Op::Release { owner: self.owner };

@@ -9,5 +9,5 @@ mod policy;
 mod table;
 
 pub use pattern::{BadPathPattern, Matcher, PathPattern};
-pub use policy::{AfterExpiry, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
+pub use policy::{AfterExpiry, Mode, OnStoreDown, OnUnknown, Policy, RetentionPolicy, Route};
 pub use table::{Found, Table};

@@ -72,6 +72,8 @@ pub struct Policy {
     pub late_response: Duration,
     /// How long a client waits for its answer to be recorded.
     pub record_timeout: Duration,
+    /// What a duplicate of an operation of unknown outcome meets.
+    pub on_unknown: OnUnknown,
     /// The status of `outcome-unknown`: 409 or 503.
     pub unknown_status: u16,
     /// Which statuses release, and which leave the outcome unknown.
@@ -128,6 +130,23 @@ pub struct RetentionPolicy {
     pub failure: Duration,
     /// Claims and unknown outcomes.
     pub unknown: Duration,
+}
+
+/// What a duplicate of an operation of unknown outcome meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnknown {
+    /// It is told so.
+    Hold,
+    /// It is sent again, with the next fence: the upstream recognises keys by itself.
+    Resend,
+}
+
+impl OnUnknown {
+    /// Whether it is sent again.
+    #[must_use]
+    pub fn is_resend(&self) -> bool {
+        matches!(self, Self::Resend)
+    }
 }
 
 /// What a key meets when its retention is over.

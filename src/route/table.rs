@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::identity::{BodyRule, FingerprintRules, KeyFormat};
     use crate::protocol::{Outcomes, StatusSet};
-    use crate::route::{AfterExpiry, Matcher, OnStoreDown, RetentionPolicy};
+    use crate::route::{AfterExpiry, Matcher, OnStoreDown, OnUnknown, RetentionPolicy};
 
     fn policy() -> Policy {
         let second = Duration::from_secs(1);
@@ -143,6 +143,7 @@ mod tests {
             lease: second,
             late_response: second,
             record_timeout: second,
+            on_unknown: OnUnknown::Hold,
             unknown_status: 409,
             outcomes: Outcomes {
                 release: StatusSet::default(),

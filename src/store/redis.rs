@@ -10,6 +10,7 @@
 mod answers;
 mod call;
 mod epoch;
+mod forget;
 mod identity;
 mod keys;
 mod lane;
@@ -34,7 +35,7 @@ use self::call::{Call, Outcome, Purpose, asked, failure};
 use self::identity::Identity;
 use self::keys::Keys;
 use self::listening::Listening;
-use self::reply::{Said, answer_bytes, cause_text, origin_bytes};
+use self::reply::{Said, answer_bytes, cause_text, origin_bytes, sent_text};
 use self::script::Script;
 use self::servers::Servers;
 use self::usage::Gauge;
@@ -42,7 +43,7 @@ use super::{Clock, Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::config::RedisConfig;
 use crate::identity::IdKeyBytes;
 use crate::protocol::{
-    Fingerprint, Op, Origin, Owner, Record, RecordId, Resolution, Timestamp, Verdict,
+    Fingerprint, Op, Origin, Owner, Record, RecordId, Resolution, Timestamp, Verdict, Version,
 };
 
 pub use self::identity::{Accepted, ContactError};
@@ -97,7 +98,7 @@ impl Redis {
             keys,
             time,
             timeout,
-            identity: Identity::unknown(id_key),
+            identity: Identity::unknown(id_key, config.begin),
             gauge: Gauge::default(),
             is_closed: AtomicBool::new(false),
         }
@@ -227,10 +228,12 @@ impl Redis {
                 origin,
                 fence,
                 cause,
+                sent,
                 keep,
             } => {
                 let call = of(owner, origin)?.number(*fence);
-                let call = call.text(&cause_text(*cause)).span(*keep);
+                let call = call.text(&cause_text(*cause)).text(&sent_text(sent));
+                let call = call.span(*keep);
                 (&script::MARK_UNKNOWN, call)
             }
             Op::Release { owner } => (&script::RELEASE, by(owner)),
@@ -265,6 +268,19 @@ impl Redis {
             self.keys.index(bucket),
             self.keys.mark(id, owner),
             self.keys.identity(bucket),
+        ];
+        self.with_time(id, keys)
+    }
+
+    /// A call that concerns this record and the marks of its owner and of the one before.
+    fn call_to_forget(&self, id: &RecordId, owner: Owner, prior: Option<Owner>) -> Call {
+        let bucket = Keys::bucket(id);
+        let keys = vec![
+            self.keys.record(id),
+            self.keys.index(bucket),
+            self.keys.mark(id, owner),
+            self.keys.identity(bucket),
+            self.keys.mark(id, prior.unwrap_or(owner)),
         ];
         self.with_time(id, keys)
     }
@@ -344,6 +360,10 @@ impl Store for Redis {
         self.read_record(id).boxed()
     }
 
+    fn forget(&self, id: RecordId, version: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+        self.forget_record(id, version).boxed()
+    }
+
     fn unresolved(
         &self,
         after: Option<(Timestamp, RecordId)>,
@@ -373,6 +393,10 @@ impl Store for Redis {
 
     fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
         self.known_epoch().map_ok(Some).boxed()
+    }
+
+    fn change_epoch(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.new_epoch().map_ok(drop).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -341,7 +341,6 @@ fn what_a_later_version_will_know_is_refused_by_name() {
         "scope = [\"jwt:sub\"]",
         "scope = [\"client-cert\"]",
         "scope = [\"client-ip\"]",
-        "on_unknown = \"resend\"",
         "on_unknown = \"probe\"",
         "probe = { method = \"GET\" }",
         "key_age = \"reject\"",

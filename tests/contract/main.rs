@@ -20,6 +20,7 @@ mod observing;
 mod outcomes;
 mod passing;
 mod problems;
+mod resending;
 mod sealed;
 mod tunnels;
 mod unresolved;

@@ -35,7 +35,7 @@ pub use h2::Http2;
 pub use log::Log;
 pub use metrics::Metrics;
 pub use problem::Problem;
-pub use redis::{Engine, RedisCluster, RedisServer, free_port};
+pub use redis::{Engine, IN_A_CLUSTER, Place, RedisCluster, RedisServer, free_port};
 pub use setup::Setup;
 pub use stalled::StalledUpstream;
 pub use tool::tool;

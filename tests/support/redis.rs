@@ -1,8 +1,9 @@
 //! Real servers that speak Redis' protocol, each in a folder of its own, gone with the test.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -40,10 +41,39 @@ impl Engine {
 /// Ports of a cluster's servers: each takes the one 10,000 above, too, and neither may be one that the system gives out.
 const CLUSTER_PORTS: std::ops::Range<u16> = 12_000..22_000;
 
+/// Where servers run: in the network of the test, or in one of their own.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The address that they listen on.
+    pub host: String,
+    /// The program that starts them there, and what it is told before their own names.
+    pub through: Vec<String>,
+}
+
+impl Place {
+    /// On the loopback interface.
+    pub fn here() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            through: Vec::new(),
+        }
+    }
+
+    /// The command that starts this program there.
+    fn command(&self, program: &Path) -> Vec<OsString> {
+        let through = self.through.iter().map(OsString::from);
+        through.chain([program.into()]).collect()
+    }
+}
+
+/// What makes a server one of a cluster.
+pub const IN_A_CLUSTER: [&str; 4] = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+
 /// One server. Dropping it ends it.
 pub struct RedisServer {
-    /// Where it listens, on the loopback interface.
+    /// Where it listens.
     pub port: u16,
+    place: Place,
     process: Child,
     pid: u32,
     program: PathBuf,
@@ -62,93 +92,112 @@ impl RedisServer {
         let args: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
         for _ in 0..PORTS {
             let port = free_port();
-            if let Some(server) = Self::try_start(engine.program(), args.clone(), port) {
+            let (place, program) = (Place::here(), engine.program());
+            if let Some(server) = Self::try_start(&place, program, args.clone(), port) {
                 return server;
             }
         }
         panic!("no server could be started");
     }
 
+    /// A server on this port, which nobody else has.
+    pub fn at(place: &Place, port: u16, settings: &[&str]) -> Self {
+        let args = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let program = Engine::Redis.program();
+        Self::try_start(place, program, args, port).expect("a server")
+    }
+
     /// A sentinel that watches this master under the name `main`, of which two have to agree.
     pub fn sentinel_of(master: &Self) -> Self {
-        let port = free_port();
+        Self::sentinel_at(
+            &Place::here(),
+            free_port(),
+            (&master.place, master.port),
+            &[],
+        )
+    }
+
+    /// The same on this port, for a master that is reached by this one, with these settings besides.
+    pub fn sentinel_at(place: &Place, port: u16, master: (&Place, u16), settings: &[&str]) -> Self {
         let file = format!(
-            "sentinel monitor main 127.0.0.1 {} 2\nsentinel down-after-milliseconds main 1000\n\
+            "sentinel monitor main {} {} 2\nsentinel down-after-milliseconds main 1000\n\
              sentinel failover-timeout main 5000\n",
-            master.port
+            master.0.host, master.1
         );
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::write(directory.path().join("sentinel.conf"), file).expect("a file");
-        let args = [
-            "sentinel.conf",
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-        ];
-        let args: Vec<String> = args.map(str::to_owned).to_vec();
-        let program = tool("redis-sentinel");
-        let (process, pid) = spawn(&program, &args, &directory);
-        let server = Self {
-            port,
-            process,
-            pid,
-            program,
-            args,
-            directory,
-        };
+        let mut args = vec!["sentinel.conf".to_owned()];
+        args.extend(listening(place, port));
+        args.extend(settings.iter().map(|&setting| setting.to_owned()));
+        let server = Self::spawn(place, tool("redis-sentinel"), args, port, directory);
         assert!(server.answers(), "the sentinel does not start");
         server
     }
 
     /// A server of a cluster, which knows of no other yet.
-    fn of_cluster() -> Self {
-        let settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+    fn of_cluster(engine: Engine) -> Self {
         for _ in 0..PORTS * 10 {
             let port = fastrand::u16(CLUSTER_PORTS);
             let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
             if !is_free(port) || !is_free(port + 10_000) {
                 continue;
             }
-            let args = settings.map(str::to_owned).to_vec();
-            if let Some(server) = Self::try_start(tool("redis-server"), args, port) {
+            let args = IN_A_CLUSTER.map(str::to_owned).to_vec();
+            if let Some(server) = Self::try_start(&Place::here(), engine.program(), args, port) {
                 return server;
             }
         }
         panic!("no server could be started");
     }
 
-    fn try_start(program: PathBuf, args: Vec<String>, port: u16) -> Option<Self> {
+    fn try_start(place: &Place, program: PathBuf, args: Vec<String>, port: u16) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut all: Vec<String> = ["--port", &port.to_string(), "--bind", "127.0.0.1"]
-            .into_iter()
-            .chain(["--save", "", "--appendonly", "no"])
-            .chain(["--repl-diskless-sync-delay", "0"])
-            .map(str::to_owned)
-            .collect();
+        let mut all = listening(place, port);
+        let usual = [
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--repl-diskless-sync-delay",
+            "0",
+        ];
+        all.extend(usual.map(str::to_owned));
         all.extend(args);
-        let args = all;
-        let (process, pid) = spawn(&program, &args, &directory);
-        let server = Self {
+        let server = Self::spawn(place, program, all, port, directory);
+        server.answers().then_some(server)
+    }
+
+    fn spawn(
+        place: &Place,
+        program: PathBuf,
+        args: Vec<String>,
+        port: u16,
+        directory: TempDir,
+    ) -> Self {
+        let (process, pid) = spawn(place, &program, &args, &directory);
+        Self {
             port,
+            place: place.clone(),
             process,
             pid,
             program,
             args,
             directory,
-        };
-        server.answers().then_some(server)
+        }
     }
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}:{}", self.place.host, self.port)
     }
 
     /// What it answers to a command, as `redis-cli` prints it.
     pub fn cli(&self, command: &[&str]) -> String {
-        let output = Command::new(tool("redis-cli"))
-            .args(["-h", "127.0.0.1", "-p", &self.port.to_string()])
+        let (host, port) = (&self.place.host, self.port.to_string());
+        let cli = self.place.command(&tool("redis-cli"));
+        let output = Command::new(&cli[0])
+            .args(&cli[1..])
+            .args(["-h", host, "-p", &port])
             .args(command)
             .output()
             .expect("redis-cli");
@@ -188,7 +237,7 @@ impl RedisServer {
     pub fn restart(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        (self.process, self.pid) = spawn(&self.program, &self.args, &self.directory);
+        (self.process, self.pid) = spawn(&self.place, &self.program, &self.args, &self.directory);
         assert!(self.answers(), "the server does not start again");
     }
 
@@ -244,8 +293,14 @@ impl RedisCluster {
 
     /// The same with so many replicas for each primary.
     pub fn with_replicas(replicas: usize) -> Self {
+        Self::start_with(Engine::Redis, replicas)
+    }
+
+    /// The same of servers of this kind.
+    pub fn start_with(engine: Engine, replicas: usize) -> Self {
         let count = 3 * (1 + replicas);
-        let servers: Vec<RedisServer> = (0..count).map(|_| RedisServer::of_cluster()).collect();
+        let server = |_| RedisServer::of_cluster(engine);
+        let servers: Vec<RedisServer> = (0..count).map(server).collect();
         let addresses = servers.iter().map(|s| format!("127.0.0.1:{}", s.port));
         let created = Command::new(tool("redis-cli"))
             .args(["--cluster", "create"])
@@ -346,10 +401,18 @@ fn look_again() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
-fn spawn(program: &PathBuf, args: &[String], directory: &TempDir) -> (Child, u32) {
+/// The arguments of a server that listens there.
+fn listening(place: &Place, port: u16) -> Vec<String> {
+    let port = port.to_string();
+    ["--port", &port, "--bind", &place.host]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn spawn(place: &Place, program: &Path, args: &[String], directory: &TempDir) -> (Child, u32) {
     let mut process = Command::new("sh")
         .args(["-c", GUARD, "guard"])
-        .arg(program)
+        .args(place.command(program))
         .args(args)
         .current_dir(directory.path())
         .stdin(Stdio::piped())

@@ -45,6 +45,8 @@ scripts! {
     TAKE_OVER = flagged(parts!("prelude" "answers" "changes" "take_over"));
     /// An operator's word.
     RESOLVE = flagged(parts!("prelude" "answers" "changes" "resolve"));
+    /// An operator's delete.
+    FORGET = flagged(parts!("prelude" "changes" "forget"));
     /// What a client would be told.
     LOOK = flagged(parts!("prelude" "answers" "look"));
     /// The whole record.

@@ -90,11 +90,15 @@ impl Servers {
                 Form::Single(Arc::new(Node::new(first.clone(), access)))
             }
             RedisForm::Sentinel { master } => {
-                Form::Sentinel(Sentinel::new(endpoints, master.clone(), access))
+                let password = config.sentinel_password.as_ref();
+                let password = password.map(|password| password.0.clone());
+                let login = (config.sentinel_user.clone(), password);
+                Form::Sentinel(Sentinel::new(endpoints, master.clone(), access, login))
             }
             RedisForm::Cluster => Form::Cluster(Cluster::new(endpoints, keys, access)),
         })
     }
+
     /// The way to the server that holds this bucket.
     ///
     /// # Errors

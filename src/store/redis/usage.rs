@@ -16,6 +16,7 @@ pub struct Gauge {
     records: AtomicU64,
     bytes: AtomicU64,
     limit_bytes: AtomicU64,
+    aged_out: AtomicU64,
     has_warned: AtomicBool,
     /// Of the primary that has the fewest.
     replicas: AtomicU32,
@@ -29,7 +30,13 @@ impl Gauge {
             records: self.records.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             limit_bytes: self.limit_bytes.load(Ordering::Relaxed),
+            aged_out: self.aged_out.load(Ordering::Relaxed),
         }
+    }
+
+    /// An index named a record that nobody settled, and that is gone.
+    pub fn aged_out(&self) {
+        self.aged_out.fetch_add(1, Ordering::Relaxed);
     }
 
     fn set(&self, usage: Usage) {
