@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::history::{Entry, Event, Heard, Stood};
-use super::plan::{Operation, Wanted};
+use super::plan::{Operation, Plan, Wanted};
 use super::world::{LAST_CALLER, Run};
 
 /// What is promised.
@@ -45,13 +45,14 @@ impl fmt::Display for Violation {
 }
 
 /// Everything that is wrong with a run.
-pub fn check(run: &Run) -> Vec<Violation> {
-    let facts = Facts::of(&run.history);
+pub fn check(plan: &Plan, run: &Run) -> Vec<Violation> {
+    let facts = Facts::of(plan, &run.history);
     let mut judge = Judge {
         facts: &facts,
         found: Vec::new(),
     };
     judge.one_dispatch();
+    judge.taken_over_before_the_first_byte();
     judge.one_answer();
     judge.nobody_elses();
     judge.unknown_is_said(&run.records);
@@ -103,6 +104,7 @@ impl Story {
 }
 
 struct Facts<'a> {
+    plan: &'a Plan,
     history: &'a [Entry],
     stories: BTreeMap<u64, Story>,
     /// By operation, when an operator's word freed its key, or the store lost its record.
@@ -112,8 +114,9 @@ struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    fn of(history: &'a [Entry]) -> Self {
+    fn of(plan: &'a Plan, history: &'a [Entry]) -> Self {
         let mut facts = Self {
+            plan,
             history,
             stories: BTreeMap::new(),
             freed: BTreeMap::new(),
@@ -239,7 +242,8 @@ impl Judge<'_> {
                 .filter(|(_, story)| !story.is_released())
                 .flat_map(|(attempt, story)| story.dispatched.iter().map(|_| *attempt))
                 .collect();
-            if dispatches.len() > 1 + self.facts.freed(&operation) {
+            let may_be = 1 + self.facts.freed(&operation);
+            if dispatches.len() > may_be && !self.facts.plan.resends {
                 let how = format!("{operation:?} was sent by attempts {dispatches:?}");
                 self.broken(Promise::OneDispatch, how);
             }
@@ -248,6 +252,25 @@ impl Judge<'_> {
                     let how = format!("attempt {attempt} was sent {}x", story.dispatched.len());
                     self.broken(Promise::OneDispatch, how);
                 }
+            }
+        }
+    }
+
+    /// Who has lost its claim to another one, before its first byte, sends nothing any more.
+    fn taken_over_before_the_first_byte(&mut self) {
+        for Entry { at, event } in self.facts.history {
+            if let Event::Applied {
+                op: "take_over",
+                before: Stood::Claimed(before) | Stood::Unknown(before),
+                after: Stood::Claimed(after),
+                ..
+            } = event
+                && before != after
+                && let Some(story) = self.facts.stories.get(before)
+                && story.began().is_some_and(|began| began > *at)
+            {
+                let how = format!("attempt {before} was sent after {after} had taken over");
+                self.broken(Promise::OneDispatch, how);
             }
         }
     }
@@ -368,6 +391,7 @@ impl Judge<'_> {
                 ..
             } = &entry.event
                 && *op != "resolve"
+                && !(*op == "take_over" && self.facts.plan.resends)
             {
                 let how = format!("{op} of attempt {attempt} made {after:?} of {before:?}");
                 self.broken(Promise::UnknownIsSaid, how);
@@ -398,21 +422,25 @@ impl Judge<'_> {
             };
             // That it did nothing may have been heard too late.
             let is_sent = story.began().is_some();
-            if !is_sent && !self.facts.is_crashed(story) {
+            // Who sends again is not held up by it.
+            if !is_sent && !self.facts.is_crashed(story) && !self.facts.plan.resends {
                 let how = format!("{operation:?} is {stood:?} for nothing");
                 self.broken(Promise::NothingHeld, how);
             }
         }
-        for (attempt, story) in &self.facts.stories {
-            if *attempt < LAST_CALLER * 100 {
-                continue;
-            }
+        let resends = self.facts.plan.resends;
+        let mut last = BTreeMap::new();
+        for (attempt, story) in self.facts.stories.range(LAST_CALLER * 100..) {
+            last.insert(story.wants, (attempt, story));
+        }
+        for (attempt, story) in last.into_values() {
             let answer = story.heard.as_ref().map(|(_, answer)| answer);
             let is_settled = answer.is_some_and(|answer| {
                 answer.is_whole
                     && match answer.problem.as_str() {
                         "" => answer.idempotency != "unknown",
-                        "outcome-unknown" | "key-reused" | "response-not-stored" => true,
+                        "key-reused" | "response-not-stored" => true,
+                        "outcome-unknown" => !resends,
                         _ => false,
                     }
             });

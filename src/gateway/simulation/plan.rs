@@ -137,6 +137,8 @@ pub struct Plan {
     pub hosts: usize,
     /// How long duplicates wait.
     pub waits: bool,
+    /// Whether what nobody knows the outcome of is sent again.
+    pub resends: bool,
     /// Which faults happen.
     pub faults: Vec<Fault>,
     /// Who calls.
@@ -164,6 +166,7 @@ impl Plan {
             seed,
             hosts,
             waits: draw.percent(50),
+            resends: draw.percent(25),
             faults,
             callers,
             incidents,

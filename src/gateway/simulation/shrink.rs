@@ -21,7 +21,7 @@ pub fn shrink(plan: &Plan, broken: Broken, promises: &[Promise]) -> Plan {
             if runs > MAX_RUNS {
                 return smallest;
             }
-            let found = check(&run(&candidate, broken));
+            let found = check(&candidate, &run(&candidate, broken));
             if found.iter().any(|found| promises.contains(&found.promise)) {
                 smallest = candidate;
                 is_smaller = true;

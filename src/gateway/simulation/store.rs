@@ -17,7 +17,7 @@ use super::world::World;
 use crate::process::Here;
 use crate::protocol::{
     self, Answer, Fingerprint, Mark, Op, Owner, Record, RecordId, Resolution, Response, Retention,
-    State, Timestamp, Verdict,
+    State, Timestamp, Verdict, Version,
 };
 use crate::store::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
 
@@ -496,6 +496,10 @@ impl Store for StoreClient {
             |_| true,
         )
         .boxed()
+    }
+
+    fn forget(&self, _: RecordId, _: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+        unreachable!("operators have a hold of their own on the store")
     }
 
     fn unresolved(

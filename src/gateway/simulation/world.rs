@@ -207,9 +207,10 @@ impl World {
     }
 
     fn host(self: &Arc<Self>, index: usize, store: &Arc<ScriptedStore>) -> Host {
-        let config = match self.plan.waits {
-            true => &*WAITING,
-            false => &*HASTY,
+        let config = match (self.plan.waits, self.plan.resends) {
+            (false, false) => &*HASTY,
+            (true, false) => &*WAITING,
+            (_, true) => &*RESENDING,
         };
         let process = Process::default();
         let upstream = Upstream::within(Arc::new(Wires(Arc::clone(self))), &config.upstreams[0]);
@@ -274,7 +275,10 @@ impl World {
         wanted.dedup();
         let mut attempt = LAST_CALLER * 100;
         for wants in wanted {
-            for host in 0..self.plan.hosts {
+            // Who sends again has to see a silent attempt for a whole lease first.
+            let again = usize::from(self.plan.resends) * 2;
+            for host in (0..self.plan.hosts).chain(std::iter::repeat_n(0, again)) {
+                sleep(Duration::from_secs(4 * again as u64)).await;
                 let asks = Attempt {
                     world: Arc::clone(self),
                     attempt,
@@ -348,10 +352,11 @@ async fn serve(gateway: Gateway, end: End) {
     let _ = connection.await;
 }
 
-static HASTY: LazyLock<Config> = LazyLock::new(|| config("0s"));
-static WAITING: LazyLock<Config> = LazyLock::new(|| config("2s"));
+static HASTY: LazyLock<Config> = LazyLock::new(|| config("0s", "hold"));
+static WAITING: LazyLock<Config> = LazyLock::new(|| config("2s", "hold"));
+static RESENDING: LazyLock<Config> = LazyLock::new(|| config("1s", "resend"));
 
-fn config(wait: &str) -> Config {
+fn config(wait: &str, on_unknown: &str) -> Config {
     let text = format!(
         r#"
         [[listeners]]
@@ -373,6 +378,7 @@ fn config(wait: &str) -> Config {
         upstream = "payments"
         scope = ["header:Authorization"]
         wait = "{wait}"
+        on_unknown = "{on_unknown}"
         lease = "3s"
         response_timeout = "4s"
         late_response = "20s"
