@@ -501,6 +501,12 @@ impl Judge<'_> {
         if answer.state == "none" && is_under_way() && self.facts.freed(&operation) == 0 {
             return Some("another attempt was sent before");
         }
+        if answer.problem == "upstream-unreachable"
+            && answer.state == "none"
+            && story.settled.is_none_or(|then| then > at)
+        {
+            return Some("the claim may not have been given back");
+        }
         if answer.safe_new_key && is_ever_sent {
             return Some("a new key would be a second execution");
         }

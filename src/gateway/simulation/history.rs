@@ -1,9 +1,11 @@
 //! What happened in a run, in the order of its virtual time.
 
 use std::fmt;
+use std::future::pending;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::plan::{Operation, Wanted};
@@ -59,6 +61,27 @@ pub enum Event {
     Calm,
     /// Something that must be back to nothing at the end is not.
     Left { host: String, what: String },
+}
+
+impl Event {
+    fn moment(&self) -> Option<(Moment, u64)> {
+        match self {
+            Self::Applied {
+                attempt,
+                op: "claim" | "take_over",
+                verdict: "acquired",
+                ..
+            } => Some((Moment::Claimed, *attempt)),
+            Self::Applied {
+                attempt,
+                op: "complete" | "mark_unknown",
+                ..
+            } => Some((Moment::Recorded, *attempt)),
+            Self::Dispatched { attempt } => Some((Moment::Dispatched, *attempt)),
+            Self::Answered { attempt, .. } => Some((Moment::Answered, *attempt)),
+            _ => None,
+        }
+    }
 }
 
 /// How a record stood, with the attempt that owns it.
@@ -142,7 +165,24 @@ impl fmt::Display for Entry {
 pub struct History {
     began: Instant,
     entries: Mutex<Vec<Entry>>,
+    awaited: Mutex<Vec<Awaited>>,
 }
+
+/// A moment that a history can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The store has granted a claim.
+    Claimed,
+    /// The first byte of a request is given to a socket.
+    Dispatched,
+    /// The upstream has written an answer.
+    Answered,
+    /// The store has an outcome.
+    Recorded,
+}
+
+/// Somebody who waits for a moment, and wants to know whose it is.
+type Awaited = (Moment, oneshot::Sender<u64>);
 
 impl History {
     /// Begins now.
@@ -150,6 +190,7 @@ impl History {
         Self {
             began: Instant::now(),
             entries: Mutex::default(),
+            awaited: Mutex::default(),
         }
     }
 
@@ -161,7 +202,28 @@ impl History {
     /// It happens now.
     pub fn add(&self, event: Event) {
         let at = self.now();
+        if let Some((moment, attempt)) = event.moment() {
+            let mut awaited = self.awaited();
+            for (_, told) in awaited.extract_if(.., |(other, _)| *other == moment) {
+                // Who waited may have gone.
+                let _ = told.send(attempt);
+            }
+        }
         self.entries().push(Entry { at, event });
+    }
+
+    /// Waits for the next such moment; says whose attempt it is.
+    pub async fn next(&self, moment: Moment) -> u64 {
+        let (told, comes) = oneshot::channel();
+        self.awaited().push((moment, told));
+        match comes.await {
+            Ok(attempt) => attempt,
+            Err(_) => pending().await,
+        }
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, Vec<Awaited>> {
+        self.awaited.lock().expect("nothing panics with the lock")
     }
 
     /// Everything so far.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::chance::{Chance, Draw};
+use super::history::Moment;
 
 /// A kind of fault that a run may have or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +100,8 @@ pub struct Operation {
 pub struct Incident {
     /// When it begins.
     pub at: Duration,
+    /// It waits for this moment from then on, so long after it, and befalls the gateway that it is about.
+    pub awaits: Option<(Moment, Duration)>,
     /// What it is.
     pub what: Befalls,
     /// How long it lasts.
@@ -126,6 +129,18 @@ pub enum Befalls {
     OperatorReleases(Operation),
     /// An operator says what an operation without a known outcome came to.
     OperatorCompletes(Operation),
+}
+
+impl Befalls {
+    /// The same, befalling this gateway where it befalls one.
+    pub fn of(self, host: usize) -> Self {
+        match self {
+            Self::Crash(_) => Self::Crash(host),
+            Self::Freeze(_) => Self::Freeze(host),
+            Self::Drain(_) => Self::Drain(host),
+            other => other,
+        }
+    }
 }
 
 /// A whole run.
@@ -225,5 +240,19 @@ fn incident(hosts: usize, callers: &[Caller], draw: &mut Draw) -> Incident {
         at: draw.ms(0..=if is_early { 100 } else { 20_000 }),
         what,
         lasts: draw.ms(100..=10_000),
+        awaits: draw.percent(40).then(|| {
+            let moments = [
+                Moment::Claimed,
+                Moment::Claimed,
+                Moment::Dispatched,
+                Moment::Answered,
+                Moment::Recorded,
+            ];
+            let after = match draw.percent(50) {
+                true => Duration::ZERO,
+                false => draw.ms(0..=5),
+            };
+            (draw.one(&moments), after)
+        }),
     }
 }

@@ -141,6 +141,7 @@ fn caller(number: u64, starts_us: u64, attempts: u64) -> Caller {
 fn incident(at_us: u64, what: Befalls) -> Incident {
     Incident {
         at: Duration::from_micros(at_us),
+        awaits: None,
         what,
         lasts: Duration::from_secs(5),
     }

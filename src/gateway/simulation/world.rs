@@ -38,6 +38,9 @@ const CALM: Duration = Duration::from_secs(150);
 const DRAIN: Duration = Duration::from_secs(3);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// How long an incident waits for its moment.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long the last questions may take to be answered.
 const LAST_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -62,6 +65,8 @@ pub struct World {
     drawn: Mutex<HashMap<(&'static str, u64), u64>>,
     is_calm: AtomicBool,
     hosts: Mutex<Vec<Host>>,
+    /// Which gateway an attempt went to.
+    asked: Mutex<HashMap<u64, usize>>,
 }
 
 /// A gateway in a process of its own.
@@ -93,6 +98,7 @@ async fn whole(plan: Plan, broken: Broken) -> Run {
         drawn: Mutex::default(),
         is_calm: AtomicBool::new(false),
         hosts: Mutex::default(),
+        asked: Mutex::default(),
     });
     let store = ScriptedStore::new(Arc::clone(&world), broken);
     for index in 0..world.plan.hosts {
@@ -126,8 +132,24 @@ async fn whole(plan: Plan, broken: Broken) -> Run {
 }
 
 async fn befall(world: Arc<World>, store: Arc<ScriptedStore>, incident: Incident) {
-    let Incident { at, what, lasts } = incident;
+    let Incident {
+        at,
+        awaits,
+        mut what,
+        lasts,
+    } = incident;
     sleep(at).await;
+    if let Some((moment, after)) = awaits {
+        let next = world.history.next(moment);
+        let Ok(attempt) = timeout(PATIENCE, next).await else {
+            return;
+        };
+        if !after.is_zero() {
+            sleep(after).await;
+        }
+        let host = world.asked().get(&attempt).copied().unwrap_or_default();
+        what = what.of(host);
+    }
     world.history.add(Event::Befell(format!("{what:?}")));
     match what {
         Befalls::Crash(index) => {
@@ -197,6 +219,7 @@ impl World {
         if !host.listens {
             return None;
         }
+        self.asked().insert(attempt, index);
         let (near, far) = link();
         let here = Here {
             process: host.process,
@@ -328,6 +351,10 @@ impl World {
                 }
             }
         }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
+        self.asked.lock().expect("nothing panics with the lock")
     }
 
     fn hosts(&self) -> MutexGuard<'_, Vec<Host>> {
