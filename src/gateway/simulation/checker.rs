@@ -64,6 +64,12 @@ pub fn check(plan: &Plan, run: &Run) -> Vec<Violation> {
     judge.found
 }
 
+/// Within how long every gateway heeds an operator's word.
+const HEEDED_WITHIN: Duration = Duration::from_millis(2_500);
+
+/// An answer with its moment, its attempt and what is known of that.
+type Answer<'a> = (Duration, u64, &'a Story, &'a Heard);
+
 /// The attempt that an answer was made for; none where it was made by hand.
 fn source(answer: &Heard) -> u64 {
     let source = answer.content.split_once(": ");
@@ -88,6 +94,7 @@ struct Story {
     acquired: Option<Duration>,
     /// When the store had its answer.
     completed: Option<Duration>,
+    recorded_last: Option<Duration>,
     /// When its gateway last heard of the store that what became of its claim is on record.
     settled: Option<Duration>,
 }
@@ -109,6 +116,8 @@ struct Facts<'a> {
     stories: BTreeMap<u64, Story>,
     /// By operation, when an operator's word freed its key, or the store lost its record.
     freed: BTreeMap<Operation, Vec<Duration>>,
+    /// By operation, when an operator deleted its record, and what it was.
+    deleted: BTreeMap<Operation, Vec<(Duration, &'a Stood)>>,
     /// Those who crashed, and when.
     crashed: BTreeMap<&'a str, Duration>,
 }
@@ -120,6 +129,7 @@ impl<'a> Facts<'a> {
             history,
             stories: BTreeMap::new(),
             freed: BTreeMap::new(),
+            deleted: BTreeMap::new(),
             crashed: BTreeMap::new(),
         };
         for entry in history {
@@ -166,9 +176,14 @@ impl<'a> Facts<'a> {
                     && matches!(after, Stood::Completed(Some(by), _) if by == attempt)
                 {
                     story.completed.get_or_insert(at);
+                    story.recorded_last = Some(at);
                 }
             }
             Event::Acknowledged { attempt } => self.story(*attempt).settled = Some(at),
+            Event::Deleted { operation, was } => {
+                self.freed.entry(*operation).or_default().push(at);
+                self.deleted.entry(*operation).or_default().push((at, was));
+            }
             Event::Released(operation) | Event::Lost { operation, .. } => {
                 self.freed.entry(*operation).or_default().push(at)
             }
@@ -197,6 +212,18 @@ impl<'a> Facts<'a> {
 
     fn freed(&self, operation: &Operation) -> usize {
         self.freed.get(operation).map_or(0, Vec::len)
+    }
+
+    /// The times between which an operation has one record: what is asked while a deletion gets around may hear either.
+    fn lives(&self, operation: Operation) -> Vec<(Duration, Duration)> {
+        let mut lives = Vec::new();
+        let mut from = Duration::ZERO;
+        for (deleted, _) in self.deleted.get(&operation).into_iter().flatten() {
+            lives.push((from, *deleted));
+            from = *deleted + HEEDED_WITHIN;
+        }
+        lives.push((from, Duration::MAX));
+        lives
     }
 
     fn is_lost(&self, operation: Operation) -> bool {
@@ -281,46 +308,83 @@ impl Judge<'_> {
             if self.facts.is_lost(operation) {
                 continue;
             }
-            let mut firm: Option<(Duration, u64, Wanted, &Heard)> = None;
-            let mut heard: Vec<_> = attempts
-                .iter()
-                .filter_map(|(attempt, story)| {
-                    let (at, heard) = story.heard.as_ref()?;
-                    Some((*at, *attempt, *story, heard))
-                })
-                .collect();
-            heard.sort_by_key(|(at, attempt, ..)| (*at, *attempt));
-            for (at, attempt, story, answer) in heard {
-                let wants = story.wants.expect("it was sent");
-                let is_firm = matches!(answer.idempotency.as_str(), "executed" | "replayed");
-                if let Some((since, first, what, content)) = firm {
-                    let is_other = wants.payload != what.payload;
-                    let differs = is_firm && answer.is_whole && answer.content != content.content;
-                    let contradicts = since < story.sent
-                        && !is_firm
-                        && !matches!(answer.problem.as_str(), "store-unavailable" | "overloaded")
-                        && !(is_other && answer.problem == "key-reused")
-                        && !(answer.problem == "request-in-progress"
-                            && self.facts.is_behind(operation, story));
-                    let freed = self.facts.freed(&operation) > 0;
-                    if (differs && !freed) || (differs && since < story.sent) || contradicts {
-                        let how = format!(
-                            "attempt {first} heard {} {:?}, and attempt {attempt} {} {} {} {:?}",
-                            content.status,
-                            content.content,
-                            answer.status,
-                            answer.idempotency,
-                            answer.problem,
-                            answer.content,
-                        );
-                        self.broken(Promise::OneAnswer, how);
-                    }
-                } else if is_firm && answer.is_whole {
-                    firm = Some((at, attempt, wants, answer));
+            for (from, to) in self.facts.lives(operation) {
+                let mut heard: Vec<Answer> = attempts
+                    .iter()
+                    .filter_map(|(attempt, story)| {
+                        let (at, heard) = story.heard.as_ref()?;
+                        Some((*at, *attempt, *story, heard))
+                    })
+                    .filter(|(at, _, story, _)| from <= story.sent && *at < to)
+                    .collect();
+                heard.sort_by_key(|(at, attempt, ..)| (*at, *attempt));
+                self.one_answer_in_a_life(operation, heard);
+            }
+            self.deleted_answers(operation, &attempts);
+        }
+        self.completed_is_final();
+    }
+
+    fn one_answer_in_a_life(&mut self, operation: Operation, heard: Vec<Answer>) {
+        let mut firm: Option<(Duration, u64, Wanted, &Heard)> = None;
+        for (at, attempt, story, answer) in heard {
+            let wants = story.wants.expect("it was sent");
+            let is_firm = matches!(answer.idempotency.as_str(), "executed" | "replayed");
+            if let Some((since, first, what, content)) = firm {
+                let is_other = wants.payload != what.payload;
+                let differs = is_firm && answer.is_whole && answer.content != content.content;
+                let contradicts = since < story.sent
+                    && !is_firm
+                    && !matches!(answer.problem.as_str(), "store-unavailable" | "overloaded")
+                    && !(is_other && answer.problem == "key-reused")
+                    && !(answer.problem == "request-in-progress"
+                        && self.facts.is_behind(operation, story));
+                let freed = self.facts.freed(&operation) > 0;
+                if (differs && !freed) || (differs && since < story.sent) || contradicts {
+                    let how = format!(
+                        "attempt {first} heard {} {:?}, and attempt {attempt} {} {} {} {:?}",
+                        content.status,
+                        content.content,
+                        answer.status,
+                        answer.idempotency,
+                        answer.problem,
+                        answer.content,
+                    );
+                    self.broken(Promise::OneAnswer, how);
+                }
+            } else if is_firm && answer.is_whole {
+                firm = Some((at, attempt, wants, answer));
+            }
+        }
+    }
+
+    /// What an operator has deleted is soon heard nowhere any more, unless its own attempt records it again.
+    fn deleted_answers(&mut self, operation: Operation, attempts: &[(u64, &Story)]) {
+        for (deleted, was) in self.facts.deleted.get(&operation).into_iter().flatten() {
+            let Stood::Completed(Some(by), _) = was else {
+                continue;
+            };
+            let recorded = self
+                .facts
+                .stories
+                .get(by)
+                .and_then(|story| story.recorded_last);
+            if recorded.is_some_and(|then| then >= *deleted) {
+                continue;
+            }
+            for (attempt, story) in attempts {
+                if let Some((_, answer)) = &story.heard
+                    && story.sent > *deleted + HEEDED_WITHIN
+                    && source(answer) == *by
+                {
+                    let how = format!(
+                        "attempt {attempt} heard what was deleted: {}",
+                        answer.content
+                    );
+                    self.broken(Promise::OneAnswer, how);
                 }
             }
         }
-        self.completed_is_final();
     }
 
     fn completed_is_final(&mut self) {

@@ -51,6 +51,8 @@ pub enum Event {
     },
     /// An operator's word on this operation was taken.
     Released(Operation),
+    /// An operator has deleted a record.
+    Deleted { operation: Operation, was: Stood },
     /// The store has lost a record.
     Lost { operation: Operation, was: Stood },
     /// A gateway has crashed, or was ended before it had settled everything.

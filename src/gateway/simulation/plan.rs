@@ -127,6 +127,8 @@ pub enum Befalls {
     StoreLoses(Operation),
     /// An operator says of an operation without a known outcome that it was not executed.
     OperatorReleases(Operation),
+    /// An operator deletes the record of an operation, whatever it says.
+    OperatorDeletes(Operation),
     /// An operator says what an operation without a known outcome came to.
     OperatorCompletes(Operation),
 }
@@ -188,6 +190,12 @@ impl Plan {
         }
     }
 
+    /// Whether completed records may go before their time, so that gateways have to follow the store's epoch.
+    pub fn deletes(&self) -> bool {
+        let mut all = self.incidents.iter();
+        all.any(|incident| matches!(incident.what, Befalls::OperatorDeletes(_)))
+    }
+
     /// What this attempt is for.
     pub fn wanted(&self, attempt: u64) -> Option<Wanted> {
         let number = attempt / 100;
@@ -217,7 +225,7 @@ fn incident(hosts: usize, callers: &[Caller], draw: &mut Draw) -> Incident {
     let operation = callers[usize::try_from(draw.number(0..=5)).expect("small") % callers.len()]
         .wants
         .operation;
-    let what = match draw.number(0..=11) {
+    let what = match draw.number(0..=12) {
         0..=2 => Befalls::Crash(host),
         3..=4 => Befalls::Freeze(host),
         5 => Befalls::Drain(host),
@@ -229,11 +237,12 @@ fn incident(hosts: usize, callers: &[Caller], draw: &mut Draw) -> Incident {
         }
         9 => Befalls::OperatorReleases(operation),
         10 => Befalls::StoreLoses(operation),
+        11 => Befalls::OperatorDeletes(operation),
         _ => Befalls::OperatorCompletes(operation),
     };
     let is_by_hand = matches!(
         what,
-        Befalls::OperatorReleases(_) | Befalls::OperatorCompletes(_)
+        Befalls::OperatorReleases(_) | Befalls::OperatorDeletes(_) | Befalls::OperatorCompletes(_)
     );
     let is_early = draw.percent(60) && !is_by_hand;
     Incident {

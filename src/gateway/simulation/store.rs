@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -59,6 +59,7 @@ pub struct ScriptedStore {
     broken: Broken,
     clock_offset_ms: AtomicI64,
     condition: AtomicU8,
+    epoch: AtomicU64,
     hints: watch::Sender<()>,
     state: Mutex<Held>,
 }
@@ -97,6 +98,7 @@ impl ScriptedStore {
             broken,
             clock_offset_ms: AtomicI64::new(EPOCH_MS),
             condition: AtomicU8::new(WELL),
+            epoch: AtomicU64::new(1),
             hints: watch::Sender::new(()),
             state: Mutex::default(),
         })
@@ -169,6 +171,31 @@ impl ScriptedStore {
         if self.apply_now(id, Op::Resolve { seen, verdict }, 0) == Verdict::Done && gone {
             self.world.history.add(Event::Released(operation));
         }
+    }
+
+    /// An operator deletes what there is about an operation, and says so to all gateways.
+    pub fn delete(&self, operation: Operation) {
+        let mut held = self.held();
+        let mut known = held.operations.iter();
+        let found = known.find(|(_, (known, _))| *known == operation);
+        let Some(id) = found.map(|(id, _)| *id) else {
+            return;
+        };
+        let now = self.now();
+        let record = held.records.get(&id).cloned();
+        let Some(record) = record.and_then(|record| record.at(now)) else {
+            return;
+        };
+        let was = held.stood(Some(&record));
+        let version = record.version();
+        let (after, marks, verdict) = protocol::forget(Some(record), version, now);
+        if verdict != Verdict::Done || after.is_some() {
+            return;
+        }
+        held.records.remove(&id);
+        held.marks.extend(marks.into_iter().map(|mark| (id, mark)));
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+        self.world.history.add(Event::Deleted { operation, was });
     }
 
     /// How every record stands, at the end.
@@ -520,6 +547,18 @@ impl Store for StoreClient {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         ready(()).boxed()
+    }
+
+    fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
+        if !self.0.world.plan.deletes() {
+            return ready(Ok(None)).boxed();
+        }
+        self.call(
+            "epoch",
+            |store, _| Some(store.epoch.load(Ordering::Relaxed)),
+            |_| true,
+        )
+        .boxed()
     }
 
     fn hints(&self, _: RecordId) -> Option<Hints> {

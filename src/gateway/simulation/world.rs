@@ -47,6 +47,9 @@ const LAST_PATIENCE: Duration = Duration::from_secs(60);
 /// The number of the caller who asks at the end.
 pub const LAST_CALLER: u64 = 90;
 
+/// The numbers by which the gateways' own questions of the store go.
+const FOLLOWERS: u64 = 100_000;
+
 /// What a run left behind.
 pub struct Run {
     /// What happened.
@@ -187,6 +190,7 @@ async fn befall(world: Arc<World>, store: Arc<ScriptedStore>, incident: Incident
             store.well();
         }
         Befalls::ClockJumps(by_ms) => store.jump(by_ms),
+        Befalls::OperatorDeletes(operation) => store.delete(operation),
         Befalls::StoreLoses(operation) => store.lose(operation),
         Befalls::OperatorReleases(operation) => store.resolve(operation, true),
         Befalls::OperatorCompletes(operation) => store.resolve(operation, false),
@@ -250,6 +254,14 @@ impl World {
             metrics: Arc::clone(&metrics),
             access_log: AccessLog::off(),
         });
+        if self.plan.deletes() {
+            let here = Here {
+                process: process.clone(),
+                request: FOLLOWERS + index as u64,
+            };
+            let follower = gateway.clone();
+            tokio::spawn(here.task(async move { follower.follow_epoch().await }));
+        }
         let generation = self.draw("host", index as u64).number(100..=999);
         Host {
             name: format!("gateway {index}/{generation}"),
