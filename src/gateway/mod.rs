@@ -39,6 +39,8 @@ mod protect;
 mod replay;
 mod resend;
 mod sight;
+#[cfg(test)]
+mod simulation;
 mod subject;
 mod tunnel;
 mod waiters;
