@@ -101,8 +101,8 @@ impl RedisServer {
         server
     }
 
-    /// A server of a cluster, which knows of no other yet.
-    fn of_cluster() -> Self {
+    /// A server of a cluster, which knows of no other yet: with these settings besides, and this environment.
+    fn of_cluster(more: &[&str], environment: &[String]) -> Self {
         let settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
         for _ in 0..PORTS * 10 {
             let port = fastrand::u16(CLUSTER_PORTS);
@@ -110,8 +110,9 @@ impl RedisServer {
             if !is_free(port) || !is_free(port + 10_000) {
                 continue;
             }
-            let args = settings.map(str::to_owned).to_vec();
-            if let Some(server) = Self::try_start(tool("redis-server"), args, port) {
+            let settings = settings.iter().chain(more);
+            let args = settings.map(|&setting| setting.to_owned()).collect();
+            if let Some(server) = Self::try_in(environment, tool("redis-server"), args, port) {
                 return server;
             }
         }
@@ -119,6 +120,15 @@ impl RedisServer {
     }
 
     fn try_start(program: PathBuf, args: Vec<String>, port: u16) -> Option<Self> {
+        Self::try_in(&[], program, args, port)
+    }
+
+    fn try_in(
+        environment: &[String],
+        program: PathBuf,
+        args: Vec<String>,
+        port: u16,
+    ) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a directory");
         let mut all: Vec<String> = ["--port", &port.to_string(), "--bind", "127.0.0.1"]
             .into_iter()
@@ -127,7 +137,14 @@ impl RedisServer {
             .map(str::to_owned)
             .collect();
         all.extend(args);
-        let args = all;
+        let (program, args) = match environment {
+            [] => (program, all),
+            environment => {
+                let program = program.to_string_lossy().into_owned();
+                let words = environment.iter().cloned().chain([program]).chain(all);
+                (tool("env"), words.collect())
+            }
+        };
         let (process, pid) = spawn(&program, &args, &directory);
         let server = Self {
             port,
@@ -244,8 +261,19 @@ impl RedisCluster {
 
     /// The same with so many replicas for each primary.
     pub fn with_replicas(replicas: usize) -> Self {
+        Self::arranged(replicas, &[], |_| Vec::new())
+    }
+
+    /// The same with these settings besides, and each server, from 0, with its own environment (`NAME=VALUE`).
+    pub fn arranged(
+        replicas: usize,
+        settings: &[&str],
+        environment: impl Fn(usize) -> Vec<String>,
+    ) -> Self {
         let count = 3 * (1 + replicas);
-        let servers: Vec<RedisServer> = (0..count).map(|_| RedisServer::of_cluster()).collect();
+        let servers: Vec<RedisServer> = (0..count)
+            .map(|number| RedisServer::of_cluster(settings, &environment(number)))
+            .collect();
         let addresses = servers.iter().map(|s| format!("127.0.0.1:{}", s.port));
         let created = Command::new(tool("redis-cli"))
             .args(["--cluster", "create"])
