@@ -65,10 +65,14 @@ const SECOND: u64 = 1_000_000;
 const REPLICATED: u64 = 2 * SECOND;
 const DEMOTED: u64 = 5 * SECOND;
 
-/// What a gateway needs from a claim or a dispatch to the end of its record, at most; and where the store has a fault
-/// meanwhile.
-const SETTLED: u64 = 3 * SECOND;
-const SETTLED_AT_LAST: u64 = 12 * SECOND;
+/// How long after a request, at most, it is on the wire, and how long after that its answer is, where the upstream gives
+/// one soon.
+const SENT: u64 = 2 * SECOND;
+const ANSWERED: u64 = 2 * SECOND;
+
+/// What a gateway needs, at most, to record what became of a claim, unless the store has a fault meanwhile: then so long
+/// from the fault's end.
+const SETTLED: u64 = 3 * SECOND / 2;
 
 /// A fault, from its beginning to its end.
 #[derive(Clone, Debug)]
@@ -443,45 +447,67 @@ impl<'a> Story<'a> {
         if self.events.iter().any(bad_manners) {
             return true;
         }
-        let leaves = |event: &&Event| match event.what {
-            What::Leaves { gateway } => Some((event.at, gateway)),
-            _ => None,
-        };
-        // Of a dispatch it is known whose it was. Where there was none, any of those that were asked before anybody
-        // heard that it is unknown may have died with the claim, or had its request taken by a broken wire.
-        let told = |request: &Request<'_>| {
-            let (at, heard) = request.heard?;
-            (heard.said == "unknown").then_some(at)
-        };
-        let told = self.requests.iter().filter_map(told).min();
-        let told = told.unwrap_or(u64::MAX);
-        let mut owners: Vec<(u64, usize)> = self.events.iter().filter_map(leaves).collect();
+        // Of a dispatch it is known whose it was, and when its answer came.
+        let dispatches = self.events.iter().enumerate();
+        let mut owners: Vec<Owner> = dispatches
+            .filter_map(|(place, event)| {
+                let What::Leaves { gateway } = event.what else {
+                    return None;
+                };
+                let returns = |event: &&&&Event| matches!(event.what, What::Returns { .. });
+                let returned = self.events[place..].iter().find(|event| returns(&event));
+                let until = returned.map_or(event.at.saturating_add(ANSWERED), |event| event.at);
+                Some(Owner {
+                    gateway,
+                    asking: event.at..=until,
+                })
+            })
+            .collect();
+        // Where there was none, any of those that were asked before anybody heard that it is unknown may have died with
+        // the claim, or had its request taken by a broken wire.
         if owners.is_empty() {
+            let told = |request: &Request<'_>| {
+                let (at, heard) = request.heard?;
+                (heard.said == "unknown").then_some(at)
+            };
+            let told = self.requests.iter().filter_map(told).min();
+            let told = told.unwrap_or(u64::MAX);
             let asked = self.requests.iter().filter(|request| request.sent < told);
-            owners = asked
-                .map(|request| (request.sent, request.gateway))
-                .collect();
+            owners = asked.map(Owner::by_request).collect();
         }
-        owners
-            .iter()
-            .any(|(since, gateway)| self.befell(*gateway, *since))
+        owners.iter().any(|owner| self.befell(owner))
     }
 
-    /// Whether something happened to a gateway, or to its wire to the upstream, that a claim of this time may not have
-    /// outlived.
-    fn befell(&self, gateway: usize, since: u64) -> bool {
-        let soon = since..=since.saturating_add(SETTLED);
-        let mut troubles = self.faults.iter().filter(|fault| fault.is_of_store());
-        let span = if troubles.any(|fault| fault.overlaps(&soon)) {
-            since..=since.saturating_add(SETTLED_AT_LAST)
-        } else {
-            soon
-        };
-        let is_its =
-            |fault: &Fault| fault.on == On::Gateway(gateway) || fault.on == On::Link(gateway);
-        self.faults
-            .iter()
-            .any(|fault| is_its(fault) && fault.overlaps(&span))
+    /// Whether something happened to the gateway, or to its wire to the upstream, that the claim may not have outlived.
+    fn befell(&self, owner: &Owner) -> bool {
+        let (since, answered) = (*owner.asking.start(), *owner.asking.end());
+        let mut settled = answered.saturating_add(SETTLED);
+        // In the order of their beginnings: one may delay it until the next one does.
+        for fault in self.faults.iter().filter(|fault| fault.is_of_store()) {
+            if fault.overlaps(&(since..=settled)) {
+                settled = settled.max(fault.span.end().saturating_add(SETTLED));
+            }
+        }
+        self.faults.iter().any(|fault| match fault.on {
+            On::Gateway(gateway) if gateway == owner.gateway => fault.overlaps(&(since..=settled)),
+            On::Link(gateway) if gateway == owner.gateway => fault.overlaps(&owner.asking),
+            _ => false,
+        })
+    }
+}
+
+/// Who may have had a claim, and from when to when it waited for the upstream.
+struct Owner {
+    gateway: usize,
+    asking: RangeInclusive<u64>,
+}
+
+impl Owner {
+    fn by_request(request: &Request<'_>) -> Self {
+        Self {
+            gateway: request.gateway,
+            asking: request.sent..=request.sent.saturating_add(SENT),
+        }
     }
 }
 
@@ -492,11 +518,12 @@ pub fn report(events: &[Event], violations: &[Violation]) -> String {
     for promise in promises {
         let of_it = violations.iter().filter(|v| v.promise == promise);
         let operations = of_it.clone().count();
+        let first = of_it.clone().map(|v| v.at).min().unwrap_or(0) / SECOND;
         let shortest = of_it.min_by_key(|violation| history(events, violation).len());
         let shortest = shortest.expect("one that was counted");
         let _ = writeln!(
             report,
-            "BROKEN: {promise}, for {operations} operations; the shortest history is that of {}:\n{}",
+            "BROKEN: {promise}, {operations} times, first after {first} s; the shortest history is that of {}:\n{}",
             shortest.operation, shortest.why
         );
         for event in history(events, shortest) {

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use crate::support::tool;
 
@@ -27,14 +26,19 @@ pub fn preload(source: &str, folder: &Path) -> PathBuf {
 pub struct Clock {
     file: File,
     path: PathBuf,
+    offset_ms: i64,
 }
 
 impl Clock {
     /// A clock that is right.
     pub fn new(path: PathBuf) -> Self {
         let file = File::create(&path).expect("a file");
-        let clock = Self { file, path };
-        clock.set(0);
+        let mut clock = Self {
+            file,
+            path,
+            offset_ms: 0,
+        };
+        clock.put(0, 0);
         clock
     }
 
@@ -43,17 +47,10 @@ impl Clock {
         format!("CLOCK_OFFSET={}", self.path.display())
     }
 
-    /// Sets it to so many milliseconds from the right time.
-    pub fn set(&self, offset_ms: i64) {
-        let bytes = offset_ms.to_ne_bytes();
+    /// Puts it forth, or back, by so many milliseconds; at most `most` from the right time either way.
+    pub fn put(&mut self, by_ms: i64, most_ms: i64) {
+        self.offset_ms = (self.offset_ms + by_ms).clamp(-most_ms, most_ms);
+        let bytes = self.offset_ms.to_ne_bytes();
         self.file.write_all_at(&bytes, 0).expect("a file");
     }
-}
-
-/// A jump of between some seconds and two hours, back or forth, in milliseconds: within what records are kept for.
-pub fn jump(rng: &mut fastrand::Rng) -> i64 {
-    let longest = Duration::from_secs(2 * 3600).as_millis();
-    let longest = i64::try_from(longest).expect("two hours");
-    let far = if rng.bool() { longest } else { 10_000 };
-    rng.i64(-far..far)
 }

@@ -26,14 +26,14 @@ use checker::Terms;
 use clients::{Clients, Manners, Operation};
 use futures_util::stream::{StreamExt, iter};
 use history::{Journal, What};
-use nemesis::Nemesis;
+use nemesis::{Acts, Lane, Nemesis};
 use scene::{Cluster, Gateways, LEASE};
 use support::Setup;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// Seconds of faults, where nobody says how many.
-const SECONDS: u64 = 12;
+const SECONDS: u64 = 16;
 
 /// Clients of each kind.
 const SDKS: u64 = 14;
@@ -55,9 +55,10 @@ async fn gateways_on_a_cluster_keep_every_promise_whatever_fails() {
     let run = Run::begin("cluster");
     let cluster = Cluster::start(run.journal.folder()).await;
     let gateways = cluster.gateways(&run.journal, run.seed).await;
-    let ends = run.ends();
-    let store = run.nemesis(3, ends).of_cluster(cluster);
-    let (_store, gateways) = tokio::join!(tokio::spawn(store), run.faults(gateways, ends));
+    let acts = run.acts();
+    let store = run.nemesis(Lane::Store, acts).of_cluster(cluster);
+    let (store, gateways) = tokio::join!(tokio::spawn(store), run.faults(gateways, acts));
+    let _store = store.expect("the nemesis' end");
     let terms = Terms {
         loses_answers: true,
     };
@@ -68,10 +69,10 @@ async fn gateways_on_a_cluster_keep_every_promise_whatever_fails() {
 async fn a_gateway_on_an_embedded_store_keeps_every_promise_whatever_fails() {
     let run = Run::begin("embedded");
     let gateways = Gateways::start(&run.journal, run.seed, 1, Setup::embedded).await;
-    let ends = run.ends();
+    let acts = run.acts();
     let folder = gateways.processes[0].directory().to_owned();
-    let store = run.nemesis(3, ends).of_disk(folder);
-    let ((), gateways) = tokio::join!(store, run.faults(gateways, ends));
+    let store = run.nemesis(Lane::Store, acts).of_disk(folder);
+    let ((), gateways) = tokio::join!(store, run.faults(gateways, acts));
     let terms = Terms {
         loses_answers: false,
     };
@@ -103,17 +104,17 @@ impl Run {
         }
     }
 
-    fn ends(&self) -> Instant {
-        Instant::now() + Duration::from_secs(self.seconds)
+    /// Begins the faults.
+    fn acts(&self) -> Acts {
+        Acts::new(self.seed, Duration::from_secs(self.seconds))
     }
 
-    /// The nemesis of this lane.
-    fn nemesis(&self, lane: u64, ends: Instant) -> Nemesis {
-        Nemesis::new(&self.journal, self.seed ^ lane, ends)
+    fn nemesis(&self, lane: Lane, acts: Acts) -> Nemesis {
+        Nemesis::new(&self.journal, lane, acts)
     }
 
     /// Clients at work while faults befall gateways and their wires; then every operation is asked for once more.
-    async fn faults(&self, gateways: Gateways, ends: Instant) -> Gateways {
+    async fn faults(&self, gateways: Gateways, acts: Acts) -> Gateways {
         let clients = Clients::new(Arc::clone(&self.journal), gateways.addresses());
         let clients = Arc::new(clients);
         let manners = [
@@ -126,12 +127,14 @@ impl Run {
         for (manners, count) in manners {
             for _ in 0..count {
                 number += 1;
-                let work = Arc::clone(&clients).work(number, manners, self.seed, ends);
+                let work = Arc::clone(&clients).work(number, manners, self.seed, acts.ends);
                 at_work.spawn(work);
             }
         }
-        let of_links = self.nemesis(2, ends).of_links(Arc::clone(&gateways.links));
-        let of_gateways = self.nemesis(1, ends).of_gateways(gateways);
+        let of_links = self
+            .nemesis(Lane::Links, acts)
+            .of_links(Arc::clone(&gateways.links));
+        let of_gateways = self.nemesis(Lane::Gateways, acts).of_gateways(gateways);
         let ((), gateways) = tokio::join!(of_links, of_gateways);
         at_work.join_all().await;
         sleep(LEASE + AFTERMATH).await;
@@ -162,7 +165,9 @@ impl Run {
             "{report}\nthe whole history: {}",
             self.folder.display()
         );
-        std::fs::remove_dir_all(&self.folder).expect("our own folder");
+        if std::env::var("FAULTS_KEEP").is_err() {
+            std::fs::remove_dir_all(&self.folder).expect("our own folder");
+        }
     }
 }
 

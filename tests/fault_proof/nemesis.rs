@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::clock::{Clock, jump};
+use crate::clock::Clock;
 use crate::history::{Journal, On, Sight};
 use crate::relay::{Relay, Way, Weather};
 use crate::scene::{Cluster, Gateways, LEASE};
@@ -17,45 +17,115 @@ use crate::scene::{Cluster, Gateways, LEASE};
 pub struct Nemesis {
     journal: Arc<Journal>,
     rng: Rng,
+    lane: Lane,
+    acts: Acts,
+}
+
+/// What faults befall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    Gateways,
+    Links,
+    Store,
+}
+
+/// When which lanes have faults: all of them for a while, each of them alone, so that nothing else excuses what comes of
+/// it, and none, so that nothing does.
+#[derive(Clone, Copy, Debug)]
+pub struct Acts {
+    seed: u64,
+    begun: Instant,
     /// No fault begins after that.
-    ends: Instant,
+    pub ends: Instant,
+}
+
+/// How long an act takes, and how many there are before they come again in another order.
+const ACT: Duration = Duration::from_secs(3);
+const CYCLE: usize = 5;
+
+/// What an act has faults of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Everything,
+    Alone(Lane),
+    Calm,
+}
+
+impl Acts {
+    pub fn new(seed: u64, length: Duration) -> Self {
+        let begun = Instant::now();
+        Self {
+            seed,
+            begun,
+            ends: begun + length,
+        }
+    }
+
+    /// Whether this lane has faults now.
+    fn has(self, lane: Lane) -> bool {
+        let act = self.begun.elapsed().as_secs() / ACT.as_secs();
+        let act = usize::try_from(act).expect("a short run");
+        let mut order: [Act; CYCLE] = [
+            Act::Everything,
+            Act::Alone(Lane::Gateways),
+            Act::Alone(Lane::Links),
+            Act::Alone(Lane::Store),
+            Act::Calm,
+        ];
+        Rng::with_seed(self.seed ^ (act / CYCLE) as u64).shuffle(&mut order);
+        match order[act % CYCLE] {
+            Act::Everything => true,
+            Act::Alone(alone) => alone == lane,
+            Act::Calm => false,
+        }
+    }
 }
 
 /// How long a nemesis waits for the moment that it wants.
 const MOMENT: Duration = Duration::from_secs(1);
 
+/// How far clocks are put: by several leases, and, where nobody else's clock has to agree, by much more. Put back, a
+/// clock keeps claims in progress whose owners are gone, for as long as it was put back.
+const SECONDS_MS: i64 = 8_000;
+const TWO_HOURS_MS: i64 = 7_200_000;
+
 const WAYS: [Way; 3] = [Way::Up, Way::Down, Way::Both];
 
 impl Nemesis {
-    pub fn new(journal: &Arc<Journal>, seed: u64, ends: Instant) -> Self {
+    pub fn new(journal: &Arc<Journal>, lane: Lane, acts: Acts) -> Self {
         Self {
             journal: Arc::clone(journal),
-            rng: Rng::with_seed(seed),
-            ends,
+            rng: Rng::with_seed(acts.seed ^ lane as u64),
+            lane,
+            acts,
         }
     }
 
     /// What befalls gateways. All of them run when this returns.
     pub async fn of_gateways(mut self, mut gateways: Gateways) -> Gateways {
-        while self.goes_on(200..2500).await {
+        while self.goes_on(200..1500).await {
             let number = self.rng.usize(0..gateways.processes.len());
             match self.rng.u8(0..10) {
                 0..=4 => self.kills(&mut gateways, number).await,
                 5 | 6 => self.terminates(&mut gateways, number).await,
                 7 | 8 => self.freezes(&gateways, number).await,
-                _ => self.sets_clock(&gateways.clocks[number], "gateway"),
+                _ => self.sets_clock(&mut gateways.clocks[number], "gateway", TWO_HOURS_MS),
             }
-        }
-        for clock in gateways.clocks.iter() {
-            clock.set(0);
         }
         gateways
     }
 
-    /// Waits for a while, of milliseconds; whether there is time for another fault.
+    /// Waits for a while, of milliseconds, and for an act with faults of this lane; whether there is time for another.
     async fn goes_on(&mut self, pause: std::ops::Range<u64>) -> bool {
-        sleep(Duration::from_millis(self.rng.u64(pause))).await;
-        Instant::now() < self.ends
+        loop {
+            sleep(Duration::from_millis(self.rng.u64(pause.clone()))).await;
+            if Instant::now() >= self.acts.ends {
+                return false;
+            }
+            if self.acts.has(self.lane) {
+                return true;
+            }
+        }
     }
 
     async fn kills(&mut self, gateways: &mut Gateways, number: usize) {
@@ -115,12 +185,16 @@ impl Nemesis {
         let _ = timeout(MOMENT, coming).await;
     }
 
-    fn sets_clock(&mut self, clock: &Clock, whose: &str) {
-        let offset_ms = jump(&mut self.rng);
-        let way = if offset_ms < 0 { "back" } else { "forth" };
+    /// Puts a clock forth by so much at most, or back a little.
+    fn sets_clock(&mut self, clock: &mut Clock, whose: &str, forth_ms: i64) {
+        let (way, by_ms) = if self.rng.bool() {
+            ("forth", self.rng.i64(0..forth_ms))
+        } else {
+            ("back", -self.rng.i64(0..SECONDS_MS))
+        };
         let name = format!("{whose}'s clock put {way}");
         let fault = self.journal.begins(&name, On::Harmless);
-        clock.set(offset_ms);
+        clock.put(by_ms, forth_ms);
         self.journal.ends(fault);
     }
 
@@ -176,16 +250,13 @@ impl Nemesis {
                 6 => self.scripts_flushed(&cluster),
                 7 | 8 => {
                     let number = self.rng.usize(0..cluster.clocks.len());
-                    self.sets_clock(&cluster.clocks[number], "server");
+                    self.sets_clock(&mut cluster.clocks[number], "server", SECONDS_MS);
                 }
                 9 | 10 => self.primary_killed(&mut cluster).await,
                 11 => self.primary_frozen(&cluster).await,
                 12 => self.primary_demoted(&cluster).await,
                 _ => self.replica_frozen(&cluster).await,
             }
-        }
-        for clock in &cluster.clocks {
-            clock.set(0);
         }
         cluster.is_whole().await;
         cluster

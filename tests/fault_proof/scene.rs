@@ -35,7 +35,7 @@ const ANY_PORT: SocketAddr =
 /// The gateways and what is before and behind them.
 pub struct Gateways {
     pub processes: Vec<Gateway>,
-    pub clocks: Arc<Vec<Clock>>,
+    pub clocks: Vec<Clock>,
     pub links: Arc<Vec<Relay>>,
     _upstreams: Vec<ToyUpstream>,
 }
@@ -57,7 +57,7 @@ impl Gateways {
         );
         let mut gateways = Self {
             processes: Vec::new(),
-            clocks: Arc::default(),
+            clocks: Vec::new(),
             links: Arc::default(),
             _upstreams: Vec::new(),
         };
@@ -81,7 +81,7 @@ impl Gateways {
             links.push(link);
             clocks.push(clock);
         }
-        gateways.clocks = Arc::new(clocks);
+        gateways.clocks = clocks;
         gateways.links = Arc::new(links);
         gateways
     }
