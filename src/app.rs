@@ -15,10 +15,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::unresolved::Census;
-use crate::admin::{Admin, Readiness};
-use crate::config::{Config, EncryptionKey, RedisConfig, StoreConfig, StoreLocation};
+use crate::admin::{Admin, Readiness, Records, RecordsParts};
+use crate::config::{
+    Config, EncryptionKey, OperatorsConfig, RedisConfig, StoreConfig, StoreLocation,
+};
 use crate::gateway::{Gateway, Parts};
-use crate::identity::IdKeyBytes;
+use crate::identity::{IdKeyBytes, Identifier};
 use crate::route::Table;
 use crate::server::{Ending, Limit, Server};
 use crate::store::{
@@ -26,7 +28,7 @@ use crate::store::{
     SealingKey, Store, Time, system_clock,
 };
 use crate::telemetry::log::Log;
-use crate::telemetry::{AccessLog, LimitOver, Metrics, StoreHealth};
+use crate::telemetry::{AccessLog, AuditLog, LimitOver, Metrics, StoreHealth};
 use crate::upstream::Upstream;
 
 /// How often the store is asked whether it is there, until it was there once.
@@ -85,6 +87,14 @@ pub enum Error {
         /// Why not.
         error: std::io::Error,
     },
+    /// The audit log cannot be written.
+    #[error("the audit log {path} cannot be written: {error}")]
+    AuditLog {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
     /// Signals cannot be caught.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
@@ -135,8 +145,16 @@ impl Running {
             .map(|upstream| (upstream.name.clone(), Upstream::new(upstream)))
             .collect();
         let census = Census::new(Arc::clone(&metrics), &config.routes);
+        let audit = config
+            .operators
+            .as_ref()
+            .map(|operators| audit_log(operators, log))
+            .transpose()?;
+        let routes = Table::new(config.routes);
+        let identifier = Identifier::new(&id_key, &config.store.namespace);
+        let listed = routes.routes().to_vec();
         let gateway = Gateway::new(Parts {
-            routes: Table::new(config.routes),
+            routes,
             upstreams: upstreams.clone(),
             store: Arc::clone(&store),
             store_timeout: config.store.timeout,
@@ -162,6 +180,20 @@ impl Running {
                 address: config.admin,
                 error,
             })?;
+        let forgetful = gateway.clone();
+        let records = config.operators.zip(audit).map(|(operators, audit)| {
+            Records::new(RecordsParts {
+                token: operators.token,
+                store: Arc::clone(&store),
+                store_timeout: config.store.timeout,
+                routes: listed,
+                identifier,
+                metrics: Arc::clone(&metrics),
+                audit,
+                forgotten: Arc::new(move |id| forgetful.forget(id)),
+            })
+        });
+        let admin = admin.with_records(records);
         for address in server.local_addrs() {
             tracing::info!(%address, "listening");
         }
@@ -334,6 +366,17 @@ pub async fn ask_store(config: &StoreConfig) -> Result<Inspected, Error> {
     }
 }
 
+/// Where operators' words are written down.
+fn audit_log(operators: &OperatorsConfig, log: &Log) -> Result<AuditLog, Error> {
+    match &operators.audit_log {
+        None => Ok(AuditLog::among(log)),
+        Some(path) => AuditLog::in_file(path).map_err(|error| Error::AuditLog {
+            path: absolute(path),
+            error,
+        }),
+    }
+}
+
 /// The store, with its responses encrypted at rest where there is a key to do it with.
 fn sealed(store: Arc<dyn Store>, keys: &[EncryptionKey]) -> Arc<dyn Store> {
     if keys.is_empty() {
@@ -405,6 +448,7 @@ fn refresh(
         metrics.store.records.set(usage.records);
         metrics.store.bytes.set(usage.bytes);
         metrics.store.limit_bytes.set(usage.limit_bytes);
+        metrics.store.aged_out.mirror(usage.aged_out);
         for (index, (_, upstream)) in upstreams.iter().enumerate() {
             let (stats, mirrored) = (upstream.stats(), metrics.upstream(index));
             mirrored.connections.set(stats.open as u64);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use oncegate::protocol::{
     Answer, Cause, Fingerprint, Mark, Op, Origin, Owner, Record, Resolution, Response, Retention,
-    Seen, State, Timestamp, Verdict, apply, look,
+    Seen, Sent, State, Timestamp, Verdict, apply, look,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseResult, TestRunner};
@@ -426,6 +426,7 @@ impl Draft {
                 origin,
                 fence,
                 cause: Cause::Timeout,
+                sent: Sent::default(),
                 keep,
             },
             5 => Op::Release { owner },

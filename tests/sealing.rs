@@ -148,6 +148,7 @@ async fn an_operators_answer_is_sealed_for_the_record_that_it_settles() {
         origin: origin(FINGERPRINT),
         fence: 1,
         cause: oncegate::protocol::Cause::Timeout,
+        sent: oncegate::protocol::Sent::default(),
         keep: DAY,
     };
     assert_eq!(store.apply(ID, unknown).await, Ok(Verdict::Done));

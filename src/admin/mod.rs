@@ -1,9 +1,11 @@
-//! What operators and their machines ask, on a listener of its own: `/healthz`, `/readyz` and `/metrics`.
+//! What operators and their machines ask, on a listener of its own: `/healthz`, `/readyz` and `/metrics`, and, where
+//! there is a token to show, `/v1/records`.
 //!
 //! It shares nothing with the listeners for clients, so that a probe is answered however busy those are. It
-//! knows neither requests nor records.
+//! knows no requests.
 
 mod readiness;
+mod records;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -16,6 +18,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 pub use self::readiness::{Readiness, Report, Status, StoreHealth};
+pub use self::records::{Forgotten, Parts as RecordsParts, Records};
 use crate::server::concerns_one_connection;
 use crate::telemetry::Metrics;
 
@@ -69,9 +73,19 @@ impl Admin {
                 metrics,
                 readiness,
                 refresh,
+                records: None,
             }),
             deadline: CONNECTION_DEADLINE,
         })
+    }
+
+    /// Also serves `/v1/records`, to whoever shows the token.
+    #[must_use]
+    pub fn with_records(mut self, records: Option<Records>) -> Self {
+        Arc::get_mut(&mut self.pages)
+            .expect("nobody is served yet")
+            .records = records;
+        self
     }
 
     /// Where it listens: the port that was chosen where 0 was asked for.
@@ -92,8 +106,9 @@ impl Admin {
                 connections.join_next().await;
             }
             match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    connections.spawn(converse(stream, Arc::clone(&self.pages), self.deadline));
+                Ok((stream, peer)) => {
+                    let pages = Arc::clone(&self.pages);
+                    connections.spawn(converse(stream, peer, pages, self.deadline));
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
@@ -115,10 +130,17 @@ impl fmt::Debug for Admin {
 
 /// One request and its answer. Connections are not kept alive: what asks here asks seldom, and every connection
 /// is bounded by one deadline.
-async fn converse(stream: TcpStream, pages: Arc<Pages>, deadline: Duration) {
-    let answer = service_fn(move |request: Request<_>| {
-        let answer = pages.answer(request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(answer) }
+async fn converse(stream: TcpStream, peer: SocketAddr, pages: Arc<Pages>, deadline: Duration) {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let pages = Arc::clone(&pages);
+        async move {
+            let path = request.uri().path();
+            let answer = match &pages.records {
+                Some(records) if Records::has(path) => records.answer(request, peer).await,
+                _ => pages.answer(request.method(), path),
+            };
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -135,6 +157,8 @@ struct Pages {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     refresh: Refresh,
+    /// `None` where there is no token.
+    records: Option<Records>,
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

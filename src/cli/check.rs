@@ -61,7 +61,11 @@ async fn connect(config: &Config, stdout: &mut impl Write) -> Result<(), Failure
 
 /// Whether the store on servers could be used.
 async fn servers(store: &StoreConfig) -> Result<Vec<String>, String> {
-    let Inspected { missing, doubts } = app::ask_store(store)
+    let Inspected {
+        missing,
+        doubts,
+        is_begun,
+    } = app::ask_store(store)
         .await
         .map_err(|error| format!("the store: {error}"))?;
     if !missing.is_empty() {
@@ -72,6 +76,13 @@ async fn servers(store: &StoreConfig) -> Result<Vec<String>, String> {
         ));
     }
     let mut said = vec!["the store answers, and its user has these rights".to_owned()];
+    if !is_begun {
+        said.push(
+            "warning: there is no store under this namespace yet; the first gateway begins one. Had there been \
+             one, its records are gone"
+                .to_owned(),
+        );
+    }
     said.extend(doubts.iter().map(|doubt| format!("warning: {doubt}")));
     Ok(said)
 }

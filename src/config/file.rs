@@ -9,13 +9,13 @@ use http::{HeaderName, Method};
 use super::document::OWN;
 use super::finding::Findings;
 use super::quantity::{Count, Positive, Share, Size};
-use super::redis::{FilePath, ReplicasAck};
+use super::redis::{FilePath, ReplicasAck, User};
 use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
 use super::value::{Label, Named, Partly};
 use super::words::{
-    AfterExpiryWord, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAge, KeyWord, ModeWord,
-    OnStoreDownWord, OnUnknown, Profile, ScopeWord, StatusWord, UnknownStatus,
+    AfterExpiryWord, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAgeWord, KeyWord,
+    ModeWord, OnStoreDownWord, OnUnknownWord, Profile, ScopeWord, StatusWord, UnknownStatus,
 };
 use super::{Endpoint, StoreLocation};
 use crate::identity::{JsonPointer, KeyFormat};
@@ -57,12 +57,20 @@ section! {
 }
 
 section! {
-    /// Where health and metrics are served: `/healthz`, `/readyz`, `/metrics`.
+    /// Where health and metrics are served: `/healthz`, `/readyz`, `/metrics`; and records, to operators.
     AdminFile {
         /// The address. With port 0 the system chooses one.
         address: SocketAddr = "127.0.0.1:9090",
+        /// What operators show to see and settle records (`/v1/records`, `oncegate records`): a secret of 16 or more
+        /// visible ASCII characters. Without it there is nothing of the kind. Whoever has it reads keys and recorded answers:
+        /// it goes over the wire as it is, so keep the address on the machine or on a network of your own.
+        token: Option<Secret>,
+        /// The file that gets one JSON line for each record that an operator settled or deleted, flushed before he is
+        /// told. It is opened anew for each line, so that it can be moved away at any time. Unless it is set, the lines
+        /// stand in the ordinary log.
+        audit_log: Option<FilePath>,
     }
-    later { "token", "tls", "cors" }
+    later { "tls", "cors" }
 }
 
 section! {
@@ -91,6 +99,16 @@ section! {
         id_key: Option<Secret>,
         /// The password of a shared store, where it does not stand in the URL.
         password: Option<Secret>,
+        /// The password that the sentinels themselves ask for (their `requirepass`), where they do: the one above is
+        /// that of the servers.
+        sentinel_password: Option<Secret>,
+        /// The user that the sentinels know the gateway as, where they have users. It needs
+        /// `+sentinel|get-master-addr-by-name`.
+        sentinel_user: Option<User>,
+        /// Whether a gateway that finds no store under its namespace begins one. With false it refuses claims, with
+        /// 503, until `oncegate store accept` begins it: a store that was emptied while no gateway was running is then
+        /// never taken for a new one.
+        begin: bool = true,
         /// How many replicas have to have a claim before it counts; what they do not have in time is refused, with
         /// 503. Required where replicas can take over (`redis-sentinel:`, `redis-cluster:`): 0 says that a claim which no
         /// replica has yet may be lost with its primary, and its operation sent again. With 1, have two replicas for
@@ -225,7 +243,8 @@ section! {
         key: Vec<KeyWord> = ["header:Idempotency-Key"],
         /// Whether a request without a key is refused, or forwarded as `unkeyed`.
         key_required: bool = true,
-        /// What a key looks like. The pattern of `regex:PATTERN` has to match the whole key.
+        /// What a key looks like. The pattern of `regex:PATTERN` has to match the whole key. `issued` keys are made by the
+        /// gateway: clients ask for one by `POST /.well-known/oncegate/keys`.
         key_format: KeyFormat = "any",
         /// Who is asking: all of these together name the client whose records these are. `["none"]` is for
         /// upstreams with a single client. Records made under another scope are not found any more: change it when
@@ -247,8 +266,9 @@ section! {
         late_response: Duration = "5m",
         /// How long a client waits for its response to be recorded.
         record_timeout: Positive<Duration> = "2s",
-        /// What a duplicate of an operation of unknown outcome meets: `hold` answers it by `unknown_status`.
-        on_unknown: OnUnknown = "hold",
+        /// What a duplicate of an operation of unknown outcome meets. `hold` answers it by `unknown_status`. `resend` sends
+        /// it again, under the same key: only for upstreams that recognise keys by themselves.
+        on_unknown: OnUnknownWord = "hold",
         /// The status of `outcome-unknown`: 503 is for clients that take any 4xx for a failure.
         unknown_status: UnknownStatus = 409,
         outcomes: OutcomesFile = {},
@@ -257,8 +277,10 @@ section! {
         /// remembered and refused (409 `result-expired`) for as long again; one of unknown outcome is held as unknown for twice
         /// `retention.unknown`.
         after_expiry: AfterExpiryWord = "execute",
-        /// What is made of the time that some keys carry: nothing.
-        key_age: KeyAge = "ignore",
+        /// What is made of the time that keys of some formats carry (`issued`, `ulid`, and `uuid`, which then has to be of
+        /// version 7). With "reject" a key that is so old that its record may be forgotten is never executed: without a record
+        /// it is refused (409 `result-expired`).
+        key_age: KeyAgeWord = "ignore",
         /// When the store cannot be asked, or is full and the key is new: "reject" answers with 503, "forward"
         /// sends the request on without protection.
         on_store_down: OnStoreDownWord = "reject",

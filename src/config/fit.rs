@@ -9,7 +9,14 @@ use super::file::{
 use super::finding::{Findings, Place};
 use super::quantity::{at_least_in_words, duration_in_words, size_in_words};
 use super::setting::Setting;
-use super::words::ModeWord;
+use super::words::{KeyAgeWord, ModeWord, OnUnknownWord};
+use crate::identity::KeyFormat;
+use crate::route::{KEY_AGE_MARGIN, KEY_AHEAD_MAX, KeyAge, Policy};
+
+/// How long a key has to be remembered at least where old ones are refused: with less, hardly any key would be young.
+const MIN_REMEMBERED: Duration = KEY_AHEAD_MAX
+    .saturating_add(KEY_AGE_MARGIN)
+    .saturating_mul(2);
 
 /// No address is listened on twice.
 pub(super) fn addresses(
@@ -115,6 +122,62 @@ pub(super) fn retention(file: &RetentionFile, route: &RouteFile, findings: &mut 
     }
 }
 
+/// Keys that are refused by their age carry it, and are remembered for long enough to be used before.
+pub(super) fn key_age(file: &RouteFile, policy: &Policy, findings: &mut Findings) {
+    let format = &file.key_format;
+    let others = format.written();
+    let place = file.key_age.written().unwrap_or(&file.key_age.place);
+    match policy.key_age {
+        KeyAge::Ignore if matches!(policy.key_format, KeyFormat::Issued) => {
+            let message = "issued keys carry their time, and nothing is made of it; with `key_age` = \"reject\" one whose \
+                           record may be forgotten is never executed";
+            findings.warn(&format.place, message.to_owned(), &[]);
+        }
+        KeyAge::Ignore => {}
+        KeyAge::Reject if !policy.key_format.carries_time() => {
+            let message = "is \"reject\", and keys of this `key_format` carry no time; write \"ulid\", \"uuid\" (of which \
+                           version 7 carries it) or \"issued\" there";
+            findings.conflict(place, message.to_owned(), others.as_slice());
+        }
+        KeyAge::Reject if policy.remembers() < MIN_REMEMBERED => {
+            let message = format!(
+                "is \"reject\", and keys are remembered for no longer than {}: hardly any would be young enough; each of \
+                 `retention` has to be {} or more",
+                duration_in_words(policy.remembers()),
+                duration_in_words(MIN_REMEMBERED),
+            );
+            let retention = file.retention.written();
+            findings.conflict(place, message, retention.as_slice());
+        }
+        KeyAge::Reject => {}
+    }
+}
+
+/// A claim for a young key reaches the store before the key is old.
+pub(super) fn key_age_in_time(
+    file: &RouteFile,
+    store: Option<&StoreFile>,
+    findings: &mut Findings,
+) {
+    let Some(store_timeout) = store.map(|store| &store.timeout) else {
+        return;
+    };
+    if let (Some(KeyAgeWord::Reject), Some(timeout)) = (file.key_age.value(), store_timeout.get())
+        && file.mode.value() != Some(ModeWord::Pass)
+        && 2 * timeout.0 > KEY_AGE_MARGIN
+    {
+        let message = format!(
+            "is \"reject\", and the {} of `store.timeout` are long enough for a key to grow old while it is claimed; \
+             {} is the longest",
+            duration_in_words(timeout.0),
+            duration_in_words(KEY_AGE_MARGIN / 2),
+        );
+        let place = file.key_age.written().unwrap_or(&file.key_age.place);
+        let other = store_timeout.written();
+        findings.conflict(place, message, other.as_slice());
+    }
+}
+
 /// The longest time between a claim and the recording of its outcome.
 struct Longest<'r> {
     sum: Duration,
@@ -151,6 +214,17 @@ fn longest(route: &RouteFile) -> Option<Longest<'_>> {
             .filter_map(|(.., written)| written)
             .collect(),
     })
+}
+
+/// What is sent again has to be recognised by whoever gets it.
+pub(super) fn resend(file: &RouteFile, findings: &mut Findings) {
+    let is_resent = file.on_unknown.value() == Some(OnUnknownWord::Resend);
+    if is_resent && file.forward_key.value() == Some(false) {
+        let message = "the upstream does not see the key (`forward_key` = false), so that it cannot tell an operation \
+                       that is sent again from a new one and executes it twice; forward the key, or write \"hold\"";
+        let other = file.forward_key.written();
+        findings.warn(&file.on_unknown.place, message.to_owned(), other.as_slice());
+    }
 }
 
 /// No body may be allowed that can never be held.

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use http::HeaderName;
 
 use super::file::{
-    AccessLogFile, ConfigFile, EncryptionKeyFile, FingerprintFile, LimitsFile, OutcomesFile,
-    RetentionFile, RouteFile, StoreFile, UpstreamFile,
+    AccessLogFile, AdminFile, ConfigFile, EncryptionKeyFile, FingerprintFile, LimitsFile,
+    OutcomesFile, RetentionFile, RouteFile, StoreFile, UpstreamFile,
 };
 use super::finding::Findings;
 use super::fit;
@@ -20,14 +20,18 @@ use super::setting::Setting;
 use super::setting::Value;
 use super::value::Label;
 use super::words::{
-    AfterExpiryWord, BodyWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord, StatusWord,
+    AfterExpiryWord, BodyWord, KeyAgeWord, KeyWord, ModeWord, OnStoreDownWord, OnUnknownWord,
+    ScopeWord, StatusWord,
 };
 use super::{
-    AccessLogConfig, Config, EncryptionKey, Limits, StoreConfig, StoreLocation, UpstreamConfig,
+    AccessLogConfig, Config, EncryptionKey, Limits, OperatorsConfig, StoreConfig, StoreLocation,
+    UpstreamConfig,
 };
-use crate::identity::{FingerprintRules, IdKeyBytes, KeySource, ScopeSource};
+use crate::identity::{FingerprintRules, IdKeyBytes, KeyFormat, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
-use crate::route::{AfterExpiry, Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
+use crate::route::{
+    AfterExpiry, KeyAge, Matcher, Mode, OnStoreDown, OnUnknown, Policy, RetentionPolicy, Route,
+};
 
 /// What a store may hold unless it is set, in bytes.
 const MAX_SIZE: u64 = 10 << 30;
@@ -35,8 +39,15 @@ const MAX_SIZE: u64 = 10 << 30;
 /// The same for a store in memory.
 const MAX_SIZE_IN_MEMORY: u64 = 256 << 20;
 
+/// The shortest admin token, in characters: nobody guesses 16 random ones.
+const MIN_TOKEN: usize = 16;
+
 pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config> {
     let listeners = listeners(file, findings);
+    let operators = file
+        .admin
+        .get()
+        .and_then(|admin| operators(admin, findings));
     let store = store(file.store.get(), findings);
     let limits = file.limits.get().and_then(limits);
     let access_log = file.access_log.get().and_then(access_log);
@@ -48,6 +59,7 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
         drain_delay: file.drain_delay.value()?,
         listeners: listeners?,
         admin: file.admin.get()?.address.value()?,
+        operators: operators?,
         store: store?,
         limits: limits?,
         access_log: access_log?,
@@ -69,6 +81,30 @@ fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<SocketAdd
         .iter()
         .map(|listener| listener.address.value())
         .collect()
+}
+
+/// The outer `None`: something is wrong.
+#[expect(
+    clippy::option_option,
+    reason = "what is wrong is not what is not there"
+)]
+fn operators(file: &AdminFile, findings: &mut Findings) -> Option<Option<OperatorsConfig>> {
+    let audit_log = file.audit_log.value()?.map(|path| path.0);
+    let Some(secret) = file.token.get()? else {
+        if audit_log.is_some() {
+            let message = "has nothing to say without a `token`: nobody settles records";
+            findings.whole(&file.audit_log.place, message.to_owned());
+        }
+        return Some(None);
+    };
+    let token = secret::bytes(secret, &file.token.place, findings)?;
+    if token.len() < MIN_TOKEN || !token.iter().all(u8::is_ascii_graphic) {
+        let wrong =
+            format!("the token needs {MIN_TOKEN} or more characters, all of them visible ASCII");
+        findings.value(&file.token.place, wrong);
+        return None;
+    }
+    Some(Some(OperatorsConfig { token, audit_log }))
 }
 
 fn store(file: Option<&StoreFile>, findings: &mut Findings) -> Option<StoreConfig> {
@@ -140,6 +176,15 @@ fn alone(file: &StoreFile, findings: &mut Findings) {
     let message = "is for stores on servers";
     if let Some(Some(_)) = file.password.get() {
         findings.whole(&file.password.place, message.to_owned());
+    }
+    if let Some(Some(_)) = file.sentinel_password.get() {
+        findings.whole(&file.sentinel_password.place, message.to_owned());
+    }
+    if let Some(Some(_)) = file.sentinel_user.get() {
+        findings.whole(&file.sentinel_user.place, message.to_owned());
+    }
+    if let Some(false) = file.begin.get() {
+        findings.whole(&file.begin.place, message.to_owned());
     }
     if let Some(Some(_)) = file.replicas_ack.get() {
         findings.whole(&file.replicas_ack.place, message.to_owned());
@@ -252,6 +297,7 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
     for route_file in files {
         fit::limits(route_file, file.limits.get(), findings);
         fit::lease(route_file, file.store.get(), findings);
+        fit::key_age_in_time(route_file, file.store.get(), findings);
         lowered.push(route(route_file, file, findings));
     }
     order::names(files, findings);
@@ -346,10 +392,19 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         .retention
         .get()
         .and_then(|retention| retention_of(retention, file, findings));
-    Some(Policy {
+    let key_age = match file.key_age.value()? {
+        KeyAgeWord::Ignore => KeyAge::Ignore,
+        KeyAgeWord::Reject => KeyAge::Reject,
+    };
+    let policy = Policy {
         key: key?,
         key_required: file.key_required.value()?,
-        key_format: file.key_format.value()?,
+        key_format: match (file.key_format.value()?, key_age) {
+            // Only one of its versions carries the time.
+            (KeyFormat::Uuid, KeyAge::Reject) => KeyFormat::UuidV7,
+            (format, _) => format,
+        },
+        key_age,
         scope: scope?,
         scope_required: file.scope_required.value()?,
         challenge: file.challenge.value()?.0,
@@ -358,6 +413,7 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         lease: file.lease.get()?.0,
         late_response: file.late_response.value()?,
         record_timeout: file.record_timeout.get()?.0,
+        on_unknown: on_unknown(file, findings)?,
         unknown_status: file.unknown_status.get()?.0,
         outcomes: outcomes?,
         retention: retention?,
@@ -372,6 +428,16 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         forward_key: file.forward_key.value()?,
         max_request_body: file.max_request_body.get()?.0.0,
         max_response_body: file.max_response_body.get()?.0.0,
+    };
+    fit::key_age(file, &policy, findings);
+    Some(policy)
+}
+
+fn on_unknown(file: &RouteFile, findings: &mut Findings) -> Option<OnUnknown> {
+    fit::resend(file, findings);
+    Some(match file.on_unknown.value()? {
+        OnUnknownWord::Hold => OnUnknown::Hold,
+        OnUnknownWord::Resend => OnUnknown::Resend,
     })
 }
 

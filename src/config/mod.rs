@@ -53,6 +53,8 @@ pub struct Config {
     pub listeners: Vec<SocketAddr>,
     /// Where health and metrics are served.
     pub admin: SocketAddr,
+    /// Who may see and settle records; `None`: nobody.
+    pub operators: Option<OperatorsConfig>,
     /// Where records are kept.
     pub store: StoreConfig,
     /// Bounds of everything that waits or is held.
@@ -173,6 +175,22 @@ fn read(path: &Path) -> Result<String, String> {
             + 1;
         format!("is not UTF-8 in line {line}")
     })
+}
+
+/// Who may see and settle records.
+pub struct OperatorsConfig {
+    /// What they show.
+    pub token: Vec<u8>,
+    /// Where their words are written down; `None`: in the ordinary log.
+    pub audit_log: Option<PathBuf>,
+}
+
+impl fmt::Debug for OperatorsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OperatorsConfig")
+            .field("audit_log", &self.audit_log)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where records are kept.

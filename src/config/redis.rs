@@ -35,12 +35,18 @@ pub struct RedisConfig {
     pub user: Option<String>,
     /// The password, if there is one.
     pub password: Option<Password>,
+    /// Whom the sentinels know the gateway as; the default user where none is named.
+    pub sentinel_user: Option<String>,
+    /// The password of the sentinels, if they have one.
+    pub sentinel_password: Option<Password>,
     /// The database.
     pub database: u32,
     /// `None`: without TLS.
     pub tls: Option<RedisTls>,
     /// How many replicas have to have a claim before it counts.
     pub replicas_ack: u32,
+    /// A gateway that finds no store begins one.
+    pub begin: bool,
 }
 
 /// How servers belong together.
@@ -110,6 +116,25 @@ impl Text for FilePath {
 
     fn kind() -> String {
         "a path".to_owned()
+    }
+}
+
+/// An ACL user.
+#[derive(Clone, Debug)]
+pub(super) struct User(pub(super) String);
+
+impl Text for User {
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("is empty".to_owned()),
+            // As the servers have it.
+            text if text.contains([' ', '\0']) => Err("is not the name of a user".to_owned()),
+            text => Ok(Self(text.to_owned())),
+        }
+    }
+
+    fn kind() -> String {
+        "the name of a user".to_owned()
     }
 }
 
@@ -208,9 +233,12 @@ impl RedisConfig {
             servers,
             user,
             password,
+            sentinel_user: None,
+            sentinel_password: None,
             database,
             tls,
             replicas_ack: 0,
+            begin: true,
         })
     }
 }
@@ -301,7 +329,36 @@ pub(super) fn completed(
     if let Some(tls) = file.tls.get()? {
         redis.tls = Some(self::tls(tls, findings)?);
     }
+    sentinel_login(&mut redis, file, findings)?;
+    redis.begin = *file.begin.get()?;
     Some(redis)
+}
+
+/// Sentinels have users of their own: the URL names those of the servers behind them.
+fn sentinel_login(
+    redis: &mut RedisConfig,
+    file: &StoreFile,
+    findings: &mut Findings,
+) -> Option<()> {
+    let user = file.sentinel_user.get()?.as_ref();
+    let password = file.sentinel_password.get()?;
+    let has_sentinels = matches!(redis.form, RedisForm::Sentinel { .. });
+    let message = "is for a `redis-sentinel://` store";
+    if user.is_some() && !has_sentinels {
+        findings.whole(&file.sentinel_user.place, message.to_owned());
+    } else if user.is_some() && password.is_none() {
+        let message = "needs `store.sentinel_password`".to_owned();
+        findings.whole(&file.sentinel_user.place, message);
+    }
+    if password.is_some() && !has_sentinels {
+        findings.whole(&file.sentinel_password.place, message.to_owned());
+    }
+    redis.sentinel_user = user.map(|user| user.0.clone());
+    if let Some(secret) = password {
+        let place = &file.sentinel_password.place;
+        redis.sentinel_password = Some(Password(secret::text(secret, place, findings)?));
+    }
+    Some(())
 }
 
 fn tls(file: &StoreTlsFile, findings: &mut Findings) -> Option<RedisTls> {

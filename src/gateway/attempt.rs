@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
 use super::body::{self, Body};
+use super::course::Course;
 use super::dispatch::{Answered, Dispatched, Streaming, dispatch, pass};
 use super::exchange::Reply;
 use super::headers::IDEMPOTENCY_STATUS;
@@ -39,6 +40,8 @@ pub struct Attempt {
     pub prior: Option<Unknown>,
     /// Whether its first byte may be written, and was.
     pub gate: Arc<Gate>,
+    /// What it sees of its dispatch.
+    pub course: Arc<Course>,
     /// What keeps its claim alive.
     pub keeper: Keeper,
     /// The right to be waited for, until the outcome is settled.
@@ -78,6 +81,7 @@ impl Attempt {
             Arc::clone(&self.subject),
             outbound,
             Arc::clone(&self.gate),
+            Arc::clone(&self.course),
         )
         .boxed();
         let begun = Instant::now();
@@ -414,6 +418,7 @@ impl Attempt {
             origin: self.subject.origin.clone(),
             fence: self.fence,
             cause,
+            sent: self.course.sent(&self.gate),
             keep: self.subject.policy().keep_open(),
         }
     }

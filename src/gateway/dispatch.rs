@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Shared;
 use super::body::{self, Held, Partial, Passing, Unread};
+use super::course::{Course, Followed};
 use super::headers;
 use super::outbound::Outbound;
 use super::subject::Subject;
@@ -72,12 +73,13 @@ pub struct Streaming {
     pub reason: NotStored,
 }
 
-/// Sends the request unless its gate is closed, and reads the answer.
+/// Sends the request unless its gate is closed, and reads the answer; `course` is told what comes of it.
 pub async fn dispatch(
     shared: Arc<Shared>,
     subject: Arc<Subject>,
     outbound: Box<Outbound>,
     gate: Arc<Gate>,
+    course: Arc<Course>,
 ) -> Dispatched {
     let lane = &subject.lane;
     let method = outbound.method.clone();
@@ -101,6 +103,7 @@ pub async fn dispatch(
     };
     lane.upstream_metrics().observe(started.elapsed());
     let (mut head, mut rest) = response.into_parts();
+    course.head(head.status);
     let has_body = headers::has_body(&method, head.status);
     headers::from_upstream(&mut head.headers, has_body, rest.size_hint().exact());
     headers::remove_own_responses(&mut head.headers);
@@ -117,7 +120,11 @@ pub async fn dispatch(
     if is_event_stream(&head.headers) {
         return streaming(Bytes::new(), rest, NotStored::Streaming);
     }
-    let whole = match body::read(&mut rest, limit, &shared.budget).await {
+    let mut followed = Followed {
+        body: &mut rest,
+        course: &course,
+    };
+    let whole = match body::read(&mut followed, limit, &shared.budget).await {
         Ok(whole) => whole,
         Err(Partial { bytes, reason }) => {
             return match reason {

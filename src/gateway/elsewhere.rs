@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::ledger::Ledger;
-use crate::protocol::{Fingerprint, Op, Owner, Record, RecordId, Seen, Timestamp, Verdict};
+use crate::protocol::{
+    Fingerprint, Op, Owner, Record, RecordId, Seen, Timestamp, Verdict, Version,
+};
 use crate::store::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::telemetry::Metrics;
 
@@ -68,6 +70,10 @@ impl Store for Elsewhere {
         ready(Ok(None)).boxed()
     }
 
+    fn forget(&self, _: RecordId, _: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+        ready(Ok(Verdict::Done)).boxed()
+    }
+
     fn unresolved(
         &self,
         _: Option<(Timestamp, RecordId)>,
@@ -78,6 +84,10 @@ impl Store for Elsewhere {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         ready(Ok(())).boxed()
+    }
+
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        ready(Ok(Timestamp(0))).boxed()
     }
 
     fn usage(&self) -> Usage {

@@ -10,14 +10,18 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::age;
 use super::attempt::Attempt;
 use super::body::Body;
+use super::course::Course;
 use super::lease::Keeper;
 use super::outbound::Outbound;
 use super::problem::Problem;
 use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
+use crate::identity::KeyInvalid;
 use crate::protocol::{Op, Owner, Unknown, Verdict};
+use crate::route::Standing;
 use crate::store::{NotDone, StoreError};
 use crate::telemetry::{ClaimResult, Decision};
 use crate::upstream::Gate;
@@ -55,6 +59,12 @@ impl Exchange {
     /// Claims, and dispatches where the claim is acquired.
     pub async fn run(mut self) {
         let policy = self.subject.policy();
+        match age::standing(&self.shared.ledger, policy, self.subject.made_at).await {
+            Ok(Standing::Fresh) => {}
+            Ok(Standing::Stale) => return self.stale().boxed().await,
+            Ok(Standing::Ahead) => return self.ahead(),
+            Err(error) => return self.no_claim(error).boxed().await,
+        }
         // Held until the claim has a verdict, or its doubt is settled.
         let Ok(asking) = Arc::clone(&self.shared.claims).try_acquire_owned() else {
             let reply = Reply::NoClaim(Problem::StoreUnavailable, self.outbound, self.tally);
@@ -77,7 +87,15 @@ impl Exchange {
                 // Boxed, so that duplicates, which get no further than this, need no room for a dispatch.
                 attempt.run(outbound).boxed().await;
             }
-            Ok(Verdict::InFlight { .. }) => send(self.reply, Reply::InFlight(self.tally)),
+            Ok(Verdict::InFlight { seen, .. }) => {
+                if policy.on_unknown.is_resend() {
+                    self.shared.sightings.saw(self.subject.id, seen);
+                }
+                send(self.reply, Reply::InFlight(self.tally));
+            }
+            Ok(met @ Verdict::Unknown { .. }) if policy.on_unknown.is_resend() => {
+                self.resend(met, asking).boxed().await;
+            }
             Ok(verdict) => {
                 let (decision, answer) = self.shared.told(&self.subject, verdict);
                 self.tally.decide(decision);
@@ -85,6 +103,43 @@ impl Exchange {
             }
             Err(error) => self.no_claim(error).boxed().await,
         }
+    }
+
+    /// The record of so old a key may be forgotten: what there is answers, and where there is nothing nobody can say
+    /// whether it was executed. It is never sent.
+    async fn stale(mut self) {
+        let asked = Instant::now();
+        let fingerprint = self.subject.origin.fingerprint;
+        let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
+        self.tally.asked_store(asked.elapsed());
+        let (decision, answer) = match record {
+            Ok(Some(Verdict::InFlight { .. })) => {
+                return send(self.reply, Reply::InFlight(self.tally));
+            }
+            Ok(Some(verdict)) => self.shared.told(&self.subject, verdict),
+            Ok(None) => {
+                let refusal = self.shared.refused(&self.subject, Problem::KeyTooOld);
+                (Decision::Expired, refusal)
+            }
+            // Not even forwarded without protection: this much is known of it.
+            Err(error) => {
+                tracing::debug!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "not looked up");
+                let refusal = self
+                    .shared
+                    .refused(&self.subject, Problem::StoreUnavailable);
+                (Decision::StoreUnavailable, refusal)
+            }
+        };
+        self.tally.decide(decision);
+        send(self.reply, Reply::Answer(answer));
+    }
+
+    /// No clock that is right has made such a key.
+    fn ahead(self) {
+        let mut refusal = self.shared.refusal(Problem::KeyInvalid);
+        refusal.detail = Some(KeyInvalid::Ahead.to_string());
+        self.tally.decide(Decision::KeyInvalid);
+        send(self.reply, Reply::Answer(refusal.protected()));
     }
 
     /// A claim without a verdict is never dispatched. Its owner gives up, and says so until the store has heard
@@ -120,14 +175,16 @@ impl Exchange {
         }
     }
 
-    fn acquired(
+    /// The attempt that has the claim of this number, and what it sends.
+    pub fn acquired(
         mut self,
         asked: Instant,
         fence: u64,
         prior: Option<Unknown>,
     ) -> (Box<Attempt>, Box<Outbound>) {
-        let policy = self.subject.policy();
         self.tally.acquired(fence);
+        self.number(fence);
+        let policy = self.subject.policy();
         // One that did not enter first can still be joined, unless somebody else is there.
         let ticket = self.ticket.take().or_else(|| {
             self.shared
@@ -157,6 +214,7 @@ impl Exchange {
             fence,
             prior,
             gate,
+            course: Course::begin(asked),
             keeper,
             ticket,
             recorded: None,

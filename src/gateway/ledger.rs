@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::protocol::{Fingerprint, Op, RecordId, Timestamp, Verdict};
+use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
 use crate::store::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::telemetry::{Metrics, StoreOp, StoreResult};
 
@@ -88,6 +88,15 @@ impl Ledger {
         .await
     }
 
+    /// The record as it is, see [`Store::read`].
+    ///
+    /// # Errors
+    /// What the store says, or that it says nothing in time.
+    pub async fn read(&self, id: RecordId) -> Result<Option<Record>, StoreError> {
+        self.bounded(StoreOp::Read, self.timeout, self.store.read(id))
+            .await
+    }
+
     /// A page of unresolved records, see [`Store::unresolved`].
     ///
     /// # Errors
@@ -115,6 +124,19 @@ impl Ledger {
         timeout(self.timeout, self.store.epoch())
             .await
             .unwrap_or_else(|_| Err(silent()))
+    }
+
+    /// The time by the store's clock, see [`Store::now`].
+    ///
+    /// # Errors
+    /// Where the store does not say, certainly [`StoreError::NotDone`].
+    pub async fn now(&self) -> Result<Timestamp, StoreError> {
+        let silent = || NotDone::OutOfOrder("no answer in time".to_owned());
+        match timeout(self.timeout, self.store.now()).await {
+            Ok(Err(StoreError::InDoubt(reason))) => Err(NotDone::OutOfOrder(reason).into()),
+            Ok(answer) => answer,
+            Err(_) => Err(silent().into()),
+        }
     }
 
     /// How long one call may take.

@@ -8,11 +8,14 @@
 //! ```
 //!
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
-//! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `problem` words refusals.
+//! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `resend` lets one of them
+//! dispatch what nobody knows the outcome of, `age` knows keys that are too old, `problem` words refusals.
 //! Nothing in here opens a socket or a file.
 
+mod age;
 mod attempt;
 mod body;
+mod course;
 mod detach;
 mod dispatch;
 #[cfg(test)]
@@ -30,6 +33,7 @@ mod pass;
 mod problem;
 mod protect;
 mod replay;
+mod resend;
 mod sight;
 mod subject;
 mod tunnel;
@@ -56,6 +60,7 @@ use crate::upstream::Upstream;
 
 pub use body::Body;
 
+use age::Issuer;
 use body::Budget;
 use entry::{Entry, Sending};
 use foreign::Foreign;
@@ -63,6 +68,7 @@ use ledger::Ledger;
 use observe::UnderWay;
 use problem::{Problem, Refusal};
 use replay::ReplayCache;
+use resend::Sightings;
 use subject::{Lane, Subject, Tally};
 use waiters::Waiters;
 
@@ -107,10 +113,12 @@ pub struct Shared {
     waiters: Arc<Waiters>,
     foreign: Arc<Foreign>,
     cache: ReplayCache,
+    sightings: Sightings,
     budget: Arc<Budget>,
     late: Arc<Semaphore>,
     claims: Arc<Semaphore>,
     observed: Arc<UnderWay>,
+    issuer: Option<(Issuer, Arc<Identifier>)>,
     problem_base: Option<String>,
     metrics: Arc<Metrics>,
     access_log: Arc<AccessLog>,
@@ -157,12 +165,14 @@ impl Gateway {
         let ledger = Arc::new(ledger);
         Self(Arc::new(Shared {
             http: message::Policy::new(&routes),
+            issuer: Issuer::new(&routes).map(|issuer| (issuer, Arc::clone(&identifier))),
             lanes: routes.routes().iter().enumerate().map(lane).collect(),
             routes,
             foreign: Foreign::new(Arc::clone(&ledger)),
             ledger,
             waiters: Waiters::new(limits.max_waiters, limits.max_waiters_per_key),
             cache: ReplayCache::new(limits.replay_cache),
+            sightings: Sightings::new(),
             budget: Budget::new(limits.max_buffered),
             late: Arc::new(Semaphore::new(limits.max_late)),
             claims: Arc::new(Semaphore::new(MAX_CLAIMS)),
@@ -204,6 +214,11 @@ impl Gateway {
     /// Keeps the replay cache true where other processes have the store, too: to be run beside the gateway.
     pub async fn follow_epoch(&self) {
         self.0.cache.follow(&self.0.ledger).await;
+    }
+
+    /// Somebody has deleted this record or settled it by hand: it is not answered from memory any more.
+    pub fn forget(&self, id: RecordId) {
+        self.0.cache.forget(id, self.0.ledger.timeout());
     }
 
     /// Sets the gauges that mirror what is held here; for each scrape.
@@ -263,6 +278,11 @@ impl Gateway {
         let shared = &self.0;
         if let Some(fault) = shared.http.fault(&request) {
             return shared.malformed(&entry, fault, request.version());
+        }
+        if let Some((issuer, identifier)) = &shared.issuer
+            && issuer.is_asked(request.method(), request.uri().path())
+        {
+            return issuer.issued(shared, identifier, &entry).boxed().await;
         }
         let host = request.uri().authority().map_or_else(
             || {

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Shared;
+use super::age;
 use super::body::{self, Body, Unread, Whole};
 use super::detach::Detach;
 use super::exchange::{Exchange, Reply};
@@ -23,7 +24,7 @@ use super::problem::Problem;
 use super::subject::{Lane, Subject, Tally};
 use super::waiters::{Ended, Met, Ticket, Waiting};
 use crate::identity::{
-    Key, KeyInvalid, KeySource, Reference, RequestParts, Scope, ScopeMissing, key, scope,
+    Key, KeyFormat, KeyInvalid, KeySource, Reference, RequestParts, Scope, ScopeMissing, key, scope,
 };
 use crate::protocol::{Origin, Owner, Verdict};
 use crate::route::{OnStoreDown, Policy};
@@ -108,13 +109,17 @@ pub enum Unidentified {
 ///
 /// # Errors
 /// Why that cannot be said.
-pub fn identity(policy: &Policy, headers: &HeaderMap) -> Result<(Key, Scope), Unidentified> {
+pub fn identity(lane: &Lane, headers: &HeaderMap) -> Result<(Key, Scope), Unidentified> {
+    let policy = lane.policy();
     let key = match key::find(&policy.key, &policy.key_format, headers) {
         Ok(Some(key)) => key,
         Ok(None) if !policy.key_required => return Err(Unidentified::Unkeyed),
         Ok(None) => return Err(Unidentified::KeyMissing),
         Err(reason) => return Err(Unidentified::KeyInvalid(reason)),
     };
+    if matches!(policy.key_format, KeyFormat::Issued) && !lane.identifier.has_issued(&key) {
+        return Err(Unidentified::KeyInvalid(KeyInvalid::NotIssued));
+    }
     match scope::find(&policy.scope, headers) {
         Ok(scope) => Ok((key, scope)),
         Err(_) if !policy.scope_required => Err(Unidentified::Unkeyed),
@@ -132,7 +137,7 @@ fn identified(
     headers: &HeaderMap,
 ) -> Result<Option<(Key, Scope)>, Refused> {
     let policy = lane.policy();
-    match identity(policy, headers) {
+    match identity(lane, headers) {
         Ok(who) => Ok(Some(who)),
         Err(Unidentified::Unkeyed) => Ok(None),
         Err(Unidentified::KeyMissing) => {
@@ -227,6 +232,7 @@ fn subject(
             route: Arc::clone(&lane.route.id),
             reference: identifier.seal_reference(&id, &reference, nonce),
         },
+        made_at: age::relevant(policy, key),
     };
     (subject, owner)
 }

@@ -52,6 +52,8 @@ pub struct ReplayCache {
     cache: Option<Cache<RecordId, Arc<Cached>, Weight>>,
     /// Until when what is held counts.
     counts_until: Mutex<Option<Instant>>,
+    /// Taken away by hand lately, each with the moment from which on an answer about it is a new one.
+    forgotten: Mutex<Vec<(RecordId, Instant)>>,
 }
 
 /// How often the epoch is asked for, and how long what is held counts after it was last known: an operator's word is
@@ -93,6 +95,7 @@ impl ReplayCache {
         Self {
             cache: (limit_bytes > 0).then(|| Cache::with_weighter(items, limit_bytes, Weight)),
             counts_until: Mutex::new(None),
+            forgotten: Mutex::default(),
         }
     }
 
@@ -121,6 +124,25 @@ impl ReplayCache {
             }
             sleep_until(asked + EPOCH_EVERY).await;
         }
+    }
+
+    /// Forgets one record at once. `answers_take`: for so long answers may be on their way that know it still; none of
+    /// them is held.
+    pub fn forget(&self, id: RecordId, answers_take: Duration) {
+        let now = Instant::now();
+        let mut forgotten = self.forgotten();
+        forgotten.retain(|(_, until)| now < *until);
+        forgotten.push((id, now + answers_take));
+        // Under the lock: whoever holds an answer now has asked before, or asks after.
+        if let Some(cache) = &self.cache {
+            cache.remove(&id);
+        }
+    }
+
+    fn forgotten(&self) -> MutexGuard<'_, Vec<(RecordId, Instant)>> {
+        self.forgotten
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count_until(&self, moment: Option<Instant>) {
@@ -168,6 +190,14 @@ impl ReplayCache {
         let (Some(cache), Answer::Stored(response)) = (&self.cache, &found.completed.answer) else {
             return;
         };
+        let forgotten = self.forgotten();
+        let now = Instant::now();
+        if forgotten
+            .iter()
+            .any(|(gone, until)| *gone == id && now < *until)
+        {
+            return;
+        }
         // A record without an end within the process's life needs no expiry here.
         if let Some(until) = Instant::now().checked_add(found.expires_in) {
             let cached = Cached {
@@ -201,6 +231,7 @@ mod tests {
                     body: Bytes::from_static(body),
                 })),
                 completed_at: Timestamp(0),
+                begun: crate::protocol::Begun::default(),
             },
             expires_in: Duration::from_secs(60),
         }
@@ -257,6 +288,19 @@ mod tests {
         assert!(cache.find(&ID, &PRINT).is_none());
         *store.epoch.lock().unwrap() = Some(7);
         sleep(Duration::from_secs(2)).await;
+        assert!(cache.find(&ID, &PRINT).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_forgotten_does_not_come_back_with_an_answer_that_was_on_its_way() {
+        let cache = ReplayCache::new(1 << 20);
+        cache.keep(ID, &found(b"paid"));
+        cache.forget(ID, Duration::from_millis(250));
+        assert!(cache.find(&ID, &PRINT).is_none());
+        cache.keep(ID, &found(b"paid"));
+        assert!(cache.find(&ID, &PRINT).is_none());
+        advance(Duration::from_millis(250)).await;
+        cache.keep(ID, &found(b"paid anew"));
         assert!(cache.find(&ID, &PRINT).is_some());
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::op::{Found, Op, Origin, Resolution, Retention, Verdict};
 use super::record::{
-    Answer, Cause, Claimed, Completed, Fingerprint, MARK_KEEP, Mark, Owner, RULES, Record, Seen,
-    State, Unknown,
+    Answer, Begun, Cause, Claimed, Completed, Fingerprint, MARK_KEEP, Mark, Owner, RULES, Record,
+    Seen, Sent, State, Trace, Unknown,
 };
 use super::time::Timestamp;
 
@@ -61,9 +61,16 @@ pub fn apply(
             origin,
             fence,
             cause,
+            sent,
             keep,
         } => unmarked(mark_unknown(
-            record, owner, &origin, fence, cause, keep, now,
+            record,
+            owner,
+            &origin,
+            fence,
+            (cause, sent),
+            keep,
+            now,
         )),
         Op::Release { owner } => {
             let (record, verdict) = release(record, owner);
@@ -121,7 +128,10 @@ fn claim(
     if let Some(verdict) = look(record.as_ref(), &origin.fingerprint, now) {
         return (record, verdict);
     }
-    let claim = fresh(owner, 1, lease, None, now);
+    let claim = Claimed {
+        claimed_at: Some(now),
+        ..fresh(owner, 1, lease, None, now)
+    };
     let verdict = acquired(&claim);
     (
         Some(created(origin, State::Claimed(claim), keep, now)),
@@ -183,11 +193,10 @@ fn complete(
         Some(_) => return (record, Verdict::Lost),
     };
     // A record keeps what it was made of.
+    let begun = begun(record.as_ref());
     let origin = record.map_or_else(|| origin.clone(), Record::into_origin);
-    (
-        Some(completed(&origin, Some(owner), answer, retention, now)),
-        verdict,
-    )
+    let record = completed(&origin, Some(owner), begun, answer, retention, now);
+    (Some(record), verdict)
 }
 
 fn mark_unknown(
@@ -195,7 +204,7 @@ fn mark_unknown(
     owner: Owner,
     origin: &Origin,
     fence: u64,
-    cause: Cause,
+    (cause, sent): (Cause, Sent),
     keep: Duration,
     now: Timestamp,
 ) -> Transition {
@@ -209,6 +218,10 @@ fn mark_unknown(
             seen,
             cause,
             since: now,
+            trace: Trace {
+                claimed_at: None,
+                sent,
+            },
         };
         let record = created(origin, State::Unknown(unknown), keep, now);
         return (Some(record), Verdict::Done);
@@ -219,6 +232,10 @@ fn mark_unknown(
                 seen: claim.seen,
                 cause,
                 since: now,
+                trace: Trace {
+                    claimed_at: claim.claimed_at,
+                    sent,
+                },
             });
             kept_for(&mut record, keep, now);
             (Some(record), Verdict::Done)
@@ -287,7 +304,10 @@ fn take_over(
         }
         State::Expired => return (Some(record), Verdict::Expired),
     };
-    let claim = fresh(owner, seen.fence + 1, lease, Some(prior), now);
+    let claim = Claimed {
+        claimed_at: Some(now),
+        ..fresh(owner, seen.fence + 1, lease, Some(prior), now)
+    };
     let verdict = acquired(&claim);
     record.state = State::Claimed(claim);
     kept_for(&mut record, keep, now);
@@ -322,7 +342,9 @@ fn resolve(
         // Without an owner: the former one's own answer may be on its way into the store, and must not read
         // as a repetition of this.
         Resolution::Completed { answer, retention } => {
-            let record = completed(&record.into_origin(), None, answer, retention, now);
+            let begun = begun(Some(&record));
+            let origin = record.into_origin();
+            let record = completed(&origin, None, begun, answer, retention, now);
             (Some(record), None, Verdict::Done)
         }
         // The mark turns away a renewal or a declaration of the former owner that is still on its way: it
@@ -353,7 +375,23 @@ fn fresh(
         },
         lease,
         lease_until: now.plus(lease),
+        claimed_at: None,
         prior,
+    }
+}
+
+/// What a record that is completed now says of its last claim.
+fn begun(record: Option<&Record>) -> Begun {
+    match record.map(|record| &record.state) {
+        Some(State::Claimed(claim)) => Begun {
+            fence: Some(claim.seen.fence),
+            claimed_at: claim.claimed_at,
+        },
+        Some(State::Unknown(unknown)) => Begun {
+            fence: Some(unknown.seen.fence),
+            claimed_at: unknown.trace.claimed_at,
+        },
+        Some(State::Completed(_) | State::Expired) | None => Begun::default(),
     }
 }
 
@@ -374,6 +412,7 @@ fn created(origin: &Origin, state: State, keep: Duration, now: Timestamp) -> Rec
 fn completed(
     origin: &Origin,
     owner: Option<Owner>,
+    begun: Begun,
     answer: Answer,
     retention: Retention,
     now: Timestamp,
@@ -382,6 +421,7 @@ fn completed(
         owner,
         answer,
         completed_at: now,
+        begun,
     });
     let mut record = created(origin, state, retention.keep, now);
     record.forget_at = record.expires_at.plus(retention.tombstone);

@@ -1,6 +1,6 @@
 //! Every cell of the matrix, spelt out: seven ops by five states.
 
-mod samples;
+pub mod samples;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -199,6 +199,7 @@ fn renewals() -> Vec<Cell> {
             seen: seen_at(ME, 3, 3),
             lease: LEASE,
             lease_until: NOW.plus(LEASE),
+            claimed_at: Some(BEFORE),
             prior,
         })
     };
@@ -215,7 +216,7 @@ fn renewals() -> Vec<Cell> {
             "absent",
             None,
             renew(),
-            After::Is(created(fresh(ME, MY_FENCE, None))),
+            After::Is(created(found_again(ME, MY_FENCE))),
             Verdict::Held {
                 seen: seen_at(ME, MY_FENCE, 0),
             },
@@ -238,8 +239,9 @@ fn renewals() -> Vec<Cell> {
 }
 
 fn completions() -> Vec<Cell> {
-    let done = |case, before| {
-        let mut record = record(MINE, done_now(Some(ME)));
+    let done = |case, before: Option<Record>| {
+        let begun = before.as_ref().map_or_else(Begun::default, |_| BEGUN);
+        let mut record = record(MINE, done_now(Some(ME), begun));
         record.expires_at = NOW.plus(KEEP);
         record.forget_at = record.expires_at.plus(TOMBSTONE);
         cell(case, before, complete(), After::Is(record), Verdict::Done)
@@ -275,31 +277,39 @@ fn completions() -> Vec<Cell> {
 }
 
 fn declarations() -> Vec<Cell> {
-    let declared = |fence, beat| {
+    let declared = |fence, beat, claimed_at| {
         State::Unknown(Unknown {
             seen: seen_at(ME, fence, beat),
             cause: Cause::Truncated,
             since: NOW,
+            trace: Trace {
+                claimed_at,
+                sent: SENT,
+            },
         })
     };
     let done = |case, before, after| cell(case, before, mark_unknown(), after, Verdict::Done);
     let row = |case, before, verdict| cell(case, before, mark_unknown(), After::AsItReads, verdict);
     vec![
-        done("absent", None, After::Is(created(declared(MY_FENCE, 0)))),
+        done(
+            "absent",
+            None,
+            After::Is(created(declared(MY_FENCE, 0, None))),
+        ),
         done(
             "my claim",
             ours(claim_of(ME, LEFT, None)),
-            After::Is(created(declared(3, 2))),
+            After::Is(created(declared(3, 2, Some(BEFORE)))),
         ),
         done(
             "my lapsed claim",
             ours(lapsed(ME)),
-            After::Is(created(declared(3, 2))),
+            After::Is(created(declared(3, 2, Some(BEFORE)))),
         ),
         done(
             "my claim with a prior",
             ours(claim_of(ME, LEFT, Some(prior()))),
-            After::Is(created(declared(3, 2))),
+            After::Is(created(declared(3, 2, Some(BEFORE)))),
         ),
         row(
             "another's claim",
@@ -375,11 +385,16 @@ fn take_overs() -> Vec<Cell> {
         seen: seen(OTHER),
         cause: Cause::LeaseLapsed,
         since: NOW.plus(left),
+        trace: Trace {
+            claimed_at: Some(BEFORE),
+            sent: Sent::default(),
+        },
     };
     let declared = Unknown {
         seen: seen(OTHER),
         cause: Cause::Timeout,
         since: EARLIER,
+        trace: TRACE,
     };
     let row =
         |case, before, after, verdict| cell(case, before, take_over(seen(OTHER)), after, verdict);
@@ -449,7 +464,7 @@ fn resolutions() -> Vec<Cell> {
         let kept =
             |case, before, verdict| cell(case, before, op(seen(OTHER)), After::AsItReads, verdict);
         let settled = |case, state| {
-            let mut resolved = record(MINE, done_now(None));
+            let mut resolved = record(MINE, done_now(None, BEGUN));
             resolved.expires_at = NOW.plus(KEEP);
             resolved.forget_at = resolved.expires_at.plus(TOMBSTONE);
             Cell {

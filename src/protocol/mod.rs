@@ -4,9 +4,10 @@
 //! in-memory and embedded stores call [`apply`] under their lock or transaction; every other store is a
 //! translation of it and is compared with it, verdict by verdict.
 //!
-//! Reading order: [`Record`] and [`State`], then [`Op`] and [`Verdict`], then [`apply`], then [`Outcomes`].
+//! Reading order: [`Record`] and [`State`], then [`Op`] and [`Verdict`], then [`apply`] and [`forget`()], then [`Outcomes`].
 
 mod apply;
+mod forget;
 #[cfg(test)]
 mod matrix;
 mod op;
@@ -15,10 +16,11 @@ mod record;
 mod time;
 
 pub use apply::{apply, look};
+pub use forget::{BadVersion, Version, forget};
 pub use op::{Found, Op, Origin, Resolution, Retention, Verdict};
 pub use outcome::{BadStatusSet, Outcome, Outcomes, StatusSet};
 pub use record::{
-    Answer, Cause, Claimed, Completed, Fingerprint, MARK_KEEP, Mark, NotStored, Owner, RULES,
-    Record, RecordId, Response, Sealed, Seen, State, Unknown,
+    Answer, Begun, Cause, Claimed, Completed, Fingerprint, MARK_KEEP, Mark, NotStored, Owner,
+    RULES, Record, RecordId, Response, Sealed, Seen, Sent, State, Trace, Unknown,
 };
 pub use time::Timestamp;

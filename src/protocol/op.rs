@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::record::{Answer, Cause, Completed, Fingerprint, Owner, Seen, Unknown};
+use super::record::{Answer, Cause, Completed, Fingerprint, Owner, Seen, Sent, Unknown};
 use super::time::Timestamp;
 
 /// One step of the protocol. A store applies it atomically, as [`super::apply`] says.
@@ -56,6 +56,8 @@ pub enum Op {
         fence: u64,
         /// Why there is no answer.
         cause: Cause,
+        /// What the owner saw of its dispatch.
+        sent: Sent,
         /// How long the record is kept from now.
         keep: Duration,
     },

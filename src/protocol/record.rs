@@ -99,6 +99,8 @@ pub struct Claimed {
     pub lease: Duration,
     /// When the owner counts as silent, by the store's clock. A hint for answers, never a permission.
     pub lease_until: Timestamp,
+    /// When the owner got it; `None` where the store had lost it meanwhile, or it was made before claims bore this.
+    pub claimed_at: Option<Timestamp>,
     /// The unknown attempt before this one, if any.
     pub prior: Option<Unknown>,
 }
@@ -112,6 +114,36 @@ pub struct Unknown {
     pub cause: Cause,
     /// Since when.
     pub since: Timestamp,
+    /// What is known of its course. Nothing is decided by it.
+    pub trace: Trace,
+}
+
+/// The course of an attempt, for whoever has to settle it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Trace {
+    /// When it was claimed, where that is known.
+    pub claimed_at: Option<Timestamp>,
+    /// What its owner saw of the dispatch; nothing where it went silent.
+    pub sent: Sent,
+}
+
+impl Trace {
+    /// When the first byte of the request was given to a socket, where that is known.
+    #[must_use]
+    pub fn written_at(&self) -> Option<Timestamp> {
+        Some(self.claimed_at?.plus(self.sent.written_after?))
+    }
+}
+
+/// What an owner saw of its dispatch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sent {
+    /// From the claim to the first byte of the request that a socket took.
+    pub written_after: Option<Duration>,
+    /// The status of the answer, where its head came.
+    pub status: Option<u16>,
+    /// Bytes of the answer's body that came.
+    pub bytes_seen: u64,
 }
 
 /// Why an outcome is not known.
@@ -156,6 +188,17 @@ pub struct Completed {
     pub answer: Answer,
     /// When.
     pub completed_at: Timestamp,
+    /// How it came to that. Nothing is decided by it.
+    pub begun: Begun,
+}
+
+/// Of a completed operation, what its last claim was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Begun {
+    /// Its fence: how many attempts there were. `None` where the store had lost the claim.
+    pub fence: Option<u64>,
+    /// When it was claimed, where that is known.
+    pub claimed_at: Option<Timestamp>,
 }
 
 /// What is kept of an upstream's answer.
@@ -269,6 +312,10 @@ impl Claimed {
             seen: self.seen,
             cause: Cause::LeaseLapsed,
             since: self.lease_until,
+            trace: Trace {
+                claimed_at: self.claimed_at,
+                sent: Sent::default(),
+            },
         }
     }
 }

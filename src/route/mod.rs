@@ -9,5 +9,8 @@ mod policy;
 mod table;
 
 pub use pattern::{BadPathPattern, Matcher, PathPattern};
-pub use policy::{AfterExpiry, Mode, OnStoreDown, Policy, RetentionPolicy, Route};
+pub use policy::{
+    AfterExpiry, KEY_AGE_MARGIN, KEY_AHEAD_MAX, KeyAge, Mode, OnStoreDown, OnUnknown, Policy,
+    RetentionPolicy, Route, Standing,
+};
 pub use table::{Found, Table};

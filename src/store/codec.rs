@@ -4,18 +4,20 @@
 //! and record, seeded with the record id, so that a record found under another's id is as damaged as one with a
 //! flipped bit. Whatever is not understood is [`Unreadable`]; nothing in here ever says "absent".
 
-use std::sync::Arc;
+mod before;
 
-use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
-use crate::protocol::{Fingerprint, RULES, Record, RecordId, State, Timestamp};
+use self::before::{Record1, Record2};
+use crate::protocol::{Fingerprint, RULES, Record, RecordId, Timestamp};
 
-/// The first byte of every record. It changes with the layout of anything in `protocol::record`; the format before
-/// it is still read, so that a gateway can be replaced by the next version while its records live on.
-const FORMAT: u8 = 2;
+/// The first byte of every record. It changes with the layout of anything in `protocol::record`; the formats before
+/// it are still read, so that a gateway can be replaced by the next version while its records live on.
+const FORMAT: u8 = 3;
+/// The same of parts, whose layout changes more seldom.
+const PART_FORMAT: u8 = 2;
 const CHECKSUM_LEN: usize = 8;
 
 /// The numbers of states with a final outcome: their places in [`State`].
@@ -66,6 +68,7 @@ pub fn decode(id: &RecordId, bytes: &[u8]) -> Result<Record, Unreadable> {
     let (format, record) = body.split_first().ok_or(Unreadable::Damaged)?;
     let record = match *format {
         FORMAT => whole::<Record>(record)?,
+        2 => whole::<Record2>(record)?.into(),
         1 => whole::<Record1>(record)?.into(),
         other => return Err(Unreadable::Format(other)),
     };
@@ -82,7 +85,7 @@ pub fn decode(id: &RecordId, bytes: &[u8]) -> Result<Record, Unreadable> {
 /// As of [`decode`].
 pub fn decode_open(id: &RecordId, bytes: &[u8]) -> Result<Option<Record>, Unreadable> {
     let state = match bytes.split_first() {
-        Some((&FORMAT, record)) => front::<Front<'_>>(record).map(|front| front.state),
+        Some((&FORMAT | 2, record)) => front::<Front<'_>>(record).map(|front| front.state),
         Some((1, record)) => front::<Front1<'_>>(record).map(|front| front.state),
         _ => None,
     };
@@ -131,31 +134,6 @@ fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
     }
 }
 
-/// A record of format 1, which did not say its route.
-#[derive(Deserialize)]
-struct Record1 {
-    fingerprint: Fingerprint,
-    rules: u16,
-    reference: Bytes,
-    expires_at: Timestamp,
-    forget_at: Timestamp,
-    state: State,
-}
-
-impl From<Record1> for Record {
-    fn from(record: Record1) -> Self {
-        Self {
-            fingerprint: record.fingerprint,
-            rules: record.rules,
-            route: Arc::default(),
-            reference: record.reference,
-            expires_at: record.expires_at,
-            forget_at: record.forget_at,
-            state: record.state,
-        }
-    }
-}
-
 /// A part of a record that is stored by itself, beside others that the store has to look into.
 #[derive(Clone, Copy, Debug)]
 pub enum Part {
@@ -166,13 +144,13 @@ pub enum Part {
 }
 
 impl Part {
-    /// What stands before the part: its format, which is that of records, and its kind.
+    /// What stands before the part: its format and its kind.
     fn head(self) -> [u8; 2] {
         let kind = match self {
             Self::Origin => b'o',
             Self::Answer => b'a',
         };
-        [FORMAT, kind]
+        [PART_FORMAT, kind]
     }
 }
 
@@ -209,7 +187,7 @@ pub fn decode_part<T: DeserializeOwned>(
     }
     match body.split_first_chunk::<2>() {
         Some((head, value)) if *head == part.head() => whole(value),
-        Some(([format, _], _)) if *format != FORMAT => Err(Unreadable::Format(*format)),
+        Some(([format, _], _)) if *format != PART_FORMAT => Err(Unreadable::Format(*format)),
         _ => Err(Unreadable::Damaged),
     }
 }
@@ -220,13 +198,16 @@ fn checksum(id: &RecordId, body: &[u8]) -> [u8; CHECKSUM_LEN] {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
     use crate::protocol::{
-        Answer, Cause, Claimed, Completed, NotStored, Owner, Response, Sealed, Seen, Unknown,
+        Answer, Begun, Cause, Claimed, Completed, NotStored, Owner, Response, Sealed, Seen, Sent,
+        State, Trace, Unknown,
     };
 
     const ID: RecordId = RecordId([7; 32]);
@@ -241,7 +222,23 @@ mod tests {
 
     /// These bytes are in users' files. A change here needs a new [`FORMAT`] and a reader of the old one.
     #[test]
-    fn the_bytes_of_format_2_stay_as_they_are() {
+    fn the_bytes_of_format_3_stay_as_they_are() {
+        let golden = [
+            "030909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3100909eb8e8c0e1828589909cb0d080c181820202ac020f80e59a7798c596ffbc3101f08195ffbc3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc3101cbe693ffbc3101008092f40101f703d209f380d7aeaefb6fbc",
+            "030909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc3101cbe693ffbc3101008092f40101f703d209f1094a13b72591f4",
+            "030909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd310201909eb8e8c0e1828589909cb0d080c181820200c901010c636f6e74656e742d747970650a746578742f706c61696e0470616964c8d395ffbc31010201cbe693ffbc31a659eef9db7a0257",
+            "030909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3102000101c8d395ffbc31010201cbe693ffbc3111b530e5a2f457a2",
+            "030909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd310378c4d2e280d6a447",
+            "030909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3102000207323032362d313106756e72656164c8d395ffbc31010201cbe693ffbc31baaecf370133d468",
+        ];
+        for (record, golden) in samples().iter().zip(golden) {
+            assert_eq!(hex(&encode(&ID, record).unwrap()), golden);
+        }
+    }
+
+    /// What the version before this one wrote.
+    #[test]
+    fn records_of_format_2_are_still_read() {
         let golden = [
             "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3100909eb8e8c0e1828589909cb0d080c181820202ac020f80e59a7798c596ffbc3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc31b9da62e6d79c7205",
             "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc312d9379dcccd1b52c",
@@ -250,12 +247,16 @@ mod tests {
             "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3103373b5319e319d877",
             "020909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3102000207323032362d313106756e72656164c8d395ffbc3133f6f32cf935c1c3",
         ];
-        for (record, golden) in samples().iter().zip(golden) {
-            assert_eq!(hex(&encode(&ID, record).unwrap()), golden);
+        for (record, golden) in samples().into_iter().zip(golden) {
+            let bare = untold(record);
+            let is_final = matches!(bare.state, State::Completed(_) | State::Expired);
+            let open = (!is_final).then(|| bare.clone());
+            assert_eq!(decode_open(&ID, &unhex(golden)), Ok(open));
+            assert_eq!(decode(&ID, &unhex(golden)), Ok(bare));
         }
     }
 
-    /// What the version before this one wrote.
+    /// What the version before that one wrote.
     #[test]
     fn records_of_format_1_are_still_read() {
         let golden = [
@@ -268,7 +269,7 @@ mod tests {
         for (record, golden) in samples().into_iter().zip(golden) {
             let without_route = Record {
                 route: Arc::default(),
-                ..record
+                ..untold(record)
             };
             let is_final = matches!(without_route.state, State::Completed(_) | State::Expired);
             let open = (!is_final).then(|| without_route.clone());
@@ -371,6 +372,14 @@ mod tests {
             seen,
             cause: Cause::Status(503),
             since: Timestamp(1_700_000_000_123),
+            trace: Trace {
+                claimed_at: Some(Timestamp(1_699_999_970_123)),
+                sent: Sent {
+                    written_after: Some(Duration::from_millis(4)),
+                    status: Some(503),
+                    bytes_seen: 1_234,
+                },
+            },
         };
         let response = Response {
             status: 201,
@@ -386,12 +395,17 @@ mod tests {
                 owner,
                 answer,
                 completed_at: Timestamp(1_700_000_000_456),
+                begun: Begun {
+                    fence: Some(2),
+                    claimed_at: Some(Timestamp(1_699_999_970_123)),
+                },
             })
         };
         let claimed = Claimed {
             seen,
             lease: Duration::from_millis(15_250),
             lease_until: Timestamp(1_700_000_015_000),
+            claimed_at: Some(Timestamp(1_699_999_990_000)),
             prior: Some(unknown.clone()),
         };
         [
@@ -413,6 +427,22 @@ mod tests {
             state,
         })
         .collect()
+    }
+
+    /// The record without what formats before the third did not tell.
+    fn untold(mut record: Record) -> Record {
+        match &mut record.state {
+            State::Claimed(claim) => {
+                claim.claimed_at = None;
+                if let Some(prior) = &mut claim.prior {
+                    prior.trace = Trace::default();
+                }
+            }
+            State::Unknown(unknown) => unknown.trace = Trace::default(),
+            State::Completed(completed) => completed.begun = Begun::default(),
+            State::Expired => {}
+        }
+        record
     }
 
     fn unhex(text: &str) -> Vec<u8> {

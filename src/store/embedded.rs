@@ -46,11 +46,11 @@ pub use open::OpenError;
 
 use self::engine::{Engine, Failure, Tally};
 use self::file::StoreFile;
-use self::writer::Call;
+use self::writer::{Call, Task};
 use super::marks::Marks;
 use super::unresolved::Open;
 use super::{Clock, NotDone, Store, StoreError, Unresolved, Usage};
-use crate::protocol::{self, Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
+use crate::protocol::{self, Fingerprint, Op, Record, RecordId, Timestamp, Verdict, Version};
 
 /// Ops that wait for the writer. At some 20,000 a second this is a fifth of a second: about what callers wait.
 const QUEUE: usize = 4096;
@@ -89,6 +89,7 @@ struct Shared {
     marks: Mutex<Marks>,
     records: AtomicU64,
     bytes: AtomicU64,
+    aged_out: AtomicU64,
     /// Of what is committed. It is changed before anybody is told of the change.
     open: Mutex<Open>,
 }
@@ -144,6 +145,15 @@ impl Embedded {
         Ok(Some(verdict))
     }
 
+    /// What the writer says to this.
+    async fn written(&self, id: RecordId, task: Task) -> Result<Verdict, StoreError> {
+        let (reply, verdict) = oneshot::channel();
+        self.enqueue(Call { id, task, reply })?;
+        verdict
+            .await
+            .unwrap_or_else(|_| Err(StoreError::InDoubt("the store's writer has ended".into())))
+    }
+
     fn enqueue(&self, call: Call) -> Result<(), NotDone> {
         let calls = self.calls.read().unwrap_or_else(PoisonError::into_inner);
         let calls = calls.as_ref().ok_or(NotDone::Closed)?;
@@ -160,11 +170,7 @@ impl Store for Embedded {
             if let Some(verdict) = self.known_verdict(id, &op)? {
                 return Ok(verdict);
             }
-            let (reply, verdict) = oneshot::channel();
-            self.enqueue(Call { id, op, reply })?;
-            verdict
-                .await
-                .unwrap_or_else(|_| Err(StoreError::InDoubt("the store's writer has ended".into())))
+            self.written(id, Task::Op(op)).await
         }
         .boxed()
     }
@@ -193,6 +199,10 @@ impl Store for Embedded {
         .boxed()
     }
 
+    fn forget(&self, id: RecordId, version: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+        self.written(id, Task::Forget(version)).boxed()
+    }
+
     fn unresolved(
         &self,
         after: Option<(Timestamp, RecordId)>,
@@ -213,11 +223,16 @@ impl Store for Embedded {
         async move { Ok(self.shared.with_open(|_| Ok(()))?) }.boxed()
     }
 
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        async move { Ok((self.shared.settings.clock)()) }.boxed()
+    }
+
     fn usage(&self) -> Usage {
         Usage {
             records: self.shared.records.load(Ordering::Relaxed),
             bytes: self.shared.bytes.load(Ordering::Relaxed),
             limit_bytes: self.shared.settings.max_size,
+            aged_out: self.shared.aged_out.load(Ordering::Relaxed),
         }
     }
 

@@ -10,7 +10,9 @@ use super::marks::Marks;
 use super::retention::{self, Bucket, Look};
 use super::unresolved::{Move, Open};
 use super::{Clock, NotDone, Store, StoreError, Unresolved, Usage, leaves_mark};
-use crate::protocol::{self, Answer, Fingerprint, Op, Record, RecordId, State, Timestamp, Verdict};
+use crate::protocol::{
+    self, Answer, Fingerprint, Op, Record, RecordId, State, Timestamp, Verdict, Version,
+};
 
 /// Parts of the store with a lock each: enough that two of a few cores seldom meet at one.
 const SHARDS: usize = 64;
@@ -36,6 +38,7 @@ pub struct Memory {
     max_size: u64,
     records: AtomicU64,
     bytes: AtomicU64,
+    aged_out: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -63,6 +66,7 @@ impl Memory {
             max_size,
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            aged_out: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         }
     }
@@ -87,6 +91,22 @@ impl Memory {
             return Err(NotDone::Full);
         }
         if let Some(mark) = mark {
+            shard.marks.insert(id, mark, now);
+        }
+        self.keep(&mut shard, id, before.as_ref(), after);
+        Ok(verdict)
+    }
+
+    fn forget_now(&self, id: RecordId, version: Version) -> Result<Verdict, NotDone> {
+        let mut shard = self.open_shard(id)?;
+        let now = (self.clock)();
+        shard.marks.forget_some(now);
+        if shard.marks.len() >= MAX_MARKS {
+            return Err(NotDone::Overloaded);
+        }
+        let before = shard.records.get(&id).cloned();
+        let (after, marks, verdict) = protocol::forget(before.clone(), version, now);
+        for mark in marks {
             shard.marks.insert(id, mark, now);
         }
         self.keep(&mut shard, id, before.as_ref(), after);
@@ -157,7 +177,9 @@ impl Memory {
         after: Option<Record>,
     ) {
         if let Some(moved) = Move::of(id, before, after.as_ref()) {
-            shard.open.make(moved);
+            let aged_out = shard.open.make(moved, (self.clock)());
+            self.aged_out
+                .fetch_add(u64::from(aged_out), Ordering::Relaxed);
         }
         if let Some(before) = before {
             self.records.fetch_sub(1, Ordering::Relaxed);
@@ -248,6 +270,10 @@ impl Store for Memory {
         async move { Ok(self.read_now(id)?) }.boxed()
     }
 
+    fn forget(&self, id: RecordId, version: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+        async move { Ok(self.forget_now(id, version)?) }.boxed()
+    }
+
     fn unresolved(
         &self,
         after: Option<(Timestamp, RecordId)>,
@@ -266,11 +292,16 @@ impl Store for Memory {
         .boxed()
     }
 
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        future::ready(Ok((self.clock)())).boxed()
+    }
+
     fn usage(&self) -> Usage {
         Usage {
             records: self.records.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             limit_bytes: self.max_size,
+            aged_out: self.aged_out.load(Ordering::Relaxed),
         }
     }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::sync::watch;
 
-use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
+use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict, Version};
 
 pub use codec::Unreadable;
 pub use embedded::{Embedded, Found, OpenError};
@@ -61,6 +61,13 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::NotDone`], above all [`NotDone::Unreadable`].
     fn read(&self, id: RecordId) -> BoxFuture<'_, Result<Option<Record>, StoreError>>;
 
+    /// An operator's delete, as [`crate::protocol::forget`] says, and as durable as an op. Gateways of other processes
+    /// may remember a completed record until the epoch changes: see [`Store::change_epoch`].
+    ///
+    /// # Errors
+    /// As of [`Store::apply`]. It may be repeated: what is gone already is [`Verdict::Done`].
+    fn forget(&self, id: RecordId, version: Version) -> BoxFuture<'_, Result<Verdict, StoreError>>;
+
     /// Records of which no final outcome is known, the oldest first: those after the given place, `limit` at most. Claims
     /// whose owners are alive are not among them, nor is what is past its retention. The place of a record is its
     /// `since` and its id; pages that are asked for one after the other are no snapshot.
@@ -78,6 +85,13 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Why not.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The time by the store's clock: what judges leases and retention. It may be a little behind, by no more than one
+    /// call takes, and is not asked for anew each time.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDone`]: a question that fails has no effect.
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>>;
 
     /// Sizes for metrics. Never waits.
     fn usage(&self) -> Usage;
@@ -99,6 +113,15 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::NotDone`].
     fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
         ready(Ok(None)).boxed()
+    }
+
+    /// Changes the epoch: to be done after a record was deleted or settled by hand, and again where it failed. Before, a
+    /// gateway might remember the old record anew. A store that serves a single process has none.
+    ///
+    /// # Errors
+    /// As of [`Store::apply`].
+    fn change_epoch(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        ready(Ok(())).boxed()
     }
 
     /// Makes what was acknowledged safe and lets go of files; later calls answer [`NotDone::Closed`].
@@ -145,6 +168,8 @@ pub struct Usage {
     pub bytes: u64,
     /// `max_size`, in bytes.
     pub limit_bytes: u64,
+    /// Unresolved records that this process has seen the end of: nobody settled them in all their retention.
+    pub aged_out: u64,
 }
 
 /// The wall clock.

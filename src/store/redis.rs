@@ -5,11 +5,13 @@
 //!
 //! Reading order: [`Redis`], then `call` (what is sent, how often, and what a failure means), `servers` and `node`
 //! (to whom), `lane` and `answers` (what waits for replicas), `script` with `lua/`, `reply` (what scripts say), `identity`
-//! (whether it is still the same store), `listening` (who waits is told), `epoch`, `unresolved`, `usage`, `rights`.
+//! (whether it is still the same store), `listening` (who waits is told), `clock`, `epoch`, `unresolved`, `usage`, `rights`.
 
 mod answers;
 mod call;
+mod clock;
 mod epoch;
+mod forget;
 mod identity;
 mod keys;
 mod lane;
@@ -34,7 +36,7 @@ use self::call::{Call, Outcome, Purpose, asked, failure};
 use self::identity::Identity;
 use self::keys::Keys;
 use self::listening::Listening;
-use self::reply::{Said, answer_bytes, cause_text, origin_bytes};
+use self::reply::{Said, answer_bytes, cause_text, origin_bytes, sent_text};
 use self::script::Script;
 use self::servers::Servers;
 use self::usage::Gauge;
@@ -42,7 +44,7 @@ use super::{Clock, Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::config::RedisConfig;
 use crate::identity::IdKeyBytes;
 use crate::protocol::{
-    Fingerprint, Op, Origin, Owner, Record, RecordId, Resolution, Timestamp, Verdict,
+    Fingerprint, Op, Origin, Owner, Record, RecordId, Resolution, Timestamp, Verdict, Version,
 };
 
 pub use self::identity::{Accepted, ContactError};
@@ -68,6 +70,7 @@ pub struct Redis {
     timeout: Duration,
     identity: Identity,
     gauge: Gauge,
+    clock: clock::Clock,
     is_closed: AtomicBool,
     replicas_ack: u32,
 }
@@ -97,8 +100,9 @@ impl Redis {
             keys,
             time,
             timeout,
-            identity: Identity::unknown(id_key),
+            identity: Identity::unknown(id_key, config.begin),
             gauge: Gauge::default(),
+            clock: clock::Clock::default(),
             is_closed: AtomicBool::new(false),
         }
     }
@@ -135,7 +139,8 @@ impl Redis {
         if let Verdict::Acquired { .. } = verdict
             && let Some(why) = lacks
         {
-            // Another server may take over, and know nothing of it.
+            // Another server may take over, and know nothing of it; or has done so, and taken the replicas along.
+            self.look_around();
             return Err(StoreError::InDoubt(why));
         }
         self.look_after(&id, &op, call, &verdict);
@@ -144,6 +149,12 @@ impl Redis {
             Some(why) if !is_granted(&verdict) => Err(StoreError::InDoubt(why)),
             _ => Ok(verdict),
         }
+    }
+
+    /// Asks in the background who holds what by now.
+    fn look_around(&self) {
+        let servers = Arc::clone(&self.servers);
+        tokio::spawn(async move { servers.look_around().await });
     }
 
     /// While claims wait for replicas that do not answer, duplicates of what is done need not: they are answered from
@@ -227,10 +238,12 @@ impl Redis {
                 origin,
                 fence,
                 cause,
+                sent,
                 keep,
             } => {
                 let call = of(owner, origin)?.number(*fence);
-                let call = call.text(&cause_text(*cause)).span(*keep);
+                let call = call.text(&cause_text(*cause)).text(&sent_text(sent));
+                let call = call.span(*keep);
                 (&script::MARK_UNKNOWN, call)
             }
             Op::Release { owner } => (&script::RELEASE, by(owner)),
@@ -265,6 +278,19 @@ impl Redis {
             self.keys.index(bucket),
             self.keys.mark(id, owner),
             self.keys.identity(bucket),
+        ];
+        self.with_time(id, keys)
+    }
+
+    /// A call that concerns this record and the marks of its owner and of the one before.
+    fn call_to_forget(&self, id: &RecordId, owner: Owner, prior: Option<Owner>) -> Call {
+        let bucket = Keys::bucket(id);
+        let keys = vec![
+            self.keys.record(id),
+            self.keys.index(bucket),
+            self.keys.mark(id, owner),
+            self.keys.identity(bucket),
+            self.keys.mark(id, prior.unwrap_or(owner)),
         ];
         self.with_time(id, keys)
     }
@@ -344,6 +370,10 @@ impl Store for Redis {
         self.read_record(id).boxed()
     }
 
+    fn forget(&self, id: RecordId, version: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+        self.forget_record(id, version).boxed()
+    }
+
     fn unresolved(
         &self,
         after: Option<(Timestamp, RecordId)>,
@@ -356,10 +386,15 @@ impl Store for Redis {
         async {
             self.open()?;
             let store = self.contacted().await?;
+            self.look_around();
             self.is_still(&store).await?;
             self.measure().await
         }
         .boxed()
+    }
+
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        self.time_there().boxed()
     }
 
     fn usage(&self) -> Usage {
@@ -373,6 +408,10 @@ impl Store for Redis {
 
     fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
         self.known_epoch().map_ok(Some).boxed()
+    }
+
+    fn change_epoch(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.new_epoch().map_ok(drop).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

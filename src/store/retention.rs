@@ -141,6 +141,7 @@ mod tests {
         let unknown = Unknown {
             seen: seen(),
             cause: Cause::Timeout,
+            trace: crate::protocol::Trace::default(),
             since: NOW,
         };
         record(forget_at, State::Unknown(unknown))
@@ -151,6 +152,7 @@ mod tests {
             seen: seen(),
             lease: DAY,
             lease_until: NOW,
+            claimed_at: None,
             prior: None,
         };
         record(forget_at, State::Claimed(claim))

@@ -19,7 +19,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use super::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::protocol::{
     Answer, Completed, Fingerprint, Found, Op, Record, RecordId, Resolution, Response, Sealed,
-    State, Timestamp, Verdict,
+    State, Timestamp, Verdict, Version,
 };
 
 /// The first byte of a sealed text: its layout.
@@ -142,6 +142,10 @@ impl Store for Sealing {
         .boxed()
     }
 
+    fn forget(&self, id: RecordId, version: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+        self.inner.forget(id, version)
+    }
+
     fn unresolved(
         &self,
         after: Option<(Timestamp, RecordId)>,
@@ -154,6 +158,10 @@ impl Store for Sealing {
         self.inner.ping()
     }
 
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        self.inner.now()
+    }
+
     fn usage(&self) -> Usage {
         self.inner.usage()
     }
@@ -164,6 +172,10 @@ impl Store for Sealing {
 
     fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
         self.inner.epoch()
+    }
+
+    fn change_epoch(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.inner.change_epoch()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

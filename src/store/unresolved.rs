@@ -63,14 +63,16 @@ impl Move {
 }
 
 impl Open {
-    /// Makes a move.
-    pub fn make(&mut self, Move { id, from, to }: Move) {
+    /// Makes a move. Whether it is that of a record which nobody settled before its retention was over.
+    pub fn make(&mut self, Move { id, from, to }: Move, now: Timestamp) -> bool {
         let left = from.and_then(|since| self.entries.remove(&(since, id)));
+        let aged_out = left.as_ref().is_some_and(|entry| entry.expires_at <= now);
         self.claims -= u64::from(left.is_some_and(|entry| entry.claimed));
         if let Some((since, entry)) = to {
             self.claims += u64::from(entry.claimed);
             self.entries.insert((since, id), entry);
         }
+        aged_out
     }
 
     /// Unresolved records after this place, the oldest first. The claims of owners that are alive are passed over; they
@@ -161,10 +163,14 @@ mod tests {
         let mut open = Open::default();
         come(&mut open, 1, &claimed(NOW));
         let renewed = claimed(LATER);
-        open.make(Move::of(RecordId([1; 32]), Some(&claimed(NOW)), Some(&renewed)).unwrap());
+        let beat = Move::of(RecordId([1; 32]), Some(&claimed(NOW)), Some(&renewed));
+        open.make(beat.unwrap(), NOW);
         assert_eq!(ids(&open, NOW), [0; 0]);
         assert_eq!(ids(&open, LATER), [1]);
-        open.make(Move::of(RecordId([1; 32]), Some(&renewed), None).unwrap());
+        open.make(
+            Move::of(RecordId([1; 32]), Some(&renewed), None).unwrap(),
+            NOW,
+        );
         assert_eq!(ids(&open, LATER), [0; 0]);
         assert_eq!((open.claims(), open.unknown()), (0, 0));
     }
@@ -176,6 +182,16 @@ mod tests {
         come(&mut open, 1, &record);
         assert_eq!(ids(&open, Timestamp(record.expires_at.0 - 1)), [1]);
         assert_eq!(ids(&open, record.expires_at), [0; 0]);
+    }
+
+    #[test]
+    fn what_leaves_past_its_retention_has_aged_out() {
+        for (now, aged_out) in [(NOW, false), (unknown(NOW).expires_at, true)] {
+            let mut open = Open::default();
+            come(&mut open, 1, &unknown(NOW));
+            let gone = Move::of(RecordId([1; 32]), Some(&unknown(NOW)), None);
+            assert_eq!(open.make(gone.unwrap(), now), aged_out);
+        }
     }
 
     #[test]
@@ -200,7 +216,10 @@ mod tests {
     }
 
     fn come(open: &mut Open, id: u8, record: &Record) {
-        open.make(Move::of(RecordId([id; 32]), None, Some(record)).unwrap());
+        open.make(
+            Move::of(RecordId([id; 32]), None, Some(record)).unwrap(),
+            NOW,
+        );
     }
 
     fn claimed(lease_until: Timestamp) -> Record {
@@ -208,6 +227,7 @@ mod tests {
             seen: seen(),
             lease: Duration::from_secs(15),
             lease_until,
+            claimed_at: None,
             prior: None,
         }))
     }
@@ -217,6 +237,7 @@ mod tests {
             seen: seen(),
             cause: Cause::Timeout,
             since,
+            trace: crate::protocol::Trace::default(),
         }))
     }
 

@@ -56,6 +56,28 @@ macro_rules! label {
 }
 
 label! {
+    /// Who settled a record.
+    pub enum Settler {
+        /// An operator, by the admin API.
+        Operator = "operator",
+        /// A probe of the upstream.
+        Probe = "probe",
+    }
+}
+
+label! {
+    /// As what a record was settled.
+    pub enum Settled {
+        /// It was executed; its answer is replayed from now on.
+        Completed = "completed",
+        /// It was not executed; its key is free again.
+        Released = "released",
+        /// An operator deleted the record, whatever it said.
+        Deleted = "deleted",
+    }
+}
+
+label! {
     /// What became of a request on a route. Every request counts exactly once.
     pub enum Decision {
         /// A `pass` route, or a method that its route does not protect: it went through untouched.
@@ -186,6 +208,10 @@ label! {
         BadRequest = "bad_request",
         /// The client left before its request was whole.
         Abandoned = "abandoned",
+        /// It asked for a key and got one (201).
+        KeyIssued = "key_issued",
+        /// It asked for a key, and the store did not say what time it is (503).
+        KeyNotIssued = "key_not_issued",
     }
 }
 
@@ -318,6 +344,20 @@ label! {
 }
 
 label! {
+    /// What a duplicate of an operation of unknown outcome met under `on_unknown = "resend"`.
+    pub enum Resend {
+        /// It took the operation over, and it was sent again.
+        Sent = "sent",
+        /// The owner went silent without a word, and this gateway has not seen it silent for a whole lease yet.
+        Early = "early",
+        /// Somebody else took it over or settled it in between.
+        Changed = "changed",
+        /// The store gave no verdict; nothing was sent.
+        NoVerdict = "no_verdict",
+    }
+}
+
+label! {
     /// What went wrong at an upstream.
     pub enum UpstreamError {
         /// No connection: name not found, refused, timed out, or a failed TLS handshake. Nothing was sent.
@@ -411,6 +451,7 @@ mod tests {
         assert_well_formed::<Beat>();
         assert_well_formed::<LeaseLost>();
         assert_well_formed::<LateAnswer>();
+        assert_well_formed::<Resend>();
         assert_well_formed::<UpstreamError>();
         assert_well_formed::<Cause>();
         assert_well_formed::<NotStored>();

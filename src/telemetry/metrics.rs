@@ -11,6 +11,7 @@ use super::instrument::{Counter, Gauge, MirroredCounter, PerLabel, Registrar, Ti
 use super::label::{
     Beat, ClaimResult, Label, LeaseLost, LimitOver, StoreOp, StoreResult, Unrouted, UpstreamError,
 };
+use super::resolutions::ResolutionMetrics;
 use super::routes::{RouteMetrics, register_routes};
 use super::unresolved::UnresolvedMetrics;
 
@@ -80,6 +81,8 @@ pub struct Metrics {
     pub draining: Gauge,
     /// Set by a count from time to time: records without a final outcome.
     pub unresolved: UnresolvedMetrics,
+    /// Records settled by operators and probes.
+    pub resolutions: ResolutionMetrics,
 }
 
 /// The metrics of one upstream.
@@ -112,6 +115,8 @@ pub struct StoreMetrics {
     pub bytes: Gauge,
     /// Limit: `max_size`, in bytes.
     pub limit_bytes: Gauge,
+    /// Mirror: records that nobody settled before their retention was over.
+    pub aged_out: MirroredCounter,
 }
 
 /// The metrics of the replay cache.
@@ -227,6 +232,7 @@ impl Metrics {
                 "1 from the beginning of a drain, else 0.",
             ),
             unresolved: UnresolvedMetrics::register(&registrar, routes),
+            resolutions: ResolutionMetrics::register(&registrar, routes),
             registry,
         }
     }
@@ -311,6 +317,10 @@ impl StoreMetrics {
             limit_bytes: registrar.gauge(
                 "oncegate_store_limit_bytes",
                 "The setting max_size: beyond it new claims are refused.",
+            ),
+            aged_out: registrar.mirrored_counter(
+                "oncegate_unresolved_aged_out_total",
+                "Records whose retention (retention.unknown) was over before anybody settled them, as they were noticed; of a shared store each by one of its gateways.",
             ),
         }
     }

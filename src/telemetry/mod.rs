@@ -7,25 +7,29 @@
 //! [`AccessLog`].
 
 mod access;
+mod audit;
 mod health;
 mod instrument;
 mod label;
 pub mod log;
 mod metrics;
 mod reference;
+mod resolutions;
 mod routes;
 mod sink;
 mod unresolved;
 
 pub use access::{AccessLog, Line, Ms};
+pub use audit::{AuditLog, Unwritten};
 pub use health::{Health, StoreHealth};
 pub use instrument::{Amount, Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};
 pub use label::{
-    Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, ObservedReplay, StoreOp,
-    StoreResult, Unrouted, UpstreamError, WouldBe,
+    Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, ObservedReplay, Resend,
+    Settled, Settler, StoreOp, StoreResult, Unrouted, UpstreamError, WouldBe,
 };
 pub use metrics::{CacheMetrics, Metrics, StoreMetrics, UpstreamMetrics};
 pub use reference::{access_log_reference, reference};
+pub use resolutions::ResolutionMetrics;
 pub use routes::RouteMetrics;
 pub use sink::Sink;
 pub use unresolved::{UNRESOLVED_COUNTED, UnresolvedGauges, UnresolvedMetrics};

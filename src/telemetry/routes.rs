@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::instrument::{Amount, Counter, Gauge, PerLabel, Registrar, Timing};
-use super::label::{Decision, Label, LateAnswer, ObservedReplay, WouldBe};
+use super::label::{Decision, Label, LateAnswer, ObservedReplay, Resend, WouldBe};
 use super::metrics::REQUEST_SECONDS;
 use crate::protocol::{Cause, NotStored};
 
@@ -46,6 +46,7 @@ pub struct RouteMetrics {
     pub in_flight: Gauge,
     unknown_outcomes: PerLabel<Cause, Counter>,
     late_answers: PerLabel<LateAnswer, Counter>,
+    resends: PerLabel<Resend, Counter>,
     not_stored: PerLabel<NotStored, Counter>,
     observed: PerLabel<WouldBe, Counter>,
     observed_replays: PerLabel<ObservedReplay, Counter>,
@@ -95,6 +96,11 @@ impl RouteMetrics {
     /// A dispatch that was kept open past its `response_timeout` has ended.
     pub fn late_answer(&self, result: LateAnswer) {
         self.late_answers.inc(result);
+    }
+
+    /// A duplicate might have sent an operation of unknown outcome again.
+    pub fn resend(&self, result: Resend) {
+        self.resends.inc(result);
     }
 
     /// A request that was let through would have become this.
@@ -173,6 +179,11 @@ pub(super) fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box
         &["route", "result"],
         "How dispatches ended that were kept open past their response_timeout.",
     );
+    let resends = registrar.counter_family(
+        "oncegate_resends_total",
+        &["route", "result"],
+        "What duplicates of operations of unknown outcome met where on_unknown is \"resend\".",
+    );
     let not_stored = registrar.counter_family(
         "oncegate_responses_not_stored_total",
         &["route", "reason"],
@@ -201,6 +212,7 @@ pub(super) fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box
             unknown_outcomes.with(&[route, Label::name(cause)])
         }),
         late_answers: PerLabel::new(|value: LateAnswer| late_answers.with(&[route, value.name()])),
+        resends: PerLabel::new(|value: Resend| resends.with(&[route, value.name()])),
         not_stored: PerLabel::new(|reason| not_stored.with(&[route, Label::name(reason)])),
         observed: PerLabel::new(|value: WouldBe| observed.with(&[route, value.name()])),
         observed_replays: PerLabel::new(|value: ObservedReplay| {

@@ -8,7 +8,7 @@ pub const UNRESOLVED_COUNTED: usize = 100_000;
 
 /// The label of records whose route is not configured, or that were made before records bore their route. It is no
 /// name that a route can have.
-const OTHER: &str = "(other)";
+pub(super) const OTHER: &str = "(other)";
 
 /// Unresolved records by route.
 #[derive(Debug)]

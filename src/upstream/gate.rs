@@ -19,7 +19,7 @@ pub struct Gate(Mutex<State>);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Open { until: Option<Instant> },
-    Written,
+    Written { at: Instant },
     Closed,
 }
 
@@ -52,7 +52,7 @@ impl Gate {
     #[must_use]
     pub fn close(&self) -> bool {
         let mut state = self.state();
-        if *state == State::Written {
+        if matches!(*state, State::Written { .. }) {
             return false;
         }
         *state = State::Closed;
@@ -62,7 +62,16 @@ impl Gate {
     /// Whether a socket has taken at least one byte.
     #[must_use]
     pub fn written(&self) -> bool {
-        *self.state() == State::Written
+        self.written_at().is_some()
+    }
+
+    /// When a socket took the first byte.
+    #[must_use]
+    pub fn written_at(&self) -> Option<Instant> {
+        match *self.state() {
+            State::Written { at } => Some(at),
+            State::Open { .. } | State::Closed => None,
+        }
     }
 
     /// Whether a first write would be refused now; closes a gate whose deadline is over.
@@ -84,7 +93,9 @@ impl Gate {
         }
         let result = write();
         if matches!(result, Poll::Ready(Ok(1..))) {
-            *state = State::Written;
+            if !matches!(*state, State::Written { .. }) {
+                *state = State::Written { at: Instant::now() };
+            }
         }
         Some(result)
     }
@@ -102,7 +113,7 @@ impl State {
                 *self = Self::Closed;
                 true
             }
-            Self::Open { .. } | Self::Written => false,
+            Self::Open { .. } | Self::Written { .. } => false,
         }
     }
 }

@@ -17,6 +17,7 @@ fn defaults_are_those_of_the_reference() {
         drain_delay,
         listeners,
         admin,
+        operators,
         store,
         limits,
         access_log,
@@ -31,6 +32,7 @@ fn defaults_are_those_of_the_reference() {
     assert_eq!(drain_delay, Duration::from_secs(1));
     assert_eq!(listeners, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(admin, "127.0.0.1:9090".parse().unwrap());
+    assert!(operators.is_none());
     assert_eq!(
         store.location,
         StoreLocation::Embedded("oncegate.db".into())

@@ -4,6 +4,7 @@ mod any_text;
 mod conflicts;
 mod faults;
 mod hints;
+mod key_age;
 mod lowering;
 mod routes;
 mod secrets;

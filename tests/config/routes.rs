@@ -47,6 +47,30 @@ mode = "pass"
     );
 }
 
+#[test]
+fn to_send_again_what_the_upstream_cannot_recognise_is_warned_of() {
+    let route = |forward_key: bool| {
+        format!(
+            "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[[routes]]\nname = \"all\"\npath = \"/*\"\n\
+             upstream = \"api\"\nscope = [\"none\"]\non_unknown = \"resend\"\nforward_key = {forward_key}\n"
+        )
+    };
+    assert!(parse(&route(true)).warnings.is_empty());
+    let said: Vec<String> = parse(&route(false))
+        .warnings
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "oncegate.toml:8:14: routes.all.on_unknown: the upstream does not see the key (`forward_key` = false), so \
+             that it cannot tell an operation that is sent again from a new one and executes it twice; forward the key, \
+             or write \"hold\"; see also oncegate.toml:9:15"
+        ]
+    );
+}
+
 /// The findings about a route that protects POST /v1/payments, after one of these settings that passes.
 fn after_a_pass_route(pass: &str) -> Result<Vec<String>, String> {
     after_a_route("pass", pass)

@@ -16,7 +16,7 @@ pub fn record(mut record: Record, expected: Option<&Record>, tolerance: Duration
             claimed(claim, expected, tolerance);
         }
         (State::Unknown(unknown), State::Unknown(expected)) => {
-            time(&mut unknown.since, expected.since, tolerance);
+            self::unknown(unknown, expected, tolerance);
         }
         (State::Completed(found), State::Completed(expected)) => {
             completed(found, expected, tolerance);
@@ -64,17 +64,32 @@ pub fn verdict(mut verdict: Verdict, expected: &Verdict, tolerance: Duration) ->
 
 fn claimed(claim: &mut Claimed, expected: &Claimed, tolerance: Duration) {
     time(&mut claim.lease_until, expected.lease_until, tolerance);
+    moment(&mut claim.claimed_at, expected.claimed_at, tolerance);
     prior(&mut claim.prior, &expected.prior, tolerance);
+}
+
+fn unknown(found: &mut Unknown, expected: &Unknown, tolerance: Duration) {
+    time(&mut found.since, expected.since, tolerance);
+    let (trace, expected) = (&mut found.trace, &expected.trace);
+    moment(&mut trace.claimed_at, expected.claimed_at, tolerance);
 }
 
 fn prior(found: &mut Option<Unknown>, expected: &Option<Unknown>, tolerance: Duration) {
     if let (Some(found), Some(expected)) = (found, expected) {
-        time(&mut found.since, expected.since, tolerance);
+        unknown(found, expected, tolerance);
     }
 }
 
 fn completed(found: &mut Completed, expected: &Completed, tolerance: Duration) {
     time(&mut found.completed_at, expected.completed_at, tolerance);
+    let (begun, expected) = (&mut found.begun, &expected.begun);
+    moment(&mut begun.claimed_at, expected.claimed_at, tolerance);
+}
+
+fn moment(found: &mut Option<Timestamp>, expected: Option<Timestamp>, tolerance: Duration) {
+    if let (Some(found), Some(expected)) = (found, expected) {
+        time(found, expected, tolerance);
+    }
 }
 
 pub fn time(found: &mut Timestamp, expected: Timestamp, tolerance: Duration) {

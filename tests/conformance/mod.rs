@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use oncegate::protocol::{
     self, Fingerprint, Op, Origin, Owner, Record, RecordId, Resolution, State, Timestamp, Verdict,
+    Version,
 };
 use oncegate::store::{NotDone, Store, StoreError, Unresolved, Usage};
 
@@ -70,6 +71,11 @@ pub async fn agrees_with_apply(harness: &mut dyn Harness, seed: u64) {
         let op = random.op(model.records.get(&id).and_then(Record::seen));
         compare_op(harness, &mut model, id, op, &context).await;
         compare_record(harness, &model, id, random.fingerprint(), &context).await;
+        if random.one_in(12) {
+            let other = random.one_in(3).then(|| Version::Open(random.seen()));
+            compare_forget(harness, &mut model, id, other, &context).await;
+            compare_record(harness, &model, id, random.fingerprint(), &context).await;
+        }
         if random.one_in(4) {
             compare_unresolved(harness, &model, &ids, 1 + random.below(3), &context).await;
         }
@@ -272,6 +278,7 @@ pub async fn forgets_what_has_ended(harness: &mut dyn Harness) {
                 origin,
                 fence: 1,
                 cause: random.cause(),
+                sent: random.sent(),
                 keep: day,
             },
             _ => Op::Complete {
@@ -345,6 +352,27 @@ async fn compare_op(harness: &dyn Harness, model: &mut Model, id: RecordId, op: 
     let verdict = harness.store().apply(id, op.clone()).await;
     let verdict = verdict.map(|verdict| blur::verdict(verdict, &expected, harness.tolerance()));
     assert_eq!(verdict, Ok(expected), "{context}: {op:?}");
+}
+
+/// An operator deletes what is there, or what was seen there instead.
+async fn compare_forget(
+    harness: &dyn Harness,
+    model: &mut Model,
+    id: RecordId,
+    other: Option<Version>,
+    context: &str,
+) {
+    // By its own clock a store may have completed a record at another moment than the model.
+    let stored = harness.store().read(id).await.unwrap();
+    let stored = stored.map(|record| record.version());
+    let version = other.or(stored).unwrap_or(Version::Expired(Timestamp(0)));
+    let modelled = model.records.get(&id).cloned();
+    let modelled = modelled.and_then(|record| record.at(harness.now()));
+    let modelled = modelled.map(|record| record.version());
+    let modelled = other.or(modelled).unwrap_or(version);
+    let expected = model.forget(id, modelled, harness.now());
+    let verdict = harness.store().forget(id, version).await;
+    assert_eq!(verdict, Ok(expected), "{context}: deleting {version}");
 }
 
 async fn compare_record(
@@ -428,6 +456,16 @@ impl Model {
         verdict
     }
 
+    fn forget(&mut self, id: RecordId, version: Version, now: Timestamp) -> Verdict {
+        let (record, marks, verdict) = protocol::forget(self.records.remove(&id), version, now);
+        if let Some(record) = record {
+            self.records.insert(id, record);
+        }
+        let marks = marks.iter().map(|mark| ((id, mark.owner), mark.until));
+        self.marks.extend(marks);
+        verdict
+    }
+
     fn unresolved(&self, ids: &[RecordId], now: Timestamp) -> Vec<Unresolved> {
         let unresolved = |id: &RecordId| {
             let record = self.records.get(id)?.clone().at(now)?;
@@ -492,6 +530,7 @@ impl Random {
                 origin: self.origin(),
                 fence: seen.fence,
                 cause: self.cause(),
+                sent: self.sent(),
                 keep: self.keep(),
             },
             8 | 9 => Op::Release { owner },

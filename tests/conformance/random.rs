@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncegate::protocol::{Answer, Cause, Fingerprint, NotStored, Owner, Response, Retention, Seen};
+use oncegate::protocol::{
+    Answer, Cause, Fingerprint, NotStored, Owner, Response, Retention, Seen, Sent,
+};
 
 /// SplitMix64: the same numbers for the same seed on every machine.
 pub struct Random(u64);
@@ -86,6 +88,16 @@ impl Random {
             Cause::Status(503),
             Cause::Drained,
         ][self.below(4)]
+    }
+
+    pub fn sent(&mut self) -> Sent {
+        Sent {
+            written_after: self
+                .one_in(2)
+                .then(|| Duration::from_millis(self.below(40_000) as u64)),
+            status: self.one_in(3).then_some(502),
+            bytes_seen: [0, 1, 1 << 40][self.below(3)],
+        }
     }
 
     pub fn answer(&mut self) -> Answer {

@@ -20,4 +20,5 @@ mod losses;
 mod observing;
 mod priors;
 mod recording;
+mod resending;
 mod waiting;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::{self, BoxFuture, FutureExt};
 use oncegate::protocol::{
     self, Answer, Cause, Fingerprint, Mark, Op, Origin, Owner, Record, RecordId, Resolution,
-    Response, Retention, State, Timestamp, Verdict,
+    Response, Retention, State, Timestamp, Verdict, Version,
 };
 use oncegate::store::{NotDone, Store, StoreError, Unresolved, Usage, system_clock};
 use oncegate::telemetry::StoreOp;
@@ -254,6 +254,16 @@ impl FaultyStore {
         self.stranger(strangers_claim)
     }
 
+    /// The same under this lease.
+    pub fn stranger_claims_for(&self, lease: Duration) -> Verdict {
+        self.stranger(|origin| Op::Claim {
+            owner: STRANGER,
+            origin,
+            lease,
+            keep: KEEP,
+        })
+    }
+
     /// Another gateway claims the first claim's key, for another request.
     pub fn stranger_claims_for_something_else(&self) -> Verdict {
         self.stranger(|mut origin| {
@@ -469,6 +479,10 @@ impl Store for FaultyStore {
     }
 
     /// Nothing in these tests asks for it.
+    fn forget(&self, _: RecordId, _: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
+        unreachable!("no operator is at work")
+    }
+
     fn unresolved(
         &self,
         _: Option<(Timestamp, RecordId)>,
@@ -479,6 +493,10 @@ impl Store for FaultyStore {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         future::ready(Ok(())).boxed()
+    }
+
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        future::ready(Ok(self.records().now())).boxed()
     }
 
     fn usage(&self) -> Usage {
@@ -528,6 +546,7 @@ fn strangers_declaration(origin: Origin) -> Op {
         origin,
         fence: 1,
         cause: Cause::ConnectionLost,
+        sent: oncegate::protocol::Sent::default(),
         keep: KEEP,
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::clock::{Clock, preload};
 use crate::history::Journal;
 use crate::relay::{Relay, Tap, Weather};
-use crate::support::{Gateway, RedisCluster, Setup, ToyUpstream, within};
+use crate::support::{Engine, Gateway, Place, RedisCluster, Setup, ToyUpstream, within};
 use crate::upstream;
 use crate::wiretap::Wiretap;
 
@@ -139,8 +139,13 @@ impl Cluster {
             "--cluster-preferred-endpoint-type",
             "hostname",
         ];
-        let cluster = RedisCluster::arranged(REPLICAS, &settings, |number| {
-            vec![clocks[number].environment(), library.clone()]
+        let cluster = RedisCluster::arranged(Engine::Redis, REPLICAS, &settings, |number| {
+            let environment = clocks[number].environment();
+            let through = ["env".to_owned(), environment, library.clone()].to_vec();
+            Place {
+                through,
+                ..Place::here()
+            }
         });
         let mut links = Vec::new();
         for port in cluster.ports() {

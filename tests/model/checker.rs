@@ -1,14 +1,15 @@
 //! Every step that anybody can take, and what must hold after each.
 
-use oncegate::protocol::{Owner, State};
+use oncegate::protocol::State;
 use stateright::{Model, Property};
 
 use crate::gateway::{
-    Rules, answer_by_record, answered, answers, awaited, cannot_reread, finish, hear, recorded,
-    renew, repeated, timed_out,
+    Rules, answer_by_record, answered, awaited, cannot_reread, finish, hear, renew, repeated,
+    timed_out,
 };
-use crate::store::{ask, index};
-use crate::world::{Attempt, Call, Phase, Told, Upstream, Word, World};
+use crate::promises::rightly_gone;
+use crate::store::{ask, delete, lose};
+use crate::world::{Attempt, Call, Phase, Upstream, Word, World};
 
 /// A scene: who takes part, and how much may go wrong.
 #[derive(Clone, Debug)]
@@ -25,10 +26,41 @@ pub struct Scene {
     pub words: u8,
     /// Whether the operator says gone of what may yet be written.
     pub careless: bool,
+    /// How often an operator deletes the record, whatever it says.
+    pub deletions: u8,
+    /// How often a probe asks the upstream, and what it may conclude.
+    pub probes: u8,
+    /// See [`Probe`].
+    pub probe: Probe,
+    /// Whether an owner whose lease is over by its own clock is sure not to write: it never freezes between that look
+    /// and its first byte.
+    pub prompt: bool,
+    /// What the store loses, once; nothing unless set.
+    pub loss: Option<Loss>,
     /// Whether the upstream may refuse by a status of `outcomes.release`.
     pub refusals: bool,
+    /// The promises that are not made in this scene: the checker has to find each of them broken.
+    pub broken: &'static [&'static str],
     /// The only property to check; all that apply where there is none.
     pub only: Option<&'static str>,
+}
+
+/// What a probe may conclude.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Probe {
+    /// It says absent although something that was written may yet be executed: `absent_after` is too short.
+    pub hasty: bool,
+    /// `silent = "release"`: it says absent of a claim whose owner went silent, too.
+    pub silent_release: bool,
+}
+
+/// What a store loses at a failover or a restart, although it had acknowledged it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Everything.
+    All,
+    /// At most what came after the last claim that was acknowledged (`replicas_ack`).
+    SinceTheLastClaim,
 }
 
 /// One step; attempts by index.
@@ -70,6 +102,16 @@ pub enum Step {
     Lapses,
     /// An operator settles what reads as unknown; the word is on its way.
     Speaks(Word),
+    /// An operator deletes the record.
+    Deletes,
+    /// A probe finds that the operation was executed; its word is on its way.
+    Finds,
+    /// A probe finds that it was not; its word is on its way.
+    FindsNothing,
+    /// What the store holds is safe now.
+    Replicates,
+    /// The store loses what it had acknowledged.
+    Loses,
 }
 
 impl Model for Scene {
@@ -77,7 +119,11 @@ impl Model for Scene {
     type Action = Step;
 
     fn init_states(&self) -> Vec<World> {
-        vec![World::new(self.rules.fingerprints.len())]
+        let mut world = World::new(self.rules.fingerprints.len());
+        if self.loss == Some(Loss::SinceTheLastClaim) {
+            world.safe = Some(Box::new((None, world.marks.clone())));
+        }
+        vec![world]
     }
 
     fn actions(&self, world: &World, steps: &mut Vec<Step>) {
@@ -128,11 +174,36 @@ impl Model for Scene {
                 world.crashes += 1;
                 finish(&mut world.attempts[index], Phase::Crashed);
             }
-            Step::Lapses => world.lapsed = true,
+            Step::Lapses => self.lapse(&mut world),
             Step::Speaks(word) => {
                 let seen = world.reads_unknown()?;
                 world.words += 1;
                 world.set_adrift(Call::Resolve(seen, word));
+            }
+            Step::Finds => {
+                let seen = world.reads_unknown()?;
+                world.probes += 1;
+                world.set_adrift(Call::Resolve(seen, Word::Completed));
+            }
+            Step::FindsNothing => {
+                let seen = world.reads_unknown()?;
+                world.probes += 1;
+                if !self.probe.hasty {
+                    world
+                        .attempts
+                        .iter_mut()
+                        .for_each(Attempt::is_never_executed);
+                }
+                world.set_adrift(Call::Resolve(seen, Word::Gone));
+            }
+            Step::Deletes => {
+                world.deletions += 1;
+                delete(&mut world);
+            }
+            Step::Replicates => world.secure(),
+            Step::Loses => {
+                world.losses += 1;
+                lose(&mut world);
             }
             step => local(&mut world, step),
         }
@@ -142,8 +213,9 @@ impl Model for Scene {
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = self.promises();
         properties.extend(self.sights());
-        if let Some(only) = self.only {
-            properties.retain(|property| property.name == only);
+        match self.only {
+            Some(only) => properties.retain(|property| property.name == only),
+            None => properties.retain(|property| !self.broken.contains(&property.name)),
         }
         properties
     }
@@ -241,6 +313,23 @@ impl Scene {
         if claimed && !world.lapsed {
             steps.push(Step::Lapses);
         }
+        if self.loss.is_some() && world.losses == 0 {
+            steps.push(Step::Loses);
+            if !world.is_safe() {
+                steps.push(Step::Replicates);
+            }
+        }
+        if world.record.is_some() && world.deletions < self.deletions {
+            steps.push(Step::Deletes);
+        }
+        if world.reads_unknown().is_some() && world.probes < self.probes {
+            let silent = claimed && !self.probe.silent_release;
+            if world.attempts.iter().any(Attempt::executed) {
+                steps.push(Step::Finds);
+            } else if !silent {
+                steps.push(Step::FindsNothing);
+            }
+        }
         if let Some(seen) = world.reads_unknown()
             && world.words < self.words
         {
@@ -251,205 +340,19 @@ impl Scene {
         }
     }
 
-    fn promises(&self) -> Vec<Property<Self>> {
-        let mut promises = vec![
-            Property::always(ONE_ANSWER, |_, world: &World| {
-                told(world).all(|(_, told)| match told {
-                    Told::Recorded(status) => recorded(world) == Some(status),
-                    _ => true,
-                })
-            }),
-            Property::always(OWN_PAYLOAD, |scene: &Self, world: &World| {
-                told(world).all(|(index, told)| match told {
-                    Told::Recorded(status) => answers(status, index, &scene.rules),
-                    _ => true,
-                })
-            }),
-            Property::always(NOTHING_SENT, |_, world: &World| {
-                told(world).all(|(index, told)| match told {
-                    Told::Reused | Told::NotSent { .. } => !world.attempts[index].wrote(),
-                    _ => true,
-                })
-            }),
-            Property::always(OWN_RECORD, |scene: &Self, world: &World| {
-                let payload_of = |index: usize| scene.rules.fingerprints[index];
-                owner_on_record(world)
-                    .is_none_or(|owner| payload_on_record(world) == Some(payload_of(owner)))
-            }),
-            Property::always(MARKED, |_, world: &World| {
-                holder(world).is_none_or(|holder| !world.marks[holder])
-            }),
-            Property::always(HELD, |scene: &Self, world: &World| {
-                !world.quiet() || !held_for_nothing(world, scene.rules.resend)
-            }),
-            Property::always(GONE, |_, world: &World| {
-                world.gone.is_none() || owner_on_record(world) != world.gone
-            }),
-        ];
-        if self.careless {
-            return promises;
+    /// The lease is over by the store's clock; a prompt owner sees it by its own, too.
+    fn lapse(&self, world: &mut World) {
+        world.lapsed = true;
+        if !self.prompt {
+            return;
         }
-        promises.extend([
-            Property::always(NOT_FORGOTTEN, |_, world: &World| {
-                let mut attempts = world.attempts.iter().enumerate();
-                attempts.all(|(index, attempt)| !attempt.dispatched() || remembered(world, index))
-            }),
-            Property::always(TRUTH, |_, world: &World| {
-                let mut attempts = world.attempts.iter();
-                !attempts.any(thrown_away) || recorded(world).is_some()
-            }),
-            Property::always(HONEST_NONE, |_, world: &World| {
-                told(world).all(|(_, told)| told != Told::NotSent { dispatched: true })
-            }),
-        ]);
-        if !self.rules.resend {
-            promises.extend([
-                Property::always(ONE_EXECUTION, |_, world: &World| {
-                    count(world, Attempt::executed) <= 1
-                }),
-                Property::always(ONE_DISPATCH, |_, world: &World| {
-                    count(world, Attempt::dispatched) <= 1
-                }),
-            ]);
+        if let Some(holder) = world.holder() {
+            let holder = &mut world.attempts[holder];
+            match holder.phase {
+                Phase::Holding => holder.phase = Phase::Releasing,
+                Phase::Asking | Phase::TakingOver(_) => holder.overdue = true,
+                _ => {}
+            }
         }
-        promises
-    }
-
-    /// What must be seen somewhere, lest a promise hold because nothing happens.
-    fn sights(&self) -> Vec<Property<Self>> {
-        let mut sights = vec![
-            Property::sometimes(
-                "the first attempt's client gets its answer",
-                |_, world: &World| world.attempts[0].told == Some(Told::Recorded(201)),
-            ),
-            Property::sometimes("a late truth settles an unknown", |_, world: &World| {
-                recorded(world) == Some(201) && world.attempts[0].told == Some(Told::Unknown)
-            }),
-            Property::sometimes(
-                "a client is told that nothing was sent",
-                |_, world: &World| {
-                    told(world).any(|(_, told)| told == Told::NotSent { dispatched: false })
-                },
-            ),
-        ];
-        let payloads = &self.rules.fingerprints;
-        if payloads.iter().any(|payload| *payload != payloads[0]) {
-            sights.push(Property::sometimes(
-                "another payload is refused",
-                |_, world: &World| told(world).any(|(_, told)| told == Told::Reused),
-            ));
-        } else {
-            sights.push(Property::sometimes(
-                "an answer is replayed",
-                |_, world: &World| world.attempts[1].told == Some(Told::Recorded(201)),
-            ));
-        }
-        if self.troubles > 0 {
-            sights.push(Property::sometimes(
-                "a claim in doubt is settled and its late copy turned away",
-                |_, world: &World| {
-                    world.attempts[0].told == Some(Told::Undetermined)
-                        && world.record.is_none()
-                        && world.adrift.is_empty()
-                        && world.quiet()
-                },
-            ));
-        }
-        if self.words > 0 {
-            sights.push(Property::sometimes(
-                "an operator frees a key, and it executes",
-                |_, world: &World| world.gone == Some(0) && world.attempts[1].executed(),
-            ));
-        }
-        if self.rules.resend && payloads[0] == payloads[1] {
-            sights.push(Property::sometimes(
-                "a prior attempt is restored",
-                |_, world: &World| {
-                    let unknown = world.attempts[1].told == Some(Told::Unknown);
-                    unknown && world.marks[1] && owner_on_record(world) == Some(0)
-                },
-            ));
-        }
-        sights
-    }
-}
-
-pub const ONE_EXECUTION: &str = "P1 at most one execution";
-pub const ONE_DISPATCH: &str = "P1 at most one dispatch that the upstream did not refuse";
-pub const ONE_ANSWER: &str = "P2 an answer that was told as recorded is the one on record";
-pub const OWN_PAYLOAD: &str = "P2 another payload never gets an answer";
-pub const OWN_RECORD: &str = "nobody acquires the record of another payload";
-pub const NOT_FORGOTTEN: &str = "P4 what was dispatched is neither forgotten nor hidden";
-pub const HONEST_NONE: &str = "P4 nobody hears `none` of what may have been sent";
-pub const NOTHING_SENT: &str =
-    "P4 who sent something hears neither `none` nor that a new key is safe";
-pub const TRUTH: &str = "P4 an answer in hand settles the record";
-pub const MARKED: &str = "a marked owner holds no claim";
-pub const HELD: &str = "no key stays held for nothing";
-pub const GONE: &str = "an owner that was declared gone does not come back";
-
-/// An operator is right to say gone where nothing was written, and the owner will not write any more; under
-/// `resend` the word is about every attempt that the record may stand for.
-fn rightly_gone(world: &World, owner: Owner) -> bool {
-    let holds = |attempt: &Attempt| attempt.phase == Phase::Holding;
-    !world.any_dispatched()
-        && !world.attempts[index(owner)].may_write()
-        && !world.attempts.iter().any(holds)
-}
-
-fn told(world: &World) -> impl Iterator<Item = (usize, Told)> {
-    let attempts = world.attempts.iter().enumerate();
-    attempts.filter_map(|(index, attempt)| Some((index, attempt.told?)))
-}
-
-fn count(world: &World, is: fn(&Attempt) -> bool) -> usize {
-    world.attempts.iter().filter(|attempt| is(attempt)).count()
-}
-
-fn owner_on_record(world: &World) -> Option<usize> {
-    let seen = world.record.as_ref()?.seen()?;
-    Some(index(seen.owner))
-}
-
-fn payload_on_record(world: &World) -> Option<u8> {
-    Some(world.record.as_ref()?.fingerprint.0[0])
-}
-
-fn holder(world: &World) -> Option<usize> {
-    match &world.record.as_ref()?.state {
-        State::Claimed(claim) => Some(index(claim.seen.owner)),
-        _ => None,
-    }
-}
-
-/// Whether the record still speaks of this attempt, which was dispatched.
-fn remembered(world: &World, attempt: usize) -> bool {
-    match world.record.as_ref().map(|record| &record.state) {
-        Some(State::Completed(_) | State::Unknown(_)) => true,
-        Some(State::Claimed(claim)) => index(claim.seen.owner) == attempt || claim.prior.is_some(),
-        Some(State::Expired) | None => false,
-    }
-}
-
-/// Whether an attempt has the upstream's answer and nothing more to do with it.
-fn thrown_away(attempt: &Attempt) -> bool {
-    attempt.phase == Phase::Done && attempt.upstream == Upstream::Answered
-}
-
-/// Whether nobody is at work and the record still refuses the key, although nothing was dispatched. The claim
-/// of a crashed process is not for nothing: only its upstream knows what it wrote. Under `resend` the next
-/// client takes an unknown over.
-fn held_for_nothing(world: &World, resend: bool) -> bool {
-    let Some(record) = &world.record else {
-        return false;
-    };
-    let crashed = |owner| world.attempts[index(owner)].phase == Phase::Crashed;
-    match &record.state {
-        State::Claimed(claim) => !crashed(claim.seen.owner),
-        State::Unknown(unknown) => {
-            let owner = unknown.seen.owner;
-            !resend && !crashed(owner) && !world.attempts[index(owner)].wrote()
-        }
-        State::Completed(_) | State::Expired => false,
     }
 }

@@ -128,6 +128,7 @@ pub fn finish(attempt: &mut Attempt, phase: Phase) {
     attempt.fence = 0;
     attempt.has_prior = false;
     attempt.in_doubt = false;
+    attempt.overdue = false;
     attempt.renewals = 0;
 }
 
@@ -139,7 +140,11 @@ fn claimed(world: &mut World, index: usize, verdict: Verdict, rules: &Rules) {
             attempt.has_prior = prior.is_some();
             // A copy that comes later finds a claim of its own, or what became of it.
             attempt.in_doubt = false;
-            attempt.phase = Phase::Holding;
+            attempt.phase = if attempt.overdue {
+                Phase::Releasing
+            } else {
+                Phase::Holding
+            };
         }
         Verdict::Unknown { seen, .. } if rules.resend => {
             attempt.phase = Phase::TakingOver(seen);

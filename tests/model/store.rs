@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncegate::protocol::{
-    Answer, Cause, Fingerprint, Op, Origin, Owner, Record, Resolution, Response, Retention, State,
-    Timestamp, Verdict, apply, look,
+    Answer, Begun, Cause, Fingerprint, Op, Origin, Owner, Record, Resolution, Response, Retention,
+    Sent, State, Timestamp, Trace, Verdict, apply, look,
 };
 
 use crate::world::{Call, Word, World};
@@ -55,6 +55,7 @@ pub fn ask(world: &mut World, call: Call, fingerprints: &[u8], removed: Option<G
     let mut marked = owner.is_some_and(|owner| world.marks[owner]);
     let mut record = world.record.take();
     let before = record.as_ref().and_then(Record::seen);
+    let prior = record.as_ref().and_then(prior);
     if let Some(guard) = removed {
         blind(guard, &mut record, &mut marked, &mut op);
     }
@@ -83,7 +84,10 @@ pub fn ask(world: &mut World, call: Call, fingerprints: &[u8], removed: Option<G
         world.marks[index(mark.owner)] = true;
     }
     if let (Call::Resolve(seen, Word::Gone), Verdict::Done) = (call, &verdict) {
-        world.gone = Some(index(seen.owner));
+        world.gone[index(seen.owner)] = true;
+        if let Some(prior) = prior {
+            world.prior_gone[prior] = true;
+        }
     }
     world.lapsed &= record.as_ref().and_then(Record::seen) == before;
     world.record = record.map(rebased);
@@ -94,7 +98,31 @@ pub fn ask(world: &mut World, call: Call, fingerprints: &[u8], removed: Option<G
             ..
         })
     );
+    if matches!(verdict, Verdict::Acquired { .. }) {
+        world.secure();
+    }
     verdict
+}
+
+/// An operator deletes the record: whoever owns it is marked, as by `Resolve` to gone.
+pub fn delete(world: &mut World) {
+    let owner = world.record.take().and_then(|record| match record.state {
+        State::Claimed(claim) => Some(claim.seen.owner),
+        State::Unknown(unknown) => Some(unknown.seen.owner),
+        State::Completed(completed) => completed.owner,
+        State::Expired => None,
+    });
+    if let Some(owner) = owner {
+        world.marks[index(owner)] = true;
+    }
+    world.lapsed = false;
+}
+
+/// The store goes back to what is safe, or is empty where nothing is.
+pub fn lose(world: &mut World) {
+    let nothing = || (None, vec![false; world.marks.len()]);
+    (world.record, world.marks) = world.safe.as_deref().cloned().unwrap_or_else(nothing);
+    world.lapsed = false;
 }
 
 /// What the record says to this attempt's client.
@@ -121,6 +149,11 @@ pub fn asked_for(status: u16, fingerprints: &[u8]) -> u8 {
     }
 }
 
+/// Whether an answer of this status came from an operator or a probe.
+pub fn is_settled_by_word(status: u16) -> bool {
+    status >= OPERATORS_STATUS
+}
+
 /// An operator's answer bears this status plus the fingerprint of the attempt that it is about.
 const OPERATORS_STATUS: u16 = 280;
 
@@ -135,6 +168,14 @@ fn blind(guard: Guard, record: &mut Option<Record>, marked: &mut bool, op: &mut 
         }
         (Guard::PriorOnRelease, Op::Release { .. }, record) => drop_prior(record),
         _ => {}
+    }
+}
+
+/// The attempt before the one that has the claim.
+fn prior(record: &Record) -> Option<usize> {
+    match &record.state {
+        State::Claimed(claim) => Some(index(claim.prior.as_ref()?.seen.owner)),
+        _ => None,
     }
 }
 
@@ -201,6 +242,7 @@ fn op(call: Call, fingerprints: &[u8]) -> Op {
             origin: origin_of(attempt),
             fence,
             cause: Cause::Timeout,
+            sent: Sent::default(),
             keep: KEEP,
         },
         Call::Release(attempt) => Op::Release {
@@ -247,12 +289,20 @@ fn rebased(mut record: Record) -> Record {
     match &mut record.state {
         State::Claimed(claim) => {
             claim.lease_until = Timestamp(0).plus(LEASE);
+            claim.claimed_at = None;
             if let Some(prior) = &mut claim.prior {
                 prior.since = Timestamp(0);
+                prior.trace = Trace::default();
             }
         }
-        State::Unknown(unknown) => unknown.since = Timestamp(0),
-        State::Completed(completed) => completed.completed_at = Timestamp(0),
+        State::Unknown(unknown) => {
+            unknown.since = Timestamp(0);
+            unknown.trace = Trace::default();
+        }
+        State::Completed(completed) => {
+            completed.completed_at = Timestamp(0);
+            completed.begun = Begun::default();
+        }
         State::Expired => {}
     }
     record

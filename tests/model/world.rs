@@ -2,6 +2,8 @@
 
 use oncegate::protocol::{Record, Seen, State};
 
+use crate::store::index;
+
 /// Everything that the checker tells apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
@@ -16,14 +18,25 @@ pub struct World {
     pub attempts: Vec<Attempt>,
     /// Calls that nobody waits for any more, and that may be applied at any later time, or never. Sorted.
     pub adrift: Vec<Call>,
-    /// The attempt that somebody entitled to it declared gone.
-    pub gone: Option<usize>,
+    /// The attempts that somebody entitled to it declared gone.
+    pub gone: Vec<bool>,
+    /// The attempts before those, as far as the records knew them.
+    pub prior_gone: Vec<bool>,
+    /// What the store keeps whatever happens, where it can lose the rest: the record and the marks at some moment since
+    /// it last acknowledged a claim.
+    pub safe: Option<Box<(Option<Record>, Vec<bool>)>>,
     /// How many calls went adrift.
     pub troubles: u8,
     /// How many processes crashed.
     pub crashes: u8,
     /// How often the operator spoke.
     pub words: u8,
+    /// How often a probe asked.
+    pub probes: u8,
+    /// How often an operator deleted the record.
+    pub deletions: u8,
+    /// How often the store lost something.
+    pub losses: u8,
 }
 
 /// One client's request in one gateway process, with an owner token of its own.
@@ -37,6 +50,8 @@ pub struct Attempt {
     pub has_prior: bool,
     /// Whether a copy of its claim is unanswered.
     pub in_doubt: bool,
+    /// Whether its lease was over by its own clock before it heard of its claim.
+    pub overdue: bool,
     /// How often it renewed.
     pub renewals: u8,
     /// What became of its request.
@@ -87,6 +102,8 @@ pub enum Upstream {
     Answered,
     /// The upstream did nothing and said so, by a status of `outcomes.release`.
     Refused,
+    /// The upstream did nothing and never will: so much is certain `absent_after` the owner's last word.
+    Never,
 }
 
 /// What a client was told.
@@ -142,10 +159,15 @@ impl World {
             marks: vec![false; attempts],
             attempts: vec![Attempt::default(); attempts],
             adrift: Vec::new(),
-            gone: None,
+            gone: vec![false; attempts],
+            prior_gone: vec![false; attempts],
+            safe: None,
             troubles: 0,
             crashes: 0,
             words: 0,
+            probes: 0,
+            deletions: 0,
+            losses: 0,
         }
     }
 
@@ -171,6 +193,27 @@ impl World {
         }
     }
 
+    /// Who has the claim on record.
+    pub fn holder(&self) -> Option<usize> {
+        match &self.record.as_ref()?.state {
+            State::Claimed(claim) => Some(index(claim.seen.owner)),
+            _ => None,
+        }
+    }
+
+    /// What the store holds now is what it will not lose any more.
+    pub fn secure(&mut self) {
+        if let Some(safe) = &mut self.safe {
+            **safe = (self.record.clone(), self.marks.clone());
+        }
+    }
+
+    /// Whether the store can lose nothing of what it holds, or all of it at any time.
+    pub fn is_safe(&self) -> bool {
+        let safe = self.safe.as_deref();
+        safe.is_none_or(|(record, marks)| (record, marks) == (&self.record, &self.marks))
+    }
+
     /// Leaves a call to itself.
     pub fn set_adrift(&mut self, call: Call) {
         self.adrift.push(call);
@@ -188,6 +231,13 @@ impl Attempt {
 
     pub fn executed(&self) -> bool {
         matches!(self.upstream, Upstream::Executed | Upstream::Answered)
+    }
+
+    /// What was written and is not executed yet will not be.
+    pub fn is_never_executed(&mut self) {
+        if self.upstream == Upstream::Sent {
+            self.upstream = Upstream::Never;
+        }
     }
 
     pub fn wrote(&self) -> bool {

@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
-use oncegate::config::RedisForm;
+use oncegate::config::{RedisConfig, RedisForm};
 use oncegate::protocol::Verdict;
 use oncegate::store::{NotDone, Store, StoreError};
 use tokio::time::timeout;
 
 use crate::conformance;
 use crate::rig::{Virtual, claim, complete, config, id, seed, store_at};
-use crate::support::{RedisCluster, until, within};
+use crate::support::{Engine, RedisCluster, until, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_agrees_with_apply_and_a_frozen_primary_holds_up_nobody_else() {
     let cluster = RedisCluster::start();
     let config = config(RedisForm::Cluster, &cluster.ports()[..2]);
     conformance::agrees_with_apply(&mut Virtual::new(&config), seed()).await;
+    conformance::one_of_many_acquires(&Virtual::new(&config), seed()).await;
 
     let patience = Duration::from_secs(1);
     let store = store_at(&config, patience);
@@ -45,6 +46,18 @@ async fn a_cluster_agrees_with_apply_and_a_frozen_primary_holds_up_nobody_else()
         matches!(verdict, Verdict::Completed(_)).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_valkey_agrees_with_apply_and_gives_a_claim_to_one_of_many() {
+    let cluster = RedisCluster::start_with(Engine::Valkey, 1);
+    let config = RedisConfig {
+        replicas_ack: 1,
+        ..config(RedisForm::Cluster, &cluster.ports()[..2])
+    };
+    conformance::agrees_with_apply(&mut Virtual::new(&config), seed()).await;
+    conformance::one_of_many_acquires(&Virtual::new(&config), seed()).await;
+    conformance::closed_says_so(&Virtual::new(&config)).await;
 }
 
 #[tokio::test]

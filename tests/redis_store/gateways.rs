@@ -102,3 +102,39 @@ async fn a_gateway_with_another_id_key_does_not_start() {
     let said = String::from_utf8_lossy(&serve.stderr);
     assert!(said.contains("another id_key"), "{said}");
 }
+
+#[tokio::test]
+async fn a_store_that_is_begun_is_warned_of_at_start_and_before() {
+    let (upstream, server) = (ToyUpstream::start(), RedisServer::start());
+    let (key, directory) = id_key("k");
+    let setup = setup(&upstream, &server, &key);
+    let warns = || {
+        let (output, said) = crate::rights::check(&setup, directory.path());
+        assert!(output.status.success(), "{said}");
+        said.contains("there is no store under this namespace yet")
+    };
+    assert!(warns());
+    let begins = setup.start().await;
+    let warning = "there is no store under this namespace: a new one is begun";
+    let begun = |gateway: &Gateway| gateway.log().text().contains(warning);
+    until("the warning", || async { begun(&begins).then_some(()) }).await;
+    assert!(!warns());
+    let later = setup.start().await;
+    assert!(!begun(&later), "{}", later.log().text());
+
+    // Under another namespace there is none, and none is begun.
+    let strict = setup.toml().replace("payments-test", "elsewhere");
+    let strict = strict.replace("[store]\n", "[store]\nbegin = false\n");
+    let file = directory.path().join("strict.toml");
+    std::fs::write(&file, &strict).expect("a file");
+    let check = std::process::Command::new(env!("CARGO_BIN_EXE_oncegate"))
+        .args(["check", "--connect", "--config"])
+        .arg(&file)
+        .output()
+        .expect("the binary");
+    let said = String::from_utf8_lossy(&check.stderr);
+    assert!(
+        !check.status.success() && said.contains("`store.begin` is false"),
+        "{check:?}"
+    );
+}

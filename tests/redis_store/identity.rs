@@ -122,6 +122,28 @@ async fn a_store_of_which_a_part_was_emptied_takes_no_new_claims_there() {
     later.contact().await.unwrap();
 }
 
+/// Emptied while no gateway was running: nobody is left who knew it.
+#[tokio::test]
+async fn a_gateway_that_may_begin_no_store_takes_no_claims_where_there_is_none() {
+    let server = RedisServer::start();
+    let mut config = config(RedisForm::Single, &[server.port]);
+    config.begin = false;
+    let store = crate::rig::store_at(&config, TIMEOUT);
+    assert_eq!(store.contact().await, Err(ContactError::NotBegun));
+    assert_eq!(store.inspect().await, Err(ContactError::NotBegun));
+    refuses(&store, 1).await;
+    store.ping().await.unwrap_err();
+    assert_eq!(server.cli(&["DBSIZE"]), "0", "nothing was begun");
+    crate::rig::store_at(&config, TIMEOUT)
+        .accept()
+        .await
+        .unwrap();
+    // The gateway that waited needs no restart.
+    let taken = store.apply(id(1), claim(1)).await;
+    assert!(matches!(taken, Ok(Verdict::Acquired { .. })), "{taken:?}");
+    assert!(store.inspect().await.unwrap().is_begun);
+}
+
 async fn refuses(store: &Redis, n: u8) {
     let refused = store.apply(id(n), claim(1)).await;
     let Err(StoreError::NotDone(NotDone::OutOfOrder(why))) = &refused else {

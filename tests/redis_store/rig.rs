@@ -32,9 +32,12 @@ pub fn config(form: RedisForm, ports: &[u16]) -> RedisConfig {
         servers: ports.iter().map(endpoint).collect(),
         user: None,
         password: None,
+        sentinel_user: None,
+        sentinel_password: None,
         database: 0,
         tls: None,
         replicas_ack: 0,
+        begin: true,
     }
 }
 

@@ -27,7 +27,7 @@ fn as_user(upstream: &ToyUpstream, server: &RedisServer, key: &std::path::Path) 
     setup(upstream, server, key).shared(&url, key)
 }
 
-fn check(setup: &Setup, directory: &std::path::Path) -> (Output, String) {
+pub fn check(setup: &Setup, directory: &std::path::Path) -> (Output, String) {
     let file = directory.join("checked.toml");
     std::fs::write(&file, setup.toml()).expect("a file");
     let output = Command::new(env!("CARGO_BIN_EXE_oncegate"))

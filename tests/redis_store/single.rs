@@ -34,10 +34,12 @@ async fn agrees_with_apply(engine: Engine) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn redis_gives_a_claim_to_one_of_many() {
-    let server = RedisServer::start();
-    let config = config(RedisForm::Single, &[server.port]);
-    conformance::one_of_many_acquires(&Virtual::new(&config), seed()).await;
+async fn redis_and_valkey_give_a_claim_to_one_of_many() {
+    for engine in [Engine::Redis, Engine::Valkey] {
+        let server = RedisServer::start_with(engine, &[]);
+        let config = config(RedisForm::Single, &[server.port]);
+        conformance::one_of_many_acquires(&Virtual::new(&config), seed()).await;
+    }
 }
 
 #[tokio::test]
@@ -201,10 +203,10 @@ async fn the_epoch_stays_until_it_is_changed_and_is_the_same_for_all() {
     let (one, other) = (store(&server), store(&server));
     let before = one.epoch().await.unwrap();
     assert_eq!(other.epoch().await.unwrap(), before);
-    let changed = one.change_epoch().await.unwrap();
+    let changed = one.new_epoch().await.unwrap();
     assert_ne!(Some(changed), before);
     assert_eq!(other.epoch().await.unwrap(), Some(changed));
-    assert_ne!(one.change_epoch().await.unwrap(), changed);
+    assert_ne!(one.new_epoch().await.unwrap(), changed);
 }
 
 #[tokio::test]
@@ -216,6 +218,7 @@ async fn whoever_waits_for_a_record_is_told_when_it_is_settled_or_freed() {
         origin: origin(),
         fence: 1,
         cause: oncegate::protocol::Cause::Timeout,
+        sent: oncegate::protocol::Sent::default(),
         keep: Duration::from_secs(3600),
     };
     for (n, end) in (1..).zip([complete(1), release(1), unknown]) {

@@ -1,6 +1,5 @@
 //! Servers behind TLS, with roots and certificates of their own.
 
-use std::path::Path;
 use std::process::Command;
 
 use oncegate::config::{ClientCertificate, PrivateKey, RedisForm, RedisTls};
@@ -21,34 +20,53 @@ for name in server client; do
 done
 "#;
 
+/// A root, and what it vouches for.
+pub struct Certificates(tempfile::TempDir);
+
+impl Certificates {
+    pub fn make() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        tool("openssl");
+        let directory = tempfile::tempdir().expect("a directory");
+        let made = Command::new("sh")
+            .args(["-c", CERTIFICATES])
+            .current_dir(directory.path())
+            .status();
+        assert!(made.expect("a shell").success());
+        Self(directory)
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).expect("a file")
+    }
+
+    /// What makes a server speak TLS on this port, besides what it speaks without.
+    pub fn of_server(&self, port: u16, asks_clients: bool) -> Vec<String> {
+        let (port, path) = (port.to_string(), |name| self.path(name));
+        let asks = if asks_clients { "yes" } else { "no" };
+        let settings = [
+            ["--tls-port", &port],
+            ["--tls-cert-file", &path("server.pem")],
+            ["--tls-key-file", &path("server.key")],
+            ["--tls-ca-cert-file", &path("root.pem")],
+            ["--tls-auth-clients", asks],
+        ];
+        settings.concat().into_iter().map(str::to_owned).collect()
+    }
+}
+
 #[tokio::test]
 async fn own_roots_and_a_client_certificate_open_the_store() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    tool("openssl");
-    let directory = tempfile::tempdir().expect("a directory");
-    let made = Command::new("sh")
-        .args(["-c", CERTIFICATES])
-        .current_dir(directory.path())
-        .status();
-    assert!(made.expect("a shell").success());
-    let path = |name: &str| directory.path().join(name).display().to_string();
+    let certificates = Certificates::make();
     let port = crate::support::free_port();
-    let server = RedisServer::start_with(
-        Engine::Redis,
-        &[
-            "--tls-port",
-            &port.to_string(),
-            "--tls-cert-file",
-            &path("server.pem"),
-            "--tls-key-file",
-            &path("server.key"),
-            "--tls-ca-cert-file",
-            &path("root.pem"),
-            "--tls-auth-clients",
-            "yes",
-        ],
-    );
-    let read = |name: &str| std::fs::read(Path::new(&path(name))).expect("a file");
+    let settings = certificates.of_server(port, true);
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let server = RedisServer::start_with(Engine::Redis, &settings);
+    let read = |name: &str| certificates.read(name);
     let mut config = config(RedisForm::Single, &[port]);
     let with = |roots: Option<Vec<u8>>, client: bool| RedisTls {
         roots,

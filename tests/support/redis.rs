@@ -1,8 +1,9 @@
 //! Real servers that speak Redis' protocol, each in a folder of its own, gone with the test.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -40,10 +41,39 @@ impl Engine {
 /// Ports of a cluster's servers: each takes the one 10,000 above, too, and neither may be one that the system gives out.
 const CLUSTER_PORTS: std::ops::Range<u16> = 12_000..22_000;
 
+/// Where servers run: in the network of the test, or in one of their own.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The address that they listen on.
+    pub host: String,
+    /// The program that starts them there, and what it is told before their own names.
+    pub through: Vec<String>,
+}
+
+impl Place {
+    /// On the loopback interface.
+    pub fn here() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            through: Vec::new(),
+        }
+    }
+
+    /// The command that starts this program there.
+    fn command(&self, program: &Path) -> Vec<OsString> {
+        let through = self.through.iter().map(OsString::from);
+        through.chain([program.into()]).collect()
+    }
+}
+
+/// What makes a server one of a cluster.
+pub const IN_A_CLUSTER: [&str; 4] = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+
 /// One server. Dropping it ends it.
 pub struct RedisServer {
-    /// Where it listens, on the loopback interface.
+    /// Where it listens.
     pub port: u16,
+    place: Place,
     process: Child,
     pid: u32,
     program: PathBuf,
@@ -62,114 +92,134 @@ impl RedisServer {
         let args: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
         for _ in 0..PORTS {
             let port = free_port();
-            if let Some(server) = Self::try_start(engine.program(), args.clone(), port) {
+            let (place, program) = (Place::here(), engine.program());
+            if let Some(server) = Self::try_start(&place, program, args.clone(), port) {
                 return server;
             }
         }
         panic!("no server could be started");
     }
 
+    /// A server on this port, which nobody else has.
+    pub fn at(place: &Place, port: u16, settings: &[&str]) -> Self {
+        let args = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let program = Engine::Redis.program();
+        Self::try_start(place, program, args, port).expect("a server")
+    }
+
     /// A sentinel that watches this master under the name `main`, of which two have to agree.
     pub fn sentinel_of(master: &Self) -> Self {
-        let port = free_port();
+        Self::sentinel_at(
+            &Place::here(),
+            free_port(),
+            (&master.place, master.port),
+            &[],
+        )
+    }
+
+    /// The same on this port, for a master that is reached by this one, with these settings besides.
+    pub fn sentinel_at(place: &Place, port: u16, master: (&Place, u16), settings: &[&str]) -> Self {
         let file = format!(
-            "sentinel monitor main 127.0.0.1 {} 2\nsentinel down-after-milliseconds main 1000\n\
+            "sentinel monitor main {} {} 2\nsentinel down-after-milliseconds main 1000\n\
              sentinel failover-timeout main 5000\n",
-            master.port
+            master.0.host, master.1
         );
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::write(directory.path().join("sentinel.conf"), file).expect("a file");
-        let args = [
-            "sentinel.conf",
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-        ];
-        let args: Vec<String> = args.map(str::to_owned).to_vec();
-        let program = tool("redis-sentinel");
-        let (process, pid) = spawn(&program, &args, &directory);
-        let server = Self {
-            port,
-            process,
-            pid,
-            program,
-            args,
-            directory,
-        };
+        let mut args = vec!["sentinel.conf".to_owned()];
+        args.extend(listening(place, port));
+        args.extend(settings.iter().map(|&setting| setting.to_owned()));
+        let server = Self::spawn(place, tool("redis-sentinel"), args, port, directory);
         assert!(server.answers(), "the sentinel does not start");
         server
     }
 
-    /// A server of a cluster, which knows of no other yet: with these settings besides, and this environment.
-    fn of_cluster(more: &[&str], environment: &[String]) -> Self {
-        let settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+    /// A server of a cluster, which knows of no other yet.
+    fn of_cluster(engine: Engine, place: &Place, settings: &[&str]) -> Self {
         for _ in 0..PORTS * 10 {
             let port = fastrand::u16(CLUSTER_PORTS);
             let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
             if !is_free(port) || !is_free(port + 10_000) {
                 continue;
             }
-            let settings = settings.iter().chain(more);
+            let settings = IN_A_CLUSTER.iter().chain(settings);
             let args = settings.map(|&setting| setting.to_owned()).collect();
-            if let Some(server) = Self::try_in(environment, tool("redis-server"), args, port) {
+            if let Some(server) = Self::try_start(place, engine.program(), args, port) {
                 return server;
             }
         }
         panic!("no server could be started");
     }
 
-    fn try_start(program: PathBuf, args: Vec<String>, port: u16) -> Option<Self> {
-        Self::try_in(&[], program, args, port)
+    fn try_start(place: &Place, program: PathBuf, args: Vec<String>, port: u16) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut all = listening(place, port);
+        let usual = [
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--repl-diskless-sync-delay",
+            "0",
+        ];
+        all.extend(usual.map(str::to_owned));
+        all.extend(args);
+        let server = Self::spawn(place, program, all, port, directory);
+        server.answers().then_some(server)
     }
 
-    fn try_in(
-        environment: &[String],
+    fn spawn(
+        place: &Place,
         program: PathBuf,
         args: Vec<String>,
         port: u16,
-    ) -> Option<Self> {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut all: Vec<String> = ["--port", &port.to_string(), "--bind", "127.0.0.1"]
-            .into_iter()
-            .chain(["--save", "", "--appendonly", "no"])
-            .chain(["--repl-diskless-sync-delay", "0"])
-            .map(str::to_owned)
-            .collect();
-        all.extend(args);
-        let (program, args) = match environment {
-            [] => (program, all),
-            environment => {
-                let program = program.to_string_lossy().into_owned();
-                let words = environment.iter().cloned().chain([program]).chain(all);
-                (tool("env"), words.collect())
-            }
-        };
-        let (process, pid) = spawn(&program, &args, &directory);
-        let server = Self {
+        directory: TempDir,
+    ) -> Self {
+        let (process, pid) = spawn(place, &program, &args, &directory);
+        Self {
             port,
+            place: place.clone(),
             process,
             pid,
             program,
             args,
             directory,
-        };
-        server.answers().then_some(server)
+        }
     }
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}:{}", self.place.host, self.port)
     }
 
     /// What it answers to a command, as `redis-cli` prints it.
     pub fn cli(&self, command: &[&str]) -> String {
-        let output = Command::new(tool("redis-cli"))
-            .args(["-h", "127.0.0.1", "-p", &self.port.to_string()])
+        let (host, port) = (&self.place.host, self.port.to_string());
+        let cli = self.place.command(&tool("redis-cli"));
+        let output = Command::new(&cli[0])
+            .args(&cli[1..])
+            .args(["-h", host, "-p", &port])
             .args(command)
             .output()
             .expect("redis-cli");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Where it listens.
+    pub fn host(&self) -> &str {
+        &self.place.host
+    }
+
+    /// Has `redis-cli --cluster` do this, from where the server is.
+    pub fn cluster(&self, words: &[&str]) {
+        let cli = self.place.command(&tool("redis-cli"));
+        let done = Command::new(&cli[0])
+            .args(&cli[1..])
+            .arg("--cluster")
+            .args(words)
+            .output()
+            .expect("redis-cli");
+        assert!(done.status.success(), "{done:?}");
     }
 
     /// How often a command was called, by its own count.
@@ -205,7 +255,7 @@ impl RedisServer {
     pub fn restart(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        (self.process, self.pid) = spawn(&self.program, &self.args, &self.directory);
+        (self.process, self.pid) = spawn(&self.place, &self.program, &self.args, &self.directory);
         assert!(self.answers(), "the server does not start again");
     }
 
@@ -261,19 +311,25 @@ impl RedisCluster {
 
     /// The same with so many replicas for each primary.
     pub fn with_replicas(replicas: usize) -> Self {
-        Self::arranged(replicas, &[], |_| Vec::new())
+        Self::start_with(Engine::Redis, replicas)
     }
 
-    /// The same with these settings besides, and each server, from 0, with its own environment (`NAME=VALUE`).
+    /// The same of servers of this kind.
+    pub fn start_with(engine: Engine, replicas: usize) -> Self {
+        Self::arranged(engine, replicas, &[], |_| Place::here())
+    }
+
+    /// The same with these settings besides, each server, from 0, in its place: on the loopback interface, through a
+    /// program of its own.
     pub fn arranged(
+        engine: Engine,
         replicas: usize,
         settings: &[&str],
-        environment: impl Fn(usize) -> Vec<String>,
+        place: impl Fn(usize) -> Place,
     ) -> Self {
         let count = 3 * (1 + replicas);
-        let servers: Vec<RedisServer> = (0..count)
-            .map(|number| RedisServer::of_cluster(settings, &environment(number)))
-            .collect();
+        let server = |number| RedisServer::of_cluster(engine, &place(number), settings);
+        let servers: Vec<RedisServer> = (0..count).map(server).collect();
         let addresses = servers.iter().map(|s| format!("127.0.0.1:{}", s.port));
         let created = Command::new(tool("redis-cli"))
             .args(["--cluster", "create"])
@@ -374,10 +430,18 @@ fn look_again() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
-fn spawn(program: &PathBuf, args: &[String], directory: &TempDir) -> (Child, u32) {
+/// The arguments of a server that listens there.
+fn listening(place: &Place, port: u16) -> Vec<String> {
+    let port = port.to_string();
+    ["--port", &port, "--bind", &place.host]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn spawn(place: &Place, program: &Path, args: &[String], directory: &TempDir) -> (Child, u32) {
     let mut process = Command::new("sh")
         .args(["-c", GUARD, "guard"])
-        .arg(program)
+        .args(place.command(program))
         .args(args)
         .current_dir(directory.path())
         .stdin(Stdio::piped())

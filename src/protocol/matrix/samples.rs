@@ -20,6 +20,28 @@ pub const KEEP: Duration = Duration::from_secs(3600);
 pub const KEPT_LEFT: Duration = Duration::from_secs(60);
 pub const TOMBSTONE: Duration = Duration::from_secs(600);
 pub const EARLIER: Timestamp = Timestamp(NOW.0 - 1000);
+/// When the claims were made that are there before.
+pub const BEFORE: Timestamp = Timestamp(NOW.0 - 9000);
+/// What my dispatch saw.
+pub const SENT: Sent = Sent {
+    written_after: Some(Duration::from_millis(5)),
+    status: Some(200),
+    bytes_seen: 17,
+};
+/// The course of an attempt that is unknown before.
+pub const TRACE: Trace = Trace {
+    claimed_at: Some(BEFORE),
+    sent: Sent {
+        written_after: Some(Duration::from_millis(7)),
+        status: None,
+        bytes_seen: 0,
+    },
+};
+/// Of records that [`claim_of`] or [`unknown_of`] made, once they are completed.
+pub const BEGUN: Begun = Begun {
+    fence: Some(3),
+    claimed_at: Some(BEFORE),
+};
 /// The fence that an op of the owner bears; another one than the record's, for *mine* is the same owner,
 /// whatever the fence.
 pub const MY_FENCE: u64 = 9;
@@ -58,6 +80,7 @@ pub fn mark_unknown() -> Op {
         origin: origin(MINE),
         fence: MY_FENCE,
         cause: Cause::Truncated,
+        sent: SENT,
         keep: KEEP,
     }
 }
@@ -136,7 +159,19 @@ pub fn fresh(owner: Owner, fence: u64, prior: Option<Unknown>) -> State {
         seen: seen_at(owner, fence, 0),
         lease: LEASE,
         lease_until: NOW.plus(LEASE),
+        claimed_at: Some(NOW),
         prior,
+    })
+}
+
+/// A claim that a beat made anew: since when it was held is not known any more.
+pub fn found_again(owner: Owner, fence: u64) -> State {
+    State::Claimed(Claimed {
+        seen: seen_at(owner, fence, 0),
+        lease: LEASE,
+        lease_until: NOW.plus(LEASE),
+        claimed_at: None,
+        prior: None,
     })
 }
 
@@ -145,6 +180,7 @@ pub fn claim_of(owner: Owner, left: Duration, prior: Option<Unknown>) -> State {
         seen: seen(owner),
         lease: LEASE,
         lease_until: NOW.plus(left),
+        claimed_at: Some(BEFORE),
         prior,
     })
 }
@@ -158,6 +194,7 @@ pub fn unknown_of(owner: Owner) -> State {
         seen: seen(owner),
         cause: Cause::Timeout,
         since: EARLIER,
+        trace: TRACE,
     })
 }
 
@@ -167,6 +204,7 @@ pub fn prior() -> Unknown {
         seen: seen_at(OTHER, 2, 7),
         cause: Cause::ConnectionLost,
         since: EARLIER,
+        trace: TRACE,
     }
 }
 
@@ -175,14 +213,16 @@ pub fn done_by(owner: Option<Owner>) -> State {
         owner,
         answer: answer(200),
         completed_at: EARLIER,
+        begun: BEGUN,
     })
 }
 
-pub fn done_now(owner: Option<Owner>) -> State {
+pub fn done_now(owner: Option<Owner>, begun: Begun) -> State {
     State::Completed(Completed {
         owner,
         answer: answer(201),
         completed_at: NOW,
+        begun,
     })
 }
 

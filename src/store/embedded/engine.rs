@@ -163,7 +163,7 @@ impl Engine {
                     if let Ok(Some(record)) = codec::decode_open(&id, bytes.value())
                         && let Some(moved) = Move::of(id, None, Some(&record))
                     {
-                        open.make(moved);
+                        open.make(moved, Timestamp(0));
                     }
                 }
             }

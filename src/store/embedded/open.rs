@@ -168,6 +168,7 @@ impl Opened {
             marks: Mutex::new(Marks::default()),
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            aged_out: AtomicU64::new(0),
             open: Mutex::new(self.open),
         });
         shared.show(self.tally);

@@ -1,6 +1,7 @@
 //! The only thread that writes: it takes what waits in the queue, applies it in one change to the database, and
 //! answers once that is on disk.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::engine::{Change, Changed, Engine, Failure, Tally};
 use super::{MAX_MARKS, Phase, Shared};
-use crate::protocol::{self, Mark, Op, Owner, RecordId, Timestamp, Verdict};
+use crate::protocol::{self, Mark, Op, Owner, RecordId, Timestamp, Verdict, Version};
 use crate::store::{NotDone, StoreError};
 
 /// Ops in one change at most. Groups grow by themselves while a sync is under way; the bound keeps a single
@@ -29,10 +30,19 @@ const RETRY_LONGEST: Duration = Duration::from_secs(30);
 /// How long changes have to succeed until the trouble before them is over.
 const CALM: Duration = Duration::from_secs(3);
 
-/// One op that waits for its verdict.
+/// What is asked of a record.
+#[derive(Clone)]
+pub enum Task {
+    /// One op.
+    Op(Op),
+    /// An operator's delete.
+    Forget(Version),
+}
+
+/// One that waits for its verdict.
 pub struct Call {
     pub id: RecordId,
-    pub op: Op,
+    pub task: Task,
     pub reply: oneshot::Sender<Result<Verdict, StoreError>>,
 }
 
@@ -118,11 +128,12 @@ impl Writer {
                 .acknowledge(tally.sequence)
                 .map_err(redb::Error::Io)?;
             self.hold(tally);
+            let now = (self.shared.settings.clock)();
             let mut open = self.shared.open();
-            for moved in moves {
-                open.make(moved);
-            }
+            let aged_out = moves.into_iter().map(|moved| open.make(moved, now));
+            let aged_out = aged_out.map(u64::from).sum();
             drop(open);
+            self.shared.aged_out.fetch_add(aged_out, Ordering::Relaxed);
             if let Some(trouble) = &mut self.trouble {
                 trouble.wrote_since = true;
             }
@@ -281,8 +292,8 @@ fn apply(
     max_size: u64,
     now: Timestamp,
 ) -> Result<Result<Verdict, NotDone>, Failure> {
-    let (id, op) = (call.id, call.op.clone());
-    let claims = matches!(op, Op::Claim { .. });
+    let id = call.id;
+    let claims = matches!(call.task, Task::Op(Op::Claim { .. }));
     if claims && call.reply.is_closed() {
         // Its caller has given up. Nobody would dispatch for this claim, and somebody would have to release it.
         return Ok(Err(NotDone::Overloaded));
@@ -292,16 +303,26 @@ fn apply(
         Err(Failure::Record(_, error)) => return Ok(Err(NotDone::Unreadable(error.to_string()))),
         Err(failure) => return Err(failure),
     };
-    if crate::store::leaves_mark(&op) && !marks.have_room() {
+    let leaves_mark = match &call.task {
+        Task::Op(op) => crate::store::leaves_mark(op),
+        Task::Forget(_) => true,
+    };
+    if leaves_mark && !marks.have_room() {
         return Ok(Err(NotDone::Overloaded));
     }
-    let marked = op.owner().is_some_and(|owner| marks.contains(id, owner));
     let current = before.clone().and_then(|record| record.at(now));
-    let (after, mark, verdict) = protocol::apply(current.clone(), marked, op, now);
+    let (after, left, verdict) = match call.task.clone() {
+        Task::Op(op) => {
+            let marked = op.owner().is_some_and(|owner| marks.contains(id, owner));
+            let (after, mark, verdict) = protocol::apply(current.clone(), marked, op, now);
+            (after, Vec::from_iter(mark), verdict)
+        }
+        Task::Forget(version) => protocol::forget(current.clone(), version, now),
+    };
     if claims && current.is_none() && after.is_some() && change.bytes() >= max_size {
         return Ok(Err(NotDone::Full));
     }
-    if let Some(mark) = mark {
+    for mark in left {
         marks.insert(id, mark);
     }
     if after != current {

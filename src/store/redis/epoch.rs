@@ -26,7 +26,7 @@ impl Redis {
     ///
     /// # Errors
     /// As [`super::Store::apply`].
-    pub async fn change_epoch(&self) -> Result<u64, StoreError> {
+    pub async fn new_epoch(&self) -> Result<u64, StoreError> {
         self.open()?;
         self.contacted().await?;
         let mut bytes = [0; 8];

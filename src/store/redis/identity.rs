@@ -27,6 +27,8 @@ const CHECKED: &[u8] = b"oncegate: the id key of this store";
 /// What is known of the store.
 pub struct Identity {
     check: String,
+    /// Where there is no store, one is begun.
+    begins: bool,
     known: RwLock<Option<Arc<str>>>,
     /// One gateway begins a store once.
     contact: Mutex<()>,
@@ -35,10 +37,13 @@ pub struct Identity {
 
 impl Identity {
     /// Of a store that nobody has talked to yet.
-    pub fn unknown(id_key: &IdKeyBytes) -> Self {
+    ///
+    /// - `begins`: where there is none, one is begun.
+    pub fn unknown(id_key: &IdKeyBytes, begins: bool) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &id_key.0);
         Self {
             check: hex(&hmac::sign(&key, CHECKED).as_ref()[..16]),
+            begins,
             known: RwLock::default(),
             contact: Mutex::default(),
             was_said: AtomicBool::new(false),
@@ -69,6 +74,12 @@ pub enum ContactError {
     /// Some of its parts have lost their identity, or have that of another store.
     #[error("a part of the store was emptied; {ACCEPT}")]
     PartlyEmptied,
+    /// There is none, and the configuration says that none is to be begun.
+    #[error(
+        "there is no store under this namespace, and `store.begin` is false; claims are refused until \
+         `oncegate store accept` begins one"
+    )]
+    NotBegun,
     /// It does not answer, or not as it should.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -132,10 +143,13 @@ impl Redis {
     }
 
     /// Whether the store is the one that the configuration means, without beginning one.
-    pub(super) async fn is_the_one(&self) -> Result<(), ContactError> {
+    /// `false`: there is none yet.
+    pub(super) async fn is_the_one(&self) -> Result<bool, ContactError> {
         match self.marker("read", "").await? {
             Some(marker) if marker.check != self.identity.check => Err(ContactError::OtherIdKey),
-            _ => Ok(()),
+            Some(_) => Ok(true),
+            None if !self.identity.begins => Err(ContactError::NotBegun),
+            None => Ok(false),
         }
     }
 
@@ -226,7 +240,13 @@ impl Redis {
         if parts.iter().any(|part| !part.is_empty()) {
             return Err(ContactError::PartlyEmptied);
         }
-        tracing::info!("the store is new: it is begun");
+        if !self.identity.begins {
+            return Err(ContactError::NotBegun);
+        }
+        tracing::warn!(
+            "there is no store under this namespace: a new one is begun. Had there been one, its records are gone, \
+             and what they remember may be sent again"
+        );
         let strange = || StoreError::from(super::reply::strange());
         let marker = self.marker("begin", &fresh()?).await?;
         Ok(marker.ok_or_else(strange)?)

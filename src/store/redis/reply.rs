@@ -13,8 +13,8 @@ use super::super::NotDone;
 use super::super::codec::{self, Part};
 use super::identity::NotTheStore;
 use crate::protocol::{
-    Answer, Cause, Claimed, Completed, Fingerprint, Found, Origin, Owner, RULES, Record, RecordId,
-    Seen, State, Timestamp, Unknown, Verdict,
+    Answer, Begun, Cause, Claimed, Completed, Fingerprint, Found, Origin, Owner, RULES, Record,
+    RecordId, Seen, Sent, State, Timestamp, Trace, Unknown, Verdict,
 };
 
 /// What a script says.
@@ -61,6 +61,14 @@ pub fn cause_text(cause: Cause) -> String {
     }
 }
 
+/// What an owner saw of its dispatch, for the field `tr`: three numbers, of which the first two may be missing.
+pub fn sent_text(sent: &Sent) -> String {
+    let written = sent.written_after.map(|span| span.as_millis().to_string());
+    let status = sent.status.map(|status| status.to_string());
+    let (written, status) = (written.unwrap_or_default(), status.unwrap_or_default());
+    format!("{written},{status},{}", sent.bytes_seen)
+}
+
 /// What an op's script, or a look, answered about this record.
 pub fn said(id: &RecordId, value: Value) -> Result<Said, NotDone> {
     let mut words = Words::of(value)?;
@@ -83,7 +91,7 @@ pub fn said(id: &RecordId, value: Value) -> Result<Said, NotDone> {
             lease_left: words.span()?,
         },
         "unknown" => {
-            let Unknown { seen, cause, since } = words.unknown()?;
+            let (seen, cause, since) = (words.seen()?, words.cause()?, words.time()?);
             Verdict::Unknown { seen, cause, since }
         }
         "completed" => Verdict::Completed(words.found(id)?),
@@ -120,12 +128,14 @@ pub fn record(id: &RecordId, value: Value) -> Result<Option<Record>, NotDone> {
             seen: words.seen()?,
             lease: words.span()?,
             lease_until: words.time()?,
+            claimed_at: words.time_if_any()?,
             prior: words.rest(Words::unknown)?,
         }),
         "unknown" => State::Unknown(words.unknown()?),
         "completed" => State::Completed(Completed {
             owner: words.owner_if_any()?,
             completed_at: words.time()?,
+            begun: words.begun()?,
             answer: words.part(id, Part::Answer)?,
         }),
         "expired" => State::Expired,
@@ -207,6 +217,10 @@ impl Words {
         self.number().map(Timestamp)
     }
 
+    fn time_if_any(&mut self) -> Result<Option<Timestamp>, NotDone> {
+        Ok(number_if_any(&self.text()?)?.map(Timestamp))
+    }
+
     fn span(&mut self) -> Result<Duration, NotDone> {
         self.number().map(Duration::from_millis)
     }
@@ -231,8 +245,23 @@ impl Words {
     fn unknown(&mut self) -> Result<Unknown, NotDone> {
         Ok(Unknown {
             seen: self.seen()?,
-            cause: cause(&self.text()?)?,
+            cause: self.cause()?,
             since: self.time()?,
+            trace: Trace {
+                claimed_at: self.time_if_any()?,
+                sent: sent(&self.text()?)?,
+            },
+        })
+    }
+
+    fn cause(&mut self) -> Result<Cause, NotDone> {
+        cause(&self.text()?)
+    }
+
+    fn begun(&mut self) -> Result<Begun, NotDone> {
+        Ok(Begun {
+            fence: number_if_any(&self.text()?)?,
+            claimed_at: self.time_if_any()?,
         })
     }
 
@@ -243,13 +272,15 @@ impl Words {
 
     fn found(&mut self, id: &RecordId) -> Result<Found, NotDone> {
         let (fingerprint, owner) = (self.fingerprint()?, self.owner_if_any()?);
-        let (completed_at, expires_in) = (self.time()?, self.span()?);
+        let (completed_at, begun) = (self.time()?, self.begun()?);
+        let expires_in = self.span()?;
         Ok(Found {
             fingerprint,
             completed: Completed {
                 owner,
                 answer: self.part(id, Part::Answer)?,
                 completed_at,
+                begun,
             },
             expires_in,
         })
@@ -277,6 +308,27 @@ fn cause(text: &str) -> Result<Cause, NotDone> {
     }
     let status = text.strip_prefix("status:").and_then(|s| s.parse().ok());
     status.map(Cause::Status).ok_or_else(damaged)
+}
+
+/// Nothing where an earlier version wrote it.
+fn sent(text: &str) -> Result<Sent, NotDone> {
+    if text.is_empty() {
+        return Ok(Sent::default());
+    }
+    let mut numbers = text.splitn(3, ',');
+    let mut next = || numbers.next().ok_or_else(damaged);
+    Ok(Sent {
+        written_after: number_if_any(next()?)?.map(Duration::from_millis),
+        status: number_if_any(next()?)?,
+        bytes_seen: next()?.parse().map_err(|_| damaged())?,
+    })
+}
+
+fn number_if_any<T: FromStr>(digits: &str) -> Result<Option<T>, NotDone> {
+    match digits {
+        "" => Ok(None),
+        digits => digits.parse().map(Some).map_err(|_| damaged()),
+    }
 }
 
 fn unreadable(why: &codec::Unreadable) -> NotDone {

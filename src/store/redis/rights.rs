@@ -32,6 +32,8 @@ pub struct Inspected {
     pub missing: Vec<String>,
     /// What serves, and is easily regretted.
     pub doubts: Vec<String>,
+    /// There is a store already; not asked where rights are missing.
+    pub is_begun: bool,
 }
 
 impl Redis {
@@ -71,7 +73,7 @@ impl Redis {
             found.dedup();
         }
         if inspected.missing.is_empty() {
-            self.is_the_one().await?;
+            inspected.is_begun = self.is_the_one().await?;
         }
         Ok(inspected)
     }

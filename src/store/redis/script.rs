@@ -36,7 +36,7 @@ scripts! {
     /// A final answer.
     COMPLETE = flagged(parts!("prelude" "changes" "complete"));
     /// Whether an answer stands.
-    CONFIRM = flagged(parts!("prelude" "changes" "confirm"));
+    CONFIRM = flagged(parts!("confirm"));
     /// No answer came.
     MARK_UNKNOWN = flagged(parts!("prelude" "answers" "changes" "mark_unknown"));
     /// A claim is given back.
@@ -45,6 +45,8 @@ scripts! {
     TAKE_OVER = flagged(parts!("prelude" "answers" "changes" "take_over"));
     /// An operator's word.
     RESOLVE = flagged(parts!("prelude" "answers" "changes" "resolve"));
+    /// An operator's delete.
+    FORGET = flagged(parts!("prelude" "changes" "forget"));
     /// What a client would be told.
     LOOK = flagged(parts!("prelude" "answers" "look"));
     /// The whole record.

@@ -114,9 +114,14 @@ impl Redis {
         let call = self.with_time(&named.id, keys).text(&named.name);
         let answer = self.run(&script::TIDY, bucket, &call).await?;
         // What cannot be read is unresolved for all that anybody knows.
-        Ok(texts(answer.value)?
-            .first()
-            .is_none_or(|word| word != "absent"))
+        match texts(answer.value)?.first().map(String::as_str) {
+            Some("absent") => Ok(false),
+            Some("aged_out") => {
+                self.gauge.aged_out();
+                Ok(false)
+            }
+            _ => Ok(true),
+        }
     }
 }
 

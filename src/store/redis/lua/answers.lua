@@ -2,7 +2,7 @@
 
 local function acquired()
   if r.po then
-    return {'acquired', r.ow, r.fe, r.be, r.po, r.pf, r.pb, r.pc, r.ps}
+    return {'acquired', r.ow, r.fe, r.be, r.po, r.pf, r.pb, r.pc, r.ps, r.pl, r.pt}
   end
   return {'acquired', r.ow, r.fe, r.be}
 end
@@ -12,7 +12,7 @@ local function completed()
   if not answer then
     return {'unreadable', 'it has no answer'}
   end
-  return {'completed', r.fp, r.ow, r.si, text(r.ex - now), answer}
+  return {'completed', r.fp, r.ow, r.si, r.fe or '', r.cl, text(r.ex - now), answer}
 end
 
 -- What a stranger with this fingerprint is told.

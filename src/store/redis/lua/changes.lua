@@ -69,11 +69,12 @@ local function forget()
   tell()
 end
 
--- A final answer in the place of a claim or an unknown outcome; the record keeps what it was made of.
+-- A final answer in the place of a claim or an unknown outcome; the record keeps what it was made of, and the number
+-- and the moment of its last claim.
 local function settle(owner, answer, keep, tombstone)
   local expires_at = now + keep
   local forget_at = expires_at + tombstone
-  redis.call('HDEL', key, 'fe', 'be', 'le', 'lu', 'ca', 'po', 'pf', 'pb', 'pc', 'ps')
+  redis.call('HDEL', key, 'be', 'le', 'lu', 'ca', 'tr', 'po', 'pf', 'pb', 'pc', 'ps', 'pl', 'pt')
   redis.call('HSET', key, 'st', 'completed', 'ow', owner, 'si', text(now), 'an', answer,
     'ex', text(expires_at), 'fo', text(forget_at))
   outlive(forget_at)

@@ -18,6 +18,6 @@ elseif identity ~= ARGV[9] then
 end
 local lease_until = text(now + lease)
 create({fp = ARGV[4], rt = ARGV[5], og = ARGV[6]}, 'claimed', keep, 0,
-  'ow', owner, 'fe', '1', 'be', '0', 'le', ARGV[7], 'lu', lease_until)
+  'ow', owner, 'fe', '1', 'be', '0', 'le', ARGV[7], 'lu', lease_until, 'cl', text(now))
 redis.call('ZADD', index, lease_until, claim_of(ARGV[5]))
 return {'acquired', owner, '1', '0'}

@@ -27,7 +27,7 @@ local function whole(digits)
 end
 
 local stored = redis.call('HMGET', key, 'v', 'st', 'fp', 'rt', 'ex', 'fo', 'ow', 'fe', 'be', 'le', 'lu',
-  'ca', 'si', 'po', 'pf', 'pb', 'pc', 'ps')
+  'ca', 'si', 'po', 'pf', 'pb', 'pc', 'ps', 'cl', 'tr', 'pl', 'pt')
 local r = nil
 local leftover = stored[1]
 if stored[1] then
@@ -37,7 +37,9 @@ if stored[1] then
   r = {st = stored[2], fp = stored[3], rt = stored[4], ex = whole(stored[5]), fo = whole(stored[6]),
     ow = stored[7], fe = stored[8], be = stored[9], le = stored[10], lu = stored[11],
     ca = stored[12], si = stored[13],
-    po = stored[14], pf = stored[15], pb = stored[16], pc = stored[17], ps = stored[18]}
+    po = stored[14], pf = stored[15], pb = stored[16], pc = stored[17], ps = stored[18],
+    -- What tells the course of attempts; records of earlier versions lack it.
+    cl = stored[19] or '', tr = stored[20] or '', pl = stored[21] or '', pt = stored[22] or ''}
   local sound = r.fp and r.rt and r.ex and r.fo and r.ow
   if r.st == 'claimed' then
     sound = sound and whole(r.fe) and whole(r.be) and whole(r.le) and whole(r.lu)

@@ -13,14 +13,14 @@ local function say(...)
   return reply
 end
 if r.st == 'claimed' and r.po then
-  return say(r.ow, r.fe, r.be, r.le, r.lu, r.po, r.pf, r.pb, r.pc, r.ps)
+  return say(r.ow, r.fe, r.be, r.le, r.lu, r.cl, r.po, r.pf, r.pb, r.pc, r.ps, r.pl, r.pt)
 elseif r.st == 'claimed' then
-  return say(r.ow, r.fe, r.be, r.le, r.lu)
+  return say(r.ow, r.fe, r.be, r.le, r.lu, r.cl)
 elseif r.st == 'unknown' then
-  return say(r.ow, r.fe, r.be, r.ca, r.si)
+  return say(r.ow, r.fe, r.be, r.ca, r.si, r.cl, r.tr)
 elseif r.st == 'completed' and not blobs[2] then
   return {'unreadable', 'it has no answer'}
 elseif r.st == 'completed' then
-  return say(r.ow, r.si, blobs[2])
+  return say(r.ow, r.si, r.fe or '', r.cl, blobs[2])
 end
 return reply

@@ -14,16 +14,16 @@ elseif r.st == 'expired' then
 elseif not is_seen(ARGV[4], ARGV[5], ARGV[6]) then
   return {'changed'}
 end
-local cause, since = r.ca, r.si
+local cause, since, sent = r.ca, r.si, r.tr
 if r.st == 'claimed' then
-  cause, since = 'lease_lapsed', r.lu
+  cause, since, sent = 'lease_lapsed', r.lu, ''
 end
-r.po, r.pf, r.pb, r.pc, r.ps = r.ow, r.fe, r.be, cause, since
+r.po, r.pf, r.pb, r.pc, r.ps, r.pl, r.pt = r.ow, r.fe, r.be, cause, since, r.cl, sent
 r.ow, r.fe, r.be = owner, text(tonumber(r.fe) + 1), '0'
 local lease_until = text(now + lease)
-redis.call('HDEL', key, 'ca', 'si')
+redis.call('HDEL', key, 'ca', 'si', 'tr')
 redis.call('HSET', key, 'st', 'claimed', 'ow', r.ow, 'fe', r.fe, 'be', r.be, 'le', ARGV[7], 'lu', lease_until,
-  'po', r.po, 'pf', r.pf, 'pb', r.pb, 'pc', r.pc, 'ps', r.ps)
+  'cl', text(now), 'po', r.po, 'pf', r.pf, 'pb', r.pb, 'pc', r.pc, 'ps', r.ps, 'pl', r.pl, 'pt', r.pt)
 keep_for(keep)
 list_claim(r.rt, lease_until)
 return acquired()
