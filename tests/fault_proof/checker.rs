@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
-use crate::history::{Event, Heard, On, What};
+use crate::history::{Event, Heard, On, What, is_resent};
 
 /// What is promised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,8 +107,12 @@ pub fn check(events: &[Event], terms: Terms) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (operation, events) in by_operation {
         let mut story = Story::of(operation, events, &faults, &mut violations);
-        story.at_most_one_dispatch();
-        story.one_answer();
+        if is_resent(operation) {
+            story.one_dispatch_a_fence();
+        } else {
+            story.at_most_one_dispatch();
+        }
+        story.one_answer(terms);
         story.recorded_for_good(terms);
         story.unknown_is_said();
         story.closed_by_default();
@@ -209,7 +213,7 @@ impl<'a> Story<'a> {
 
     /// P1, on the wire and at the upstream; and P4 where somebody had been told that nobody knows.
     fn at_most_one_dispatch(&mut self) {
-        let (mut left, mut received, mut released) = (0, 0, 0);
+        let (mut left, mut received, mut released, mut freed) = (0, 0, 0, 0);
         let (mut first, mut doubted, mut broken) = (None, None, Vec::new());
         for event in &self.events {
             match &event.what {
@@ -222,9 +226,11 @@ impl<'a> Story<'a> {
                     left += 1;
                 }
                 What::Received { .. } => received += 1,
+                // An operator who says so of what never arrived lets it leave again, and arrive once.
+                What::Says { status: 0, .. } => freed += 1,
                 _ => continue,
             }
-            if left.max(received) > 1 + released {
+            if left > 1 + released + freed || received > 1 + released {
                 let count = left.max(received);
                 let why = format!("it was dispatched {count} times, and released {released} times");
                 broken.push((Promise::AtMostOneDispatch, event.at, why));
@@ -240,16 +246,44 @@ impl<'a> Story<'a> {
         }
     }
 
+    /// P1 where things may be sent again: each claim at most once, which the fence tells.
+    fn one_dispatch_a_fence(&mut self) {
+        let mut fences = BTreeSet::new();
+        let again = self.events.iter().find_map(|event| match &event.what {
+            What::Leaves { fence, .. } if !fences.insert(*fence) => Some((event.at, *fence)),
+            _ => None,
+        });
+        if let Some((at, fence)) = again {
+            let fence = fence.map_or("no fence".to_owned(), |fence| format!("fence {fence}"));
+            let why = format!("it was dispatched twice with {fence}");
+            self.breaks(Promise::AtMostOneDispatch, at, why);
+        }
+    }
+
     /// P2 and P3: whoever gets an answer of the upstream gets the one to this operation.
-    fn one_answer(&mut self) {
-        let received: BTreeMap<u64, u16> = self
+    fn one_answer(&mut self, terms: Terms) {
+        let charges: BTreeSet<(u64, u16)> = self
             .events
             .iter()
             .filter_map(|event| match &event.what {
                 What::Received { number, status, .. } => Some((*number, *status)),
+                What::Says { status, body } => {
+                    let body: Value = serde_json::from_str(body).ok()?;
+                    Some((body["charge"].as_u64()?, *status))
+                }
                 _ => None,
             })
             .collect();
+        // An operator may settle what its owner has an answer to, and cannot record; or whose recorded answer a server of
+        // the store has lost.
+        let says = |event: &&&Event| matches!(event.what, What::Says { .. });
+        let by_hand = self.events.iter().rfind(|event| says(&event));
+        let may_differ = by_hand.is_some_and(|says| {
+            let begun = self.events[0].at.saturating_sub(DEMOTED);
+            let span = begun..=says.at.saturating_add(REPLICATED);
+            let lost = |fault: &Fault| fault.on == On::StoreServer && fault.overlaps(&span);
+            terms.loses_answers && self.faults.iter().any(lost)
+        });
         let mut first: Option<&Heard> = None;
         let mut broken = Vec::new();
         for request in &self.requests {
@@ -259,11 +293,16 @@ impl<'a> Story<'a> {
             if heard.body.is_empty() {
                 continue;
             }
-            if let Some((promise, why)) = self.not_its_own(request, heard, &received) {
+            if let Some((promise, why)) = self.not_its_own(request, heard, &charges) {
                 broken.push((promise, at, why));
                 continue;
             }
-            if !["executed", "replayed", "unrecorded"].contains(&&*heard.said) {
+            let is_the_answer = match &*heard.said {
+                "executed" | "replayed" => !may_differ,
+                "unrecorded" => by_hand.is_none(),
+                _ => false,
+            };
+            if !is_the_answer {
                 continue;
             }
             match first {
@@ -285,7 +324,7 @@ impl<'a> Story<'a> {
         &self,
         request: &Request<'_>,
         heard: &Heard,
-        received: &BTreeMap<u64, u16>,
+        charges: &BTreeSet<(u64, u16)>,
     ) -> Option<(Promise, String)> {
         let Ok(body) = serde_json::from_str::<Value>(&heard.body) else {
             let why = format!("an answer that the upstream never gave: {heard}");
@@ -309,7 +348,7 @@ impl<'a> Story<'a> {
             return Some((Promise::OneAnswer, why));
         }
         let charge = body["charge"].as_u64().unwrap_or(0);
-        if received.get(&charge) != Some(&heard.status) {
+        if !charges.contains(&(charge, heard.status)) {
             let why = format!("an answer that the upstream never gave: {heard}");
             return Some((Promise::OneAnswer, why));
         }
@@ -388,6 +427,8 @@ impl<'a> Story<'a> {
                     }
                     out -= 1;
                 }
+                What::Says { status: 0, .. } if was_out => return false,
+                What::Says { status: 0, .. } => out = 0,
                 _ => {}
             }
         }
@@ -427,7 +468,7 @@ impl<'a> Story<'a> {
         let is_other = |request: &Request<'_>| request.payload != last.payload;
         let is_well = match (&*heard.said, &*heard.slug) {
             ("executed" | "replayed" | "released" | "unrecorded", _) => true,
-            // The upstream says again and again that it does not know.
+            ("unknown", _) if is_resent(self.operation) => false,
             ("unknown", _) => self.is_unknown_for_a_reason(),
             (_, "key-reused") => self.requests.iter().any(is_other),
             _ => false,
@@ -451,7 +492,7 @@ impl<'a> Story<'a> {
         let dispatches = self.events.iter().enumerate();
         let mut owners: Vec<Owner> = dispatches
             .filter_map(|(place, event)| {
-                let What::Leaves { gateway } = event.what else {
+                let What::Leaves { gateway, .. } = event.what else {
                     return None;
                 };
                 let returns = |event: &&&&Event| matches!(event.what, What::Returns { .. });
@@ -559,7 +600,7 @@ pub fn summary(events: &[Event]) -> String {
     let mut operations = BTreeSet::new();
     let (mut heard, mut faults): (BTreeMap<String, usize>, BTreeMap<&str, usize>) =
         Default::default();
-    let mut dispatches = 0;
+    let (mut dispatches, mut resent, mut settled) = (0, 0, 0);
     for event in events {
         match &event.what {
             What::Sends { .. } => {
@@ -570,12 +611,19 @@ pub fn summary(events: &[Event]) -> String {
                 *heard.entry(what.trim_end().to_owned()).or_default() += 1;
             }
             What::HearsNothing { .. } => *heard.entry("nothing".to_owned()).or_default() += 1,
-            What::Leaves { .. } => dispatches += 1,
+            What::Leaves { fence, .. } => {
+                dispatches += 1;
+                resent += usize::from(fence.is_some_and(|fence| fence > 1));
+            }
+            What::Says { .. } => settled += 1,
             What::Begins { name, .. } => *faults.entry(name).or_default() += 1,
             _ => {}
         }
     }
-    let mut lines = format!("{} operations, {dispatches} dispatches\n", operations.len());
+    let mut lines = format!(
+        "{} operations, {dispatches} dispatches, {resent} of them again; an operator spoke {settled} times\n",
+        operations.len()
+    );
     for (what, count) in &heard {
         let _ = writeln!(lines, "  {count:>8} heard {what}");
     }

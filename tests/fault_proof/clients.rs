@@ -9,7 +9,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::history::{Heard, Journal, Sight, What};
+use crate::history::{Heard, Journal, RESENT, Sight, What, is_resent};
 use crate::support::{Answer, Connection, Request};
 
 /// Operations that clients may ask for again.
@@ -29,7 +29,12 @@ impl Operation {
     }
 
     fn request(&self) -> Request {
-        Request::post("/v1/payments")
+        let path = if is_resent(&self.name()) {
+            "/v1/transfers"
+        } else {
+            "/v1/payments"
+        };
+        Request::post(path)
             .auth(&format!("Bearer {}", self.scope))
             .key(&self.key)
             .body(&self.payload)
@@ -206,7 +211,8 @@ impl Client {
             };
         }
         drop(latest);
-        self.new_operation("alice", format!("c{client}-{number}"))
+        let kind = if self.rng.u8(0..5) == 0 { RESENT } else { "" };
+        self.new_operation("alice", format!("{kind}c{client}-{number}"))
     }
 
     fn new_operation(&mut self, scope: &'static str, key: String) -> Operation {

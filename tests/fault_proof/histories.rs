@@ -59,7 +59,12 @@ impl History {
     }
 
     fn leaves(self) -> Self {
-        self.then("alice/k", What::Leaves { gateway: 0 })
+        self.leaves_with("alice/k", None)
+    }
+
+    fn leaves_with(self, operation: &str, fence: Option<u64>) -> Self {
+        let gateway = 0;
+        self.then(operation, What::Leaves { gateway, fence })
     }
 
     fn returns(self, status: u16) -> Self {
@@ -204,6 +209,54 @@ fn a_release_that_never_came_back_releases_nothing() {
         .received(7, "Busy", 429)
         .leaves()
         .breaks(&[Promise::AtMostOneDispatch]);
+}
+
+#[test]
+fn what_may_be_sent_again_is_so_with_another_fence() {
+    let operation = "alice/transfer-1";
+    let first = || {
+        let sent = History::new().sends_for(operation, "pay");
+        sent.leaves_with(operation, Some(1))
+    };
+    let second = first().leaves_with(operation, Some(2));
+    second.keeps_every_promise();
+    let second = first().leaves_with(operation, Some(1));
+    second.breaks(&[Promise::AtMostOneDispatch]);
+}
+
+#[test]
+fn what_an_operator_says_was_never_done_may_leave_again_and_arrive_once() {
+    let never = || What::Says {
+        status: 0,
+        body: String::new(),
+    };
+    let left = || History::new().sends().leaves().then("alice/k", never());
+    left().dispatched().keeps_every_promise();
+    let arrives = left().dispatched().received(8, "Answers", 201);
+    arrives.breaks(&[Promise::AtMostOneDispatch]);
+}
+
+#[test]
+fn what_an_operator_says_is_the_answer_from_then_on() {
+    let by_hand = answer("replayed", 201, "alice/k", "pay", 7);
+    let body = format!("{} ", by_hand.body);
+    let by_hand = Heard {
+        body: body.clone(),
+        ..by_hand
+    };
+    let settled = || {
+        let sent = History::new().sends().leaves().received(7, "Late", 201);
+        let says = What::Says {
+            status: 201,
+            body: body.clone(),
+        };
+        let settled = sent.hears(1, unknown()).then("alice/k", says).sends();
+        settled.hears(2, by_hand.clone()).sends()
+    };
+    settled().hears(3, by_hand.clone()).keeps_every_promise();
+    settled()
+        .hears(3, paid("replayed"))
+        .breaks(&[Promise::OneAnswer]);
 }
 
 #[test]

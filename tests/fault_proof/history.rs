@@ -43,18 +43,26 @@ pub enum What {
     /// A client hears nothing, or not all of an answer.
     HearsNothing { request: u64, why: String },
     /// The head of a request passes the wire between a gateway and the upstream.
-    Leaves { gateway: usize },
+    Leaves {
+        gateway: usize,
+        /// `Oncegate-Fence`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fence: Option<u64>,
+    },
     /// The beginning of an answer passes it.
     Returns { gateway: usize, status: u16 },
     /// The upstream has received a whole request, and does this with it.
     Received {
         gateway: usize,
+        /// The charge that it makes, or has made before.
         number: u64,
         payload: String,
         act: String,
         /// What it answers in the end, 0 for nothing whole.
         status: u16,
     },
+    /// An operator settles it: by this answer, or (status 0) as never done.
+    Says { status: u16, body: String },
     /// The nemesis begins a fault.
     Begins { fault: u64, name: String, on: On },
     /// That fault is over.
@@ -109,6 +117,15 @@ pub enum Sight {
     Executed(usize),
 }
 
+/// Keys of operations that may be sent again, to an upstream that recognises them, begin with this.
+pub const RESENT: &str = "transfer-";
+
+/// Whether an operation (`SCOPE/KEY`) may be sent again.
+pub fn is_resent(operation: &str) -> bool {
+    let key = operation.split('/').nth(1);
+    key.is_some_and(|key| key.starts_with(RESENT))
+}
+
 /// Where everything is written down.
 pub struct Journal {
     begun: Instant,
@@ -155,7 +172,9 @@ impl Journal {
                 (&self.clients, false)
             }
             What::Received { .. } => (&self.upstream, true),
-            What::Leaves { .. } | What::Returns { .. } => (&self.upstream, false),
+            What::Leaves { .. } | What::Returns { .. } | What::Says { .. } => {
+                (&self.upstream, false)
+            }
             What::Begins { .. } | What::Ends { .. } | What::Audit => (&self.faults, false),
         };
         let event = Event {
@@ -229,7 +248,10 @@ impl fmt::Display for Event {
             What::HearsNothing { request, why } => {
                 write!(f, "request {request} hears nothing: {why}")
             }
-            What::Leaves { gateway } => write!(f, "DISPATCH leaves gateway {gateway}"),
+            What::Leaves { gateway, fence } => {
+                write!(f, "DISPATCH leaves gateway {gateway}")?;
+                fence.map_or(Ok(()), |fence| write!(f, " with fence {fence}"))
+            }
             What::Returns { gateway, status } => {
                 write!(f, "an answer goes back to gateway {gateway}: {status}")
             }
@@ -245,6 +267,8 @@ impl fmt::Display for Event {
                     "upstream has it from gateway {gateway} as charge {number}: {act} ({status})"
                 )
             }
+            What::Says { status: 0, .. } => write!(f, "an operator says that it was never done"),
+            What::Says { status, body } => write!(f, "an operator says {status} {body}"),
             What::Begins { fault, name, .. } => write!(f, "fault {fault} begins: {name}"),
             What::Ends { fault } => write!(f, "fault {fault} ends"),
             What::Audit => write!(f, "the audit begins"),

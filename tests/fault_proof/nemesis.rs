@@ -33,7 +33,7 @@ pub enum Lane {
 /// it, and none, so that nothing does.
 #[derive(Clone, Copy, Debug)]
 pub struct Acts {
-    seed: u64,
+    pub seed: u64,
     begun: Instant,
     /// No fault begins after that.
     pub ends: Instant,
@@ -103,7 +103,7 @@ impl Nemesis {
 
     /// What befalls gateways. All of them run when this returns.
     pub async fn of_gateways(mut self, mut gateways: Gateways) -> Gateways {
-        while self.goes_on(200..1500).await {
+        while self.goes_on(100..1000).await {
             let number = self.rng.usize(0..gateways.processes.len());
             match self.rng.u8(0..10) {
                 0..=4 => self.kills(&mut gateways, number).await,
@@ -160,6 +160,8 @@ impl Nemesis {
         gateways.keep_log(number, self.journal.folder());
         sleep(Duration::from_millis(self.rng.u64(0..1000))).await;
         gateways.processes[number].restart().await;
+        let admin = gateways.processes[number].admin;
+        gateways.admins.lock().expect("no panic")[number] = admin;
     }
 
     async fn freezes(&mut self, gateways: &Gateways, number: usize) {
@@ -200,7 +202,7 @@ impl Nemesis {
 
     /// What befalls the wires to the upstream.
     pub async fn of_links(mut self, links: Arc<Vec<Relay>>) {
-        while self.goes_on(500..3000).await {
+        while self.goes_on(200..1500).await {
             let number = self.rng.usize(0..links.len());
             let (name, weather) = self.weather();
             let name = format!("wire to the upstream {name}");
@@ -243,7 +245,7 @@ impl Nemesis {
 
     /// What befalls a cluster and the wires to it. It is whole when this returns.
     pub async fn of_cluster(mut self, mut cluster: Cluster) -> Cluster {
-        while self.goes_on(200..2000).await {
+        while self.goes_on(100..1000).await {
             match self.rng.u8(0..14) {
                 0..=3 => self.one_server_far(&cluster).await,
                 4 | 5 => self.all_servers_far(&cluster).await,
@@ -338,7 +340,7 @@ impl Nemesis {
     /// What befalls the disk of a gateway that works in this folder.
     pub async fn of_disk(mut self, folder: PathBuf) {
         let flag = folder.join("stalled");
-        while self.goes_on(1000..5000).await {
+        while self.goes_on(300..2500).await {
             std::fs::write(&flag, "").expect("a flag");
             let fault = self.journal.begins("disk stalled", On::StoreAway);
             sleep(Duration::from_millis(self.rng.u64(100..2500))).await;

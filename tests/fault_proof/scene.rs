@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -10,8 +10,8 @@ use tokio::time::sleep;
 use crate::clock::{Clock, preload};
 use crate::history::Journal;
 use crate::relay::{Relay, Tap, Weather};
-use crate::support::{Engine, Gateway, Place, RedisCluster, Setup, ToyUpstream, within};
-use crate::upstream;
+use crate::support::{Engine, Gateway, Operator, Place, RedisCluster, Setup, ToyUpstream, within};
+use crate::upstream::{self, Books};
 use crate::wiretap::Wiretap;
 
 /// Gateways on a shared store.
@@ -37,6 +37,11 @@ pub struct Gateways {
     pub processes: Vec<Gateway>,
     pub clocks: Vec<Clock>,
     pub links: Arc<Vec<Relay>>,
+    /// Where operators ask each of them; that changes when it is started again.
+    pub admins: Arc<Mutex<Vec<SocketAddr>>>,
+    pub operator: Operator,
+    /// What the upstream has done.
+    pub books: Arc<Books>,
     _upstreams: Vec<ToyUpstream>,
 }
 
@@ -59,11 +64,15 @@ impl Gateways {
             processes: Vec::new(),
             clocks: Vec::new(),
             links: Arc::default(),
+            admins: Arc::default(),
+            operator: Operator::new(),
+            books: Arc::default(),
             _upstreams: Vec::new(),
         };
         let (mut clocks, mut links) = (Vec::new(), Vec::new());
         for number in 0..count {
-            let door = upstream::door(Arc::clone(journal), number, seed);
+            let books = Arc::clone(&gateways.books);
+            let door = upstream::door(Arc::clone(journal), books, number, seed);
             let to = door.url();
             let to = to
                 .trim_start_matches("http://")
@@ -74,6 +83,7 @@ impl Gateways {
             let link = Relay::start(ANY_PORT, to, Some(tap)).await;
             let clock = Clock::new(folder.join(format!("clock-{number}")));
             let setup = routes(store(Setup::payments_at(&link.url())));
+            let setup = setup.operators(gateways.operator.token_file());
             let through = ["env", &clock.environment(), &libraries];
             let process = Gateway::start_through(&through, &setup.toml()).await;
             gateways.processes.push(process);
@@ -81,6 +91,8 @@ impl Gateways {
             links.push(link);
             clocks.push(clock);
         }
+        let admins = gateways.processes.iter().map(|one| one.admin);
+        gateways.admins = Arc::new(Mutex::new(admins.collect()));
         gateways.clocks = clocks;
         gateways.links = Arc::new(links);
         gateways
@@ -106,15 +118,23 @@ impl Gateways {
 
 /// Short times, so that all of them are met.
 fn routes(setup: Setup) -> Setup {
-    let route = [
+    let lease = format!("lease = \"{}s\"", LEASE.as_secs());
+    let lines = [
         "fingerprint = { host = false }",
         "response_timeout = \"1s\"",
         "late_response = \"3s\"",
         "record_timeout = \"1s\"",
+        &lease,
     ];
-    let lease = format!("lease = \"{}s\"", LEASE.as_secs());
-    let setup = route.into_iter().fold(setup, Setup::route).route(&lease);
+    let setup = lines.into_iter().fold(setup, Setup::route);
+    let transfers = [
+        "name = \"transfers\"",
+        "methods = [\"POST\"]",
+        "path = \"/v1/transfers\"",
+        "on_unknown = \"resend\"",
+    ];
     setup
+        .another_route(&[&transfers[..], &lines[..]].concat().join("\n"))
         .top("drain_timeout = \"2s\"")
         .store("timeout = \"500ms\"")
 }

@@ -1,21 +1,49 @@
 //! The upstream: it writes every request down before it does anything with it, and does with it what the operation's
-//! name and the seed say.
+//! name and the seed say. What it has done it knows, by the key: it says so to operators, and does not do again what may be
+//! sent again.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
 
-use crate::history::{Journal, Sight, What};
+use crate::history::{Journal, Sight, What, is_resent};
 use crate::support::{Act, Received, ToyUpstream};
 
+/// What the upstream has received, and what it has done for it, where it knows.
+#[derive(Default)]
+pub struct Books(Mutex<HashMap<String, Option<Charge>>>);
+
+/// What it did for one operation.
+#[derive(Clone, Debug)]
+pub struct Charge {
+    pub number: u64,
+    pub payload: String,
+    /// What it answers, or would have.
+    pub status: u16,
+}
+
+impl Books {
+    /// What it did under this name; `None` where it has received nothing of the kind, `Some(None)` where it does not know.
+    pub fn of(&self, operation: &str) -> Option<Option<Charge>> {
+        self.0.lock().expect("no panic").get(operation).cloned()
+    }
+
+    fn enter(&self, operation: &str, charge: Option<Charge>) {
+        let mut charges = self.0.lock().expect("no panic");
+        let entry = charges.entry(operation.to_owned()).or_default();
+        *entry = entry.take().or(charge);
+    }
+}
+
 /// One of the doors of the upstream, for this gateway.
-pub fn door(journal: Arc<Journal>, gateway: usize, seed: u64) -> ToyUpstream {
+pub fn door(journal: Arc<Journal>, books: Arc<Books>, gateway: usize, seed: u64) -> ToyUpstream {
     let upstream = ToyUpstream::start();
     upstream
         .forgets()
-        .always(move |request| act(request, &journal, gateway, seed));
+        .always(move |request| act(request, &journal, &books, gateway, seed));
     upstream
 }
 
@@ -40,6 +68,8 @@ pub enum Manner {
     Declines,
     /// Has no time now, perhaps more than once, and executes it then.
     Busy,
+    /// Has received it before, and answers what it would have answered then.
+    Repeats,
 }
 
 impl Manner {
@@ -56,6 +86,8 @@ impl Manner {
             87..=89 => Self::Truncates,
             90..=92 => Self::Fails,
             93..=95 => Self::Declines,
+            // What is released begins anew, and its fences with it, which would then say nothing.
+            _ if is_resent(operation) => Self::Answers,
             _ => Self::Busy,
         }
     }
@@ -63,7 +95,7 @@ impl Manner {
     /// The status of its whole answer, 0 where there is none.
     fn status(self, rng: &mut Rng) -> u16 {
         match self {
-            Self::Answers | Self::Slow | Self::Late => 201,
+            Self::Answers | Self::Slow | Self::Late | Self::Repeats => 201,
             Self::Hangs | Self::Resets | Self::Truncates => 0,
             Self::Fails => [502, 503, 504][rng.usize(0..3)],
             Self::Declines => 402,
@@ -72,20 +104,28 @@ impl Manner {
     }
 }
 
-fn act(request: &Received, journal: &Journal, gateway: usize, seed: u64) -> Act {
+fn act(request: &Received, journal: &Journal, books: &Books, gateway: usize, seed: u64) -> Act {
     let scope = request.header("Authorization").unwrap_or_default();
     let scope = scope.trim_start_matches("Bearer ");
     let operation = format!("{scope}/{}", request.key());
     let payload = String::from_utf8_lossy(&request.body).into_owned();
-    let number = journal.number();
+    let mut number = journal.number();
     let mut rng = Rng::with_seed(seed ^ number);
-    let manner = Manner::of(&operation, seed);
-    let status = manner.status(&mut rng);
-    // As the clients read it: whose it is, for what, and which of the charges.
-    let body = format!(
-        "{{\"operation\":\"{operation}\",\"payload\":{},\"charge\":{number}}}",
-        serde_json::Value::from(payload.as_str())
-    );
+    let mut manner = Manner::of(&operation, seed);
+    let mut status = manner.status(&mut rng);
+    if let Some(before) = books.of(&operation).filter(|_| is_resent(&operation)) {
+        // What it did not do then it does now.
+        manner = Manner::Repeats;
+        (number, status) = before.map_or((number, 201), |done| (done.number, done.status));
+    }
+    let charge = Charge {
+        number,
+        payload: payload.clone(),
+        status: if status == 0 { 201 } else { status },
+    };
+    let is_done = !matches!(status, 425..=599);
+    books.enter(&operation, is_done.then_some(charge));
+    let body = body(&operation, &payload, number);
     let act = format!("{manner:?}");
     journal.note(
         &operation,
@@ -101,7 +141,7 @@ fn act(request: &Received, journal: &Journal, gateway: usize, seed: u64) -> Act 
     let answer = || Act::respond(status, &[("Content-Type", "application/json")], &body);
     let mut pause = |from, to| Duration::from_millis(rng.u64(from..to));
     match manner {
-        Manner::Answers | Manner::Fails | Manner::Declines | Manner::Busy => {
+        Manner::Answers | Manner::Fails | Manner::Declines | Manner::Busy | Manner::Repeats => {
             answer().after_pause(pause(0, 30))
         }
         Manner::Slow => answer().after_pause(pause(50, 600)),
@@ -110,4 +150,10 @@ fn act(request: &Received, journal: &Journal, gateway: usize, seed: u64) -> Act 
         Manner::Resets => Act::reset_after_reading(),
         Manner::Truncates => Act::truncate(201, body.len() + 9, body.as_bytes()),
     }
+}
+
+/// An answer, as the checker reads it: whose it is, for what, and which of the charges.
+pub fn body(operation: &str, payload: &str, charge: u64) -> String {
+    let payload = serde_json::Value::from(payload);
+    format!("{{\"operation\":\"{operation}\",\"payload\":{payload},\"charge\":{charge}}}")
 }

@@ -51,7 +51,9 @@ impl Wiretap {
                 line.body = length.parse().unwrap_or(0);
                 let operation = operation(&head);
                 let gateway = self.gateway;
-                self.journal.note(&operation, What::Leaves { gateway });
+                let fence = value(&head, "oncegate-fence").and_then(|fence| fence.parse().ok());
+                self.journal
+                    .note(&operation, What::Leaves { gateway, fence });
                 line.asked = Some(operation);
             }
         }
