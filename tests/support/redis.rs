@@ -135,15 +135,16 @@ impl RedisServer {
     }
 
     /// A server of a cluster, which knows of no other yet.
-    fn of_cluster(engine: Engine) -> Self {
+    fn of_cluster(engine: Engine, place: &Place, settings: &[&str]) -> Self {
         for _ in 0..PORTS * 10 {
             let port = fastrand::u16(CLUSTER_PORTS);
             let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
             if !is_free(port) || !is_free(port + 10_000) {
                 continue;
             }
-            let args = IN_A_CLUSTER.map(str::to_owned).to_vec();
-            if let Some(server) = Self::try_start(&Place::here(), engine.program(), args, port) {
+            let settings = IN_A_CLUSTER.iter().chain(settings);
+            let args = settings.map(|&setting| setting.to_owned()).collect();
+            if let Some(server) = Self::try_start(place, engine.program(), args, port) {
                 return server;
             }
         }
@@ -315,8 +316,19 @@ impl RedisCluster {
 
     /// The same of servers of this kind.
     pub fn start_with(engine: Engine, replicas: usize) -> Self {
+        Self::arranged(engine, replicas, &[], |_| Place::here())
+    }
+
+    /// The same with these settings besides, each server, from 0, in its place: on the loopback interface, through a
+    /// program of its own.
+    pub fn arranged(
+        engine: Engine,
+        replicas: usize,
+        settings: &[&str],
+        place: impl Fn(usize) -> Place,
+    ) -> Self {
         let count = 3 * (1 + replicas);
-        let server = |_| RedisServer::of_cluster(engine);
+        let server = |number| RedisServer::of_cluster(engine, &place(number), settings);
         let servers: Vec<RedisServer> = (0..count).map(server).collect();
         let addresses = servers.iter().map(|s| format!("127.0.0.1:{}", s.port));
         let created = Command::new(tool("redis-cli"))
