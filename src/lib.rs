@@ -8,7 +8,8 @@
 //! - `process`: which process a task belongs to; a matter for tests.
 //! - [`config`]: the configuration file, lowered into what the program needs.
 //! - [`store`], [`upstream`], [`server`], [`telemetry`]: where the world begins: records, sockets, logs.
-//! - [`gateway`]: the way of a request. [`admin`]: health, readiness, metrics.
+//! - [`gateway`]: the way of a request. [`admin`]: health, readiness, metrics, and records
+//!   for operators.
 //! - [`app`]: where the parts are put together. [`cli`]: one file a command.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 

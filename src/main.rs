@@ -36,10 +36,11 @@ fn exit_code(failure: &Failure) -> ExitCode {
         // Asking for help or the version is no failure.
         Failure::Usage(usage) if !usage.use_stderr() => ExitCode::SUCCESS,
         Failure::Usage(_) => ExitCode::from(2),
-        Failure::Configuration(_) | Failure::Log(_) => ExitCode::from(78),
+        Failure::Configuration(_) | Failure::Log(_) | Failure::NoToken(_) => ExitCode::from(78),
         Failure::Gateway(_)
         | Failure::Demo(_)
         | Failure::Unreachable(_)
+        | Failure::Records(_)
         | Failure::Unhealthy(_)
         | Failure::Output(_) => ExitCode::FAILURE,
     }

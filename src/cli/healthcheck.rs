@@ -31,7 +31,7 @@ pub(super) async fn run(path: &Path) -> Result<(), Failure> {
 }
 
 /// Where a listener of this machine can be reached: one on all addresses also by the loopback.
-fn reachable(listener: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listener: SocketAddr) -> SocketAddr {
     let ip = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -3,6 +3,7 @@
 mod check;
 pub mod demo;
 mod healthcheck;
+mod records;
 pub mod report;
 mod schema;
 mod serve;
@@ -45,6 +46,11 @@ enum Command {
     Store {
         #[command(subcommand)]
         command: Store,
+    },
+    /// Looks records up and settles those whose outcome is not known, through the admin API of a running gateway.
+    Records {
+        #[command(subcommand)]
+        command: records::Records,
     },
     /// Asks the gateway of a configuration whether it is ready.
     Healthcheck {
@@ -132,6 +138,12 @@ pub enum Failure {
     /// Store or upstreams do not answer.
     #[error("{0}")]
     Unreachable(String),
+    /// A record could not be shown or settled.
+    #[error("{0}")]
+    Records(String),
+    /// The configuration lets nobody see records.
+    #[error("{0}")]
+    NoToken(String),
     /// The gateway is not ready.
     #[error("not ready: {0}")]
     Unhealthy(String),
@@ -153,6 +165,7 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCo
         Command::Store {
             command: Store::Accept { config },
         } => store::accept(&config).await?,
+        Command::Records { command } => Box::pin(records::run(command)).await?,
         Command::Healthcheck { config } => healthcheck::run(&config).await?,
     }
     Ok(ExitCode::SUCCESS)

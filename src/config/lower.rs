@@ -2,7 +2,6 @@
 //! here, that has been said already, and what depends on it is left out.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use http::HeaderName;
 
@@ -13,24 +12,26 @@ use super::file::{
 use super::finding::Findings;
 use super::fit;
 use super::home::nearest;
+use super::listener::{self, ListenerConfig};
 use super::order;
+use super::probe;
 use super::redis;
 use super::secret;
 use super::setting::Setting;
 use super::setting::Value;
 use super::value::Label;
 use super::words::{
-    AfterExpiryWord, BodyWord, KeyWord, ModeWord, OnStoreDownWord, OnUnknownWord, ScopeWord,
+    AfterExpiryWord, BodyWord, KeyAgeWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord,
     StatusWord,
 };
 use super::{
     AccessLogConfig, Config, EncryptionKey, Limits, OperatorsConfig, StoreConfig, StoreLocation,
     UpstreamConfig,
 };
-use crate::identity::{FingerprintRules, IdKeyBytes, KeySource, ScopeSource};
+use crate::identity::{FingerprintRules, IdKeyBytes, KeyFormat, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
 use crate::route::{
-    AfterExpiry, Matcher, Mode, OnStoreDown, OnUnknown, Policy, RetentionPolicy, Route,
+    AfterExpiry, KeyAge, Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route,
 };
 
 /// What a store may hold unless it is set, in bytes.
@@ -68,7 +69,7 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
     })
 }
 
-fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<SocketAddr>> {
+fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<ListenerConfig>> {
     let listeners = file.listeners.get()?;
     if listeners.is_empty() {
         findings.whole(
@@ -77,10 +78,12 @@ fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<SocketAdd
         );
     }
     fit::addresses(listeners, file.admin.get(), findings);
-    listeners
+    // Each is read before one is missed: everything that is wrong with them is said at once.
+    let listeners: Vec<_> = listeners
         .iter()
-        .map(|listener| listener.address.value())
-        .collect()
+        .map(|file| listener::listener(file, findings))
+        .collect();
+    listeners.into_iter().collect()
 }
 
 /// The outer `None`: something is wrong.
@@ -297,8 +300,10 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
     for route_file in files {
         fit::limits(route_file, file.limits.get(), findings);
         fit::lease(route_file, file.store.get(), findings);
+        fit::key_age_in_time(route_file, file.store.get(), findings);
         lowered.push(route(route_file, file, findings));
     }
+    probe::unused(files, findings);
     order::names(files, findings);
     order::colons(files, findings);
     order::tokens(files, findings);
@@ -391,10 +396,21 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         .retention
         .get()
         .and_then(|retention| retention_of(retention, file, findings));
-    Some(Policy {
+    fit::resend(file, findings);
+    let on_unknown = probe::on_unknown(file, findings);
+    let key_age = match file.key_age.value()? {
+        KeyAgeWord::Ignore => KeyAge::Ignore,
+        KeyAgeWord::Reject => KeyAge::Reject,
+    };
+    let policy = Policy {
         key: key?,
         key_required: file.key_required.value()?,
-        key_format: file.key_format.value()?,
+        key_format: match (file.key_format.value()?, key_age) {
+            // Only one of its versions carries the time.
+            (KeyFormat::Uuid, KeyAge::Reject) => KeyFormat::UuidV7,
+            (format, _) => format,
+        },
+        key_age,
         scope: scope?,
         scope_required: file.scope_required.value()?,
         challenge: file.challenge.value()?.0,
@@ -403,7 +419,7 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         lease: file.lease.get()?.0,
         late_response: file.late_response.value()?,
         record_timeout: file.record_timeout.get()?.0,
-        on_unknown: on_unknown(file, findings)?,
+        on_unknown: on_unknown?,
         unknown_status: file.unknown_status.get()?.0,
         outcomes: outcomes?,
         retention: retention?,
@@ -418,15 +434,9 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         forward_key: file.forward_key.value()?,
         max_request_body: file.max_request_body.get()?.0.0,
         max_response_body: file.max_response_body.get()?.0.0,
-    })
-}
-
-fn on_unknown(file: &RouteFile, findings: &mut Findings) -> Option<OnUnknown> {
-    fit::resend(file, findings);
-    Some(match file.on_unknown.value()? {
-        OnUnknownWord::Hold => OnUnknown::Hold,
-        OnUnknownWord::Resend => OnUnknown::Resend,
-    })
+    };
+    fit::key_age(file, &policy, findings);
+    Some(policy)
 }
 
 fn key(setting: &Setting<Vec<KeyWord>>, findings: &mut Findings) -> Option<Vec<KeySource>> {

@@ -17,9 +17,9 @@ use crate::route::PathPattern;
 
 choice!(Profile { Sidecar = "sidecar" } later { "edge" });
 choice!(ModeWord { Enforce = "enforce", Observe = "observe", Pass = "pass" } later {});
-choice!(OnUnknownWord { Hold = "hold", Resend = "resend" } later { "probe" });
+choice!(OnUnknownWord { Hold = "hold", Resend = "resend", Probe = "probe" } later {});
 choice!(AfterExpiryWord { Execute = "execute", Reject = "reject" } later {});
-choice!(KeyAge { Ignore = "ignore" } later { "reject" });
+choice!(KeyAgeWord { Ignore = "ignore", Reject = "reject" } later {});
 choice!(OnStoreDownWord { Reject = "reject", Forward = "forward" } later {});
 choice!(Dialect { Ietf = "ietf" } later { "stripe", "graphql" });
 choice!(BodyWord { Bytes = "bytes", Json = "json", None = "none" } later {});
@@ -281,6 +281,11 @@ const FRAMING: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
+/// Whether a header says how a message is framed or routed.
+pub(super) fn is_framing(name: &HeaderName) -> bool {
+    FRAMING.contains(name)
+}
+
 /// Reads `header:NAME`.
 fn header_source(text: &str) -> Result<HeaderName, String> {
     let wrong = || format!("is {}", quoted(text));
@@ -368,11 +373,10 @@ impl Text for ScopeWord {
 const MAX_REGEX: usize = 1 << 20;
 
 impl Text for KeyFormat {
-    const LATER: &[&str] = &["issued"];
-
     fn from_text(text: &str) -> Result<Self, String> {
         match text {
             "any" => Ok(Self::Any),
+            "issued" => Ok(Self::Issued),
             "uuid" => Ok(Self::Uuid),
             "ulid" => Ok(Self::Ulid),
             text => match text.strip_prefix("regex:") {
@@ -384,15 +388,15 @@ impl Text for KeyFormat {
     }
 
     fn meant(text: &str) -> Option<String> {
-        nearest(text, &["any", "uuid", "ulid"]).map(str::to_owned)
+        nearest(text, &["any", "uuid", "ulid", "issued"]).map(str::to_owned)
     }
 
     fn kind() -> String {
-        "`any`, `uuid`, `ulid` or `regex:PATTERN`".to_owned()
+        "`any`, `uuid`, `ulid`, `issued` or `regex:PATTERN`".to_owned()
     }
 
     fn restrict(schema: &mut Json) {
-        schema["pattern"] = json!("^(any|uuid|ulid|regex:.+)$");
+        schema["pattern"] = json!("^(any|uuid|ulid|issued|regex:.+)$");
     }
 }
 

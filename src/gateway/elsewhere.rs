@@ -86,6 +86,10 @@ impl Store for Elsewhere {
         ready(Ok(())).boxed()
     }
 
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        ready(Ok(Timestamp(0))).boxed()
+    }
+
     fn usage(&self) -> Usage {
         Usage::default()
     }

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::Shared;
+use super::age;
 use super::attempt::Attempt;
 use super::body::Body;
 use super::course::Course;
@@ -18,7 +19,9 @@ use super::outbound::Outbound;
 use super::problem::Problem;
 use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
+use crate::identity::KeyInvalid;
 use crate::protocol::{Op, Owner, Unknown, Verdict};
+use crate::route::Standing;
 use crate::store::{NotDone, StoreError};
 use crate::telemetry::{ClaimResult, Decision};
 use crate::upstream::Gate;
@@ -56,11 +59,32 @@ impl Exchange {
     /// Claims, and dispatches where the claim is acquired.
     pub async fn run(mut self) {
         let policy = self.subject.policy();
+        match age::standing(&self.shared.ledger, policy, self.subject.made_at).await {
+            Ok(Standing::Fresh) => {}
+            Ok(Standing::Stale) => return self.stale().boxed().await,
+            Ok(Standing::Ahead) => return self.ahead(),
+            Err(error) => return self.no_claim(error).boxed().await,
+        }
         // Held until the claim has a verdict, or its doubt is settled.
         let Ok(asking) = Arc::clone(&self.shared.claims).try_acquire_owned() else {
             let reply = Reply::NoClaim(Problem::StoreUnavailable, self.outbound, self.tally);
             return send(self.reply, reply);
         };
+        let (asked, verdict) = self.claim().await;
+        match verdict {
+            Ok(met @ Verdict::Unknown { .. })
+                if self.subject.policy().on_unknown.probe().is_some() =>
+            {
+                drop(asking);
+                self.probe(met).boxed().await;
+            }
+            verdict => self.claimed(asked, verdict, asking).await,
+        }
+    }
+
+    /// Asks for the claim; says when, too.
+    pub async fn claim(&mut self) -> (Instant, Result<Verdict, StoreError>) {
+        let policy = self.subject.policy();
         let asked = Instant::now();
         let claim = Op::Claim {
             owner: self.owner,
@@ -71,6 +95,17 @@ impl Exchange {
         let verdict = self.shared.ledger.ask(self.subject.id, claim).await;
         self.tally.asked_store(asked.elapsed());
         self.shared.metrics.claims.inc(met(verdict.as_ref().ok()));
+        (asked, verdict)
+    }
+
+    /// Dispatches where the claim is acquired.
+    pub async fn claimed(
+        self,
+        asked: Instant,
+        verdict: Result<Verdict, StoreError>,
+        asking: OwnedSemaphorePermit,
+    ) {
+        let policy = self.subject.policy();
         match verdict {
             Ok(Verdict::Acquired { seen, prior }) => {
                 drop(asking);
@@ -94,6 +129,43 @@ impl Exchange {
             }
             Err(error) => self.no_claim(error).boxed().await,
         }
+    }
+
+    /// The record of so old a key may be forgotten: what there is answers, and where there is nothing nobody can say
+    /// whether it was executed. It is never sent.
+    async fn stale(mut self) {
+        let asked = Instant::now();
+        let fingerprint = self.subject.origin.fingerprint;
+        let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
+        self.tally.asked_store(asked.elapsed());
+        let (decision, answer) = match record {
+            Ok(Some(Verdict::InFlight { .. })) => {
+                return send(self.reply, Reply::InFlight(self.tally));
+            }
+            Ok(Some(verdict)) => self.shared.told(&self.subject, verdict),
+            Ok(None) => {
+                let refusal = self.shared.refused(&self.subject, Problem::KeyTooOld);
+                (Decision::Expired, refusal)
+            }
+            // Not even forwarded without protection: this much is known of it.
+            Err(error) => {
+                tracing::debug!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "not looked up");
+                let refusal = self
+                    .shared
+                    .refused(&self.subject, Problem::StoreUnavailable);
+                (Decision::StoreUnavailable, refusal)
+            }
+        };
+        self.tally.decide(decision);
+        send(self.reply, Reply::Answer(answer));
+    }
+
+    /// No clock that is right has made such a key.
+    fn ahead(self) {
+        let mut refusal = self.shared.refusal(Problem::KeyInvalid);
+        refusal.detail = Some(KeyInvalid::Ahead.to_string());
+        self.tally.decide(Decision::KeyInvalid);
+        send(self.reply, Reply::Answer(refusal.protected()));
     }
 
     /// A claim without a verdict is never dispatched. Its owner gives up, and says so until the store has heard

@@ -126,6 +126,19 @@ impl Ledger {
             .unwrap_or_else(|_| Err(silent()))
     }
 
+    /// The time by the store's clock, see [`Store::now`].
+    ///
+    /// # Errors
+    /// Where the store does not say, certainly [`StoreError::NotDone`].
+    pub async fn now(&self) -> Result<Timestamp, StoreError> {
+        let silent = || NotDone::OutOfOrder("no answer in time".to_owned());
+        match timeout(self.timeout, self.store.now()).await {
+            Ok(Err(StoreError::InDoubt(reason))) => Err(NotDone::OutOfOrder(reason).into()),
+            Ok(answer) => answer,
+            Err(_) => Err(silent().into()),
+        }
+    }
+
     /// How long one call may take.
     #[must_use]
     pub fn timeout(&self) -> Duration {

@@ -9,9 +9,11 @@
 //!
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
 //! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `resend` lets one of them
-//! dispatch what nobody knows the outcome of, `problem` words refusals.
+//! dispatch what nobody knows the outcome of, `probe` asks the upstream about it at the `pace` that it bears, `age` knows keys
+//! that are too old, `problem` words refusals.
 //! Nothing in here opens a socket or a file.
 
+mod age;
 mod attempt;
 mod body;
 mod course;
@@ -22,13 +24,16 @@ mod elsewhere;
 mod entry;
 mod exchange;
 mod foreign;
+mod forwarded;
 mod headers;
 mod lease;
 mod ledger;
 mod message;
 mod observe;
 mod outbound;
+mod pace;
 mod pass;
+mod probe;
 mod problem;
 mod protect;
 mod replay;
@@ -61,11 +66,13 @@ use crate::upstream::Upstream;
 
 pub use body::Body;
 
+use age::Issuer;
 use body::Budget;
 use entry::{Entry, Sending};
 use foreign::Foreign;
 use ledger::Ledger;
 use observe::UnderWay;
+use pace::Paces;
 use problem::{Problem, Refusal};
 use replay::ReplayCache;
 use resend::Sightings;
@@ -114,10 +121,12 @@ pub struct Shared {
     foreign: Arc<Foreign>,
     cache: ReplayCache,
     sightings: Sightings,
+    paces: Arc<Paces>,
     budget: Arc<Budget>,
     late: Arc<Semaphore>,
     claims: Arc<Semaphore>,
     observed: Arc<UnderWay>,
+    issuer: Option<(Issuer, Arc<Identifier>)>,
     problem_base: Option<String>,
     metrics: Arc<Metrics>,
     access_log: Arc<AccessLog>,
@@ -164,6 +173,7 @@ impl Gateway {
         let ledger = Arc::new(ledger);
         Self(Arc::new(Shared {
             http: message::Policy::new(&routes),
+            issuer: Issuer::new(&routes).map(|issuer| (issuer, Arc::clone(&identifier))),
             lanes: routes.routes().iter().enumerate().map(lane).collect(),
             routes,
             foreign: Foreign::new(Arc::clone(&ledger)),
@@ -171,6 +181,7 @@ impl Gateway {
             waiters: Waiters::new(limits.max_waiters, limits.max_waiters_per_key),
             cache: ReplayCache::new(limits.replay_cache),
             sightings: Sightings::new(),
+            paces: Paces::new(),
             budget: Budget::new(limits.max_buffered),
             late: Arc::new(Semaphore::new(limits.max_late)),
             claims: Arc::new(Semaphore::new(MAX_CLAIMS)),
@@ -219,6 +230,11 @@ impl Gateway {
         self.0.cache.forget(id, self.0.ledger.timeout());
     }
 
+    /// Asks upstreams about what is unresolved, where routes say how: to be run beside the gateway.
+    pub async fn probe_unresolved(&self) {
+        Arc::clone(&self.0).probe_unresolved().await;
+    }
+
     /// Sets the gauges that mirror what is held here; for each scrape.
     pub fn mirror(&self) {
         let metrics = &self.0.metrics;
@@ -246,7 +262,7 @@ impl Handler for Gateway {
     type Body = Body;
 
     async fn handle(&self, request: Box<Request<RequestBody>>, peer: Peer) -> Response<Body> {
-        let entry = Entry::begin(&self.0.access_log, &request, peer);
+        let entry = Entry::begin(&self.0.access_log, &request, &peer);
         // Dropped with this future where the client leaves before there is an answer.
         let sending = Sending::new(Arc::clone(&entry));
         let response = self.answer(request, peer, entry).await;
@@ -255,7 +271,7 @@ impl Handler for Gateway {
     }
 
     fn malformed(&self, fault: Fault, peer: Peer) -> Response<Body> {
-        let entry = Entry::unread(&self.0.access_log, peer);
+        let entry = Entry::unread(&self.0.access_log, &peer);
         let problem = match fault.is_too_large() {
             true => Problem::HeadTooLarge,
             false => Problem::BadRequest,
@@ -276,6 +292,11 @@ impl Gateway {
         let shared = &self.0;
         if let Some(fault) = shared.http.fault(&request) {
             return shared.malformed(&entry, fault, request.version());
+        }
+        if let Some((issuer, identifier)) = &shared.issuer
+            && issuer.is_asked(request.method(), request.uri().path())
+        {
+            return issuer.issued(shared, identifier, &entry).boxed().await;
         }
         let host = request.uri().authority().map_or_else(
             || {

@@ -18,6 +18,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Shared;
+use super::age;
 use super::body::Body;
 use super::headers::IDEMPOTENCY_STATUS;
 use super::lease::Keeper;
@@ -27,9 +28,10 @@ use super::sight::{self, Ended, Ending, Payload, PayloadWatch, Print};
 use super::subject::{Lane, ObservedTally, Tally};
 use crate::identity::RequestParts;
 use crate::protocol::{
-    self, Answer, Cause, Fingerprint, Op, Origin, Outcome, Owner, RecordId, Sent, Verdict,
+    self, Answer, Cause, Fingerprint, Op, Origin, Outcome, Owner, RecordId, Sent, Timestamp,
+    Verdict,
 };
-use crate::route::Policy;
+use crate::route::{Policy, Standing};
 use crate::server::{Peer, RequestBody};
 use crate::store::{StoreError, Usage};
 use crate::telemetry::{Decision, Label, ObservedReplay, WouldBe};
@@ -84,7 +86,7 @@ fn begin(
     let found = if headers.contains_key(UPGRADE) {
         Err(WouldBe::BadRequest)
     } else {
-        protect::identity(policy, headers).map_err(|reason| match reason {
+        protect::identity(lane, headers).map_err(|reason| match reason {
             Unidentified::Unkeyed => WouldBe::Unkeyed,
             Unidentified::KeyMissing => WouldBe::KeyMissing,
             Unidentified::KeyInvalid(_) => WouldBe::KeyInvalid,
@@ -114,6 +116,7 @@ fn begin(
     let observation = Observation {
         id: lane.identifier.observed_id(&lane.route.id, &scope, &key),
         owner: Random::new().owner,
+        made_at: age::relevant(policy, &key),
         shared: Arc::clone(shared),
         lane: Arc::clone(lane),
         place,
@@ -208,6 +211,8 @@ struct Observation {
     lane: Arc<Lane>,
     id: RecordId,
     owner: Owner,
+    /// When its key was made, where that matters.
+    made_at: Option<Timestamp>,
     place: Place,
 }
 
@@ -236,6 +241,15 @@ impl Observation {
             return count(&self.lane, tally, WouldBe::NotObserved);
         }
         let fingerprint = print.fingerprint(&self.policy().fingerprint);
+        match age::standing(&self.shared.ledger, self.policy(), self.made_at).await {
+            Ok(Standing::Fresh) => {}
+            Ok(Standing::Ahead) => return count(&self.lane, tally, WouldBe::KeyInvalid),
+            Ok(Standing::Stale) => {
+                let would_be = self.of_stale(fingerprint).await;
+                return count(&self.lane, tally, would_be);
+            }
+            Err(_) => return count(&self.lane, tally, WouldBe::StoreUnavailable),
+        }
         let asked = Instant::now();
         let first_has_ended = self.place.enter(self.id, &ending);
         let mut verdict = self.ask(fingerprint).await;
@@ -259,6 +273,15 @@ impl Observation {
         if would_be.is_duplicate() {
             let ending = self.ended(&mut ending).await;
             self.report(would_be, first_status, ending);
+        }
+    }
+
+    /// What becomes of a key whose record may be forgotten: what the record says, or the refusal of an expired one.
+    async fn of_stale(&self, fingerprint: Fingerprint) -> WouldBe {
+        match self.shared.ledger.look(self.id, fingerprint).await {
+            Ok(None) => WouldBe::Expired,
+            Ok(Some(verdict)) => told(&verdict, fingerprint).0,
+            Err(_) => WouldBe::StoreUnavailable,
         }
     }
 

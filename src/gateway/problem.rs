@@ -35,6 +35,8 @@ pub enum Problem {
     OutcomeUnknown,
     /// The retention is over, and the key is remembered.
     ResultExpired,
+    /// The key is so old that its record may be forgotten, and there is none.
+    KeyTooOld,
     /// Completed, and the response could not be kept.
     ResponseNotStored,
     /// Nothing was sent.
@@ -73,7 +75,7 @@ impl Problem {
             Self::KeyReused => "key-reused",
             Self::RequestInProgress => "request-in-progress",
             Self::OutcomeUnknown => "outcome-unknown",
-            Self::ResultExpired => "result-expired",
+            Self::ResultExpired | Self::KeyTooOld => "result-expired",
             Self::ResponseNotStored => "response-not-stored",
             Self::UpstreamUnreachable | Self::UpstreamUnreachableAfterPrior => {
                 "upstream-unreachable"
@@ -96,6 +98,7 @@ impl Problem {
             Self::RequestInProgress
             | Self::OutcomeUnknown
             | Self::ResultExpired
+            | Self::KeyTooOld
             | Self::ResponseNotStored => StatusCode::CONFLICT,
             Self::UpstreamUnreachable
             | Self::UpstreamUnreachableAfterPrior
@@ -117,6 +120,7 @@ impl Problem {
             Self::RequestInProgress => "A request with this idempotency key is in progress",
             Self::OutcomeUnknown => "The outcome of an earlier attempt is not known",
             Self::ResultExpired => "The result for this idempotency key has expired",
+            Self::KeyTooOld => "The idempotency key is older than results are kept",
             Self::ResponseNotStored => "The operation is completed and its response was not stored",
             Self::UpstreamUnreachable => "The upstream could not be reached; nothing was sent",
             Self::UpstreamUnreachableAfterPrior => {
@@ -149,6 +153,10 @@ impl Problem {
                  the outcome once it is settled, and do not use a new key for it."
             }
             Self::ResultExpired => "The operation was executed; look its result up in the API.",
+            Self::KeyTooOld => {
+                "An operation under this key may have been executed and forgotten. It is not sent; look in the API \
+                 whether it was executed."
+            }
             Self::ResponseNotStored => "The operation was executed; look its result up in the API.",
             Self::UpstreamUnreachable | Self::UpstreamUnreachableAfterPrior => {
                 "Repeat this request with the same key."
@@ -179,9 +187,11 @@ impl Problem {
             Self::ScopeMissing | Self::StoreUnavailable | Self::Overloaded => {
                 ("undetermined", Some(true), false)
             }
-            Self::BodyTooLarge | Self::NoRoute | Self::BadRequest | Self::HeadTooLarge => {
-                ("undetermined", Some(false), false)
-            }
+            Self::KeyTooOld
+            | Self::BodyTooLarge
+            | Self::NoRoute
+            | Self::BadRequest
+            | Self::HeadTooLarge => ("undetermined", Some(false), false),
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Shared;
+use super::age;
 use super::body::{self, Body, Unread, Whole};
 use super::detach::Detach;
 use super::exchange::{Exchange, Reply};
@@ -23,7 +24,7 @@ use super::problem::Problem;
 use super::subject::{Lane, Subject, Tally};
 use super::waiters::{Ended, Met, Ticket, Waiting};
 use crate::identity::{
-    Key, KeyInvalid, KeySource, Reference, RequestParts, Scope, ScopeMissing, key, scope,
+    Key, KeyFormat, KeyInvalid, KeySource, Reference, RequestParts, Scope, ScopeMissing, key, scope,
 };
 use crate::protocol::{Origin, Owner, Verdict};
 use crate::route::{OnStoreDown, Policy};
@@ -83,7 +84,7 @@ pub async fn protected(
         tally.decide(decision);
         return response;
     }
-    let outbound = outbound(policy, head, host.as_ref(), peer, whole);
+    let outbound = outbound(policy, head, host.as_ref(), &peer, whole);
     let call = Call {
         shared: Arc::clone(shared),
         subject: Arc::new(subject),
@@ -108,13 +109,17 @@ pub enum Unidentified {
 ///
 /// # Errors
 /// Why that cannot be said.
-pub fn identity(policy: &Policy, headers: &HeaderMap) -> Result<(Key, Scope), Unidentified> {
+pub fn identity(lane: &Lane, headers: &HeaderMap) -> Result<(Key, Scope), Unidentified> {
+    let policy = lane.policy();
     let key = match key::find(&policy.key, &policy.key_format, headers) {
         Ok(Some(key)) => key,
         Ok(None) if !policy.key_required => return Err(Unidentified::Unkeyed),
         Ok(None) => return Err(Unidentified::KeyMissing),
         Err(reason) => return Err(Unidentified::KeyInvalid(reason)),
     };
+    if matches!(policy.key_format, KeyFormat::Issued) && !lane.identifier.has_issued(&key) {
+        return Err(Unidentified::KeyInvalid(KeyInvalid::NotIssued));
+    }
     match scope::find(&policy.scope, headers) {
         Ok(scope) => Ok((key, scope)),
         Err(_) if !policy.scope_required => Err(Unidentified::Unkeyed),
@@ -132,7 +137,7 @@ fn identified(
     headers: &HeaderMap,
 ) -> Result<Option<(Key, Scope)>, Refused> {
     let policy = lane.policy();
-    match identity(policy, headers) {
+    match identity(lane, headers) {
         Ok(who) => Ok(Some(who)),
         Err(Unidentified::Unkeyed) => Ok(None),
         Err(Unidentified::KeyMissing) => {
@@ -142,8 +147,12 @@ fn identified(
                 .map(|KeySource::Header(name)| name.as_str())
                 .collect();
             let mut refusal = shared.refusal(Problem::KeyMissing);
+            let which = match policy.key_format {
+                KeyFormat::Issued => "issued by POST /.well-known/oncegate/keys",
+                _ => "of your own making",
+            };
             refusal.detail = Some(format!(
-                "Send a key of your own making, a new one for each operation, in {}.",
+                "Send a key {which}, a new one for each operation, in {}.",
                 names.join(" or "),
             ));
             Err((Decision::KeyMissing, Box::new(refusal.protected())))
@@ -227,6 +236,7 @@ fn subject(
             route: Arc::clone(&lane.route.id),
             reference: identifier.seal_reference(&id, &reference, nonce),
         },
+        made_at: age::relevant(policy, key),
     };
     (subject, owner)
 }
@@ -257,14 +267,14 @@ fn outbound(
     policy: &Policy,
     head: request::Parts,
     host: Option<&http::HeaderValue>,
-    peer: Peer,
+    peer: &Peer,
     whole: Whole,
 ) -> Box<Outbound> {
     let mut lines = head.headers;
     headers::to_upstream(
         &mut lines,
         &headers::Origin {
-            peer: peer.addr.ip(),
+            peer,
             host,
             version: head.version,
         },

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::entry::{Became, Counter, Entry, Outcome, Spans};
 use crate::identity::{Identifier, KeyRef};
-use crate::protocol::{Origin, RecordId};
+use crate::protocol::{Origin, RecordId, Timestamp};
 use crate::route::{Policy, Route};
 use crate::telemetry::{
     Decision, Hold, Metrics, RouteMetrics, Unrouted, UpstreamError, UpstreamMetrics,
@@ -84,6 +84,8 @@ pub struct Subject {
     pub id: RecordId,
     /// Its fingerprint and sealed reference.
     pub origin: Origin,
+    /// When its key was made, where that matters.
+    pub made_at: Option<Timestamp>,
 }
 
 impl Subject {

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use http::HeaderName;
 
 use super::fingerprint::{self, FingerprintRules, FingerprintUnderWay, RequestParts};
+use super::issued;
 use super::key::Key;
 use super::keyed::Keyed;
 use super::reference::{self, Reference, SCOPE_NAME_MAX, SealBroken, clip};
 use super::scope::Scope;
-use crate::protocol::{Fingerprint, RecordId};
+use crate::protocol::{Fingerprint, RecordId, Timestamp};
 
 /// The secret that keys record ids and fingerprints. It is never used itself, only keys derived from it.
 #[derive(Clone)]
@@ -34,6 +35,7 @@ pub struct Identifier {
     key_ref: hmac::Key,
     scope_name: hmac::Key,
     reference: hmac::Key,
+    issued_key: hmac::Key,
 }
 
 impl Identifier {
@@ -50,6 +52,7 @@ impl Identifier {
             key_ref: derive(&root, b"key ref"),
             scope_name: derive(&root, b"scope name"),
             reference: derive(&root, b"reference"),
+            issued_key: derive(&root, b"issued key"),
         }
     }
 
@@ -145,6 +148,18 @@ impl Identifier {
         hash.field(name.as_str().as_bytes());
         hash.field(value);
         Short::of(&hash.finish())
+    }
+
+    /// A key for a client: `random` must never have been given before at this time.
+    #[must_use]
+    pub fn issue_key(&self, now: Timestamp, random: [u8; issued::RANDOM_LEN]) -> String {
+        issued::issue(&self.issued_key, &self.namespace, now, random)
+    }
+
+    /// Whether this key was issued by a gateway with the same id key and namespace.
+    #[must_use]
+    pub fn has_issued(&self, key: &Key) -> bool {
+        issued::is_genuine(&self.issued_key, &self.namespace, key.as_str())
     }
 
     /// Seals a reference for this record, AES-256-GCM with the record id as associated data.

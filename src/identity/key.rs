@@ -5,6 +5,9 @@ use std::fmt;
 use http::{HeaderMap, HeaderName};
 use regex::Regex;
 
+use super::issued;
+use crate::protocol::Timestamp;
+
 /// The longest key, in characters after decoding. Stripe's limit, which clients already observe.
 pub const KEY_MAX: usize = 255;
 
@@ -52,10 +55,14 @@ pub enum KeyFormat {
     Any,
     /// A UUID of any version, 8-4-4-4-12 hexadecimal digits in either case (RFC 9562 section 4).
     Uuid,
+    /// A UUID of version 7, which carries the time at which it was made (RFC 9562 section 5.7).
+    UuidV7,
     /// A ULID: 26 characters of Crockford's base 32 in either case, at most `7ZZZZZZZZZZZZZZZZZZZZZZZZZ`.
     Ulid,
     /// A match of this pattern, which is anchored at both ends.
     Regex(Box<Regex>),
+    /// The form of a key that a gateway issues. Whether it was one is for [`super::Identifier::has_issued`] to say.
+    Issued,
 }
 
 /// A key, decoded. It prints nothing of itself: whoever reads a key in a log can ask for its answer.
@@ -103,12 +110,23 @@ pub enum KeyInvalid {
     /// `key_format = "uuid"`, and it is none.
     #[error("The idempotency key is not a UUID.")]
     NotUuid,
+    /// `key_format = "uuid"` where old keys are refused, and it carries no time.
+    #[error("The idempotency key is not a UUID of version 7, whose time this operation asks for.")]
+    NotUuidV7,
     /// `key_format = "ulid"`, and it is none.
     #[error("The idempotency key is not a ULID.")]
     NotUlid,
     /// `key_format = "regex:…"`, and it does not match.
     #[error("The idempotency key does not have the form that this operation requires.")]
     NotInForm,
+    /// `key_format = "issued"`, and it is none, or a forged one, or another gateway's.
+    #[error(
+        "The idempotency key was not issued here; ask for one by POST /.well-known/oncegate/keys."
+    )]
+    NotIssued,
+    /// It says that it was made in the future.
+    #[error("The idempotency key bears a time that lies in the future.")]
+    Ahead,
 }
 
 impl KeyFormat {
@@ -116,11 +134,47 @@ impl KeyFormat {
         let (holds, otherwise) = match self {
             Self::Any => return Ok(()),
             Self::Uuid => (is_uuid(key.as_bytes()), KeyInvalid::NotUuid),
+            Self::UuidV7 => (is_uuid_v7(key.as_bytes()), KeyInvalid::NotUuidV7),
+            Self::Issued => (issued::made_at(key).is_some(), KeyInvalid::NotIssued),
             Self::Ulid => (is_ulid(key.as_bytes()), KeyInvalid::NotUlid),
             Self::Regex(pattern) => (pattern.is_match(key), KeyInvalid::NotInForm),
         };
         if holds { Ok(()) } else { Err(otherwise) }
     }
+
+    /// Whether every key of this format carries the time at which it was made.
+    #[must_use]
+    pub fn carries_time(&self) -> bool {
+        matches!(self, Self::UuidV7 | Self::Ulid | Self::Issued)
+    }
+
+    /// When a key of this format was made, by the clock of whoever made it; `None` where the format does not say.
+    #[must_use]
+    pub fn made_at(&self, key: &Key) -> Option<Timestamp> {
+        let digits = |count, radix| {
+            let digits = key.as_str().chars().filter(|digit| *digit != '-');
+            let mut digits = digits.map(|digit| digit_of(digit, radix)).take(count);
+            digits.try_fold(0, |time, digit| Some(time * radix + digit?))
+        };
+        match self {
+            Self::Any | Self::Uuid | Self::Regex(_) => None,
+            // Both begin with 48 bits of milliseconds.
+            Self::UuidV7 => digits(12, 16).map(Timestamp),
+            Self::Ulid => digits(10, 32).map(Timestamp),
+            Self::Issued => issued::made_at(key.as_str()),
+        }
+    }
+}
+
+/// What a digit stands for, in hexadecimal or in Crockford's base 32.
+fn digit_of(digit: char, radix: u64) -> Option<u64> {
+    const DIGITS: &str = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let value = DIGITS.find(digit.to_ascii_uppercase())? as u64;
+    (value < radix).then_some(value)
+}
+
+fn is_uuid_v7(key: &[u8]) -> bool {
+    is_uuid(key) && key[14] == b'7' && b"89abAB".contains(&key[19])
 }
 
 fn is_uuid(key: &[u8]) -> bool {
@@ -196,7 +250,7 @@ fn checked(key: impl ExactSizeIterator<Item = u8>) -> Result<String, KeyInvalid>
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use http::HeaderValue;
     use proptest::prelude::*;
 
@@ -208,7 +262,13 @@ mod tests {
         found(value, &KeyFormat::Any)
     }
 
-    fn found(value: &[u8], format: &KeyFormat) -> Result<Option<Key>, KeyInvalid> {
+    /// This text as a key.
+    pub fn key_of(text: &str) -> Key {
+        Key(text.into())
+    }
+
+    /// What is found of this value in this format.
+    pub fn found(value: &[u8], format: &KeyFormat) -> Result<Option<Key>, KeyInvalid> {
         let headers = HeaderMap::from_iter([(NAME, HeaderValue::from_bytes(value).unwrap())]);
         find(&[KeySource::Header(NAME)], format, &headers)
     }
@@ -318,6 +378,40 @@ mod tests {
         let order = KeyFormat::Regex(Box::new(Regex::new("^(?:order-[0-9]+)$").unwrap()));
         assert!(found(b"\"order-17\"", &order).is_ok());
         assert_eq!(found(b"order-", &order), Err(KeyInvalid::NotInForm));
+    }
+
+    #[test]
+    fn keys_say_when_they_were_made_where_their_format_does() {
+        let made_at = |format: KeyFormat, text: &str| {
+            let key = found(text.as_bytes(), &format).unwrap().unwrap();
+            format.made_at(&key).map(|at| at.0)
+        };
+        // The examples of RFC 9562 (appendix A.6) and of the ULID specification.
+        let uuid = "017F22E2-79B0-7CC3-98C4-DC0C0C07398F";
+        assert_eq!(made_at(KeyFormat::UuidV7, uuid), Some(1_645_557_742_000));
+        let lower = uuid.to_lowercase();
+        assert_eq!(made_at(KeyFormat::UuidV7, &lower), Some(1_645_557_742_000));
+        let ulid = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+        assert_eq!(made_at(KeyFormat::Ulid, ulid), Some(1_469_922_850_259));
+        let lower = ulid.to_lowercase();
+        assert_eq!(made_at(KeyFormat::Ulid, &lower), Some(1_469_922_850_259));
+        let last = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ";
+        assert_eq!(made_at(KeyFormat::Ulid, last), Some((1 << 48) - 1));
+        assert_eq!(made_at(KeyFormat::Uuid, uuid), None);
+        assert_eq!(made_at(KeyFormat::Any, ulid), None);
+    }
+
+    #[test]
+    fn a_uuid_without_a_time_is_refused_where_the_time_is_asked_for() {
+        for uuid in [
+            "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+            "919108f7-52d1-4320-9bac-f847db4148a8",
+            "017F22E2-79B0-7CC3-18C4-DC0C0C07398F",
+            "017F22E279B07CC398C4DC0C0C07398F",
+        ] {
+            let refused = found(uuid.as_bytes(), &KeyFormat::UuidV7);
+            assert_eq!(refused, Err(KeyInvalid::NotUuidV7), "{uuid}");
+        }
     }
 
     #[test]

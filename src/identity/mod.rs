@@ -9,6 +9,7 @@
 
 mod fingerprint;
 mod identifier;
+mod issued;
 pub mod json;
 pub mod key;
 mod keyed;
@@ -17,6 +18,7 @@ pub mod scope;
 
 pub use fingerprint::{BodyRule, FingerprintRules, FingerprintUnderWay, RequestParts};
 pub use identifier::{IdKeyBytes, Identifier, KeyRef};
+pub use issued::RANDOM_LEN as ISSUED_RANDOM_LEN;
 pub use json::{BadJsonPointer, JsonPointer};
 pub use key::{Key, KeyFormat, KeyInvalid, KeySource};
 pub use reference::{Reference, SealBroken};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::identity::{FingerprintRules, KeyFormat, KeySource, ScopeSource};
-use crate::protocol::{Outcomes, Retention};
-use crate::route::Matcher;
+use crate::protocol::{Outcomes, Retention, Timestamp};
+use crate::route::{Matcher, Probe};
 
 /// One route, ready for use.
 #[derive(Clone, Debug)]
@@ -56,6 +56,8 @@ pub struct Policy {
     pub key_required: bool,
     /// What a key looks like.
     pub key_format: KeyFormat,
+    /// What is made of the time that keys carry. Where old ones are refused, `key_format` is one that carries it.
+    pub key_age: KeyAge,
     /// Who is asking: all of these together. Empty for `["none"]`.
     pub scope: Vec<ScopeSource>,
     /// Without a scope: refused (true) or forwarded as unkeyed (false).
@@ -108,6 +110,48 @@ impl Policy {
         Retention { keep, tombstone }
     }
 
+    /// How long a key is remembered at least, from its first use on, whatever becomes of it.
+    #[must_use]
+    pub fn remembers(&self) -> Duration {
+        let answer = |status| {
+            let retention = self.keep_answer(status);
+            retention.keep.saturating_add(retention.tombstone)
+        };
+        answer(200).min(answer(400)).min(self.keep_open())
+    }
+
+    /// For how long from its making a key may still be used for the first time; `None` where its age does not matter.
+    ///
+    /// Its first use may have been [`KEY_AHEAD_MAX`] before the time that it carries, since the clock that made it may have
+    /// been ahead.
+    #[must_use]
+    pub fn fresh_for(&self) -> Option<Duration> {
+        match self.key_age {
+            KeyAge::Ignore => None,
+            KeyAge::Reject => Some(
+                self.remembers()
+                    .saturating_sub(KEY_AHEAD_MAX + KEY_AGE_MARGIN),
+            ),
+        }
+    }
+
+    /// How a key that was made then stands now; `now` is the store's time, which may be wrong by [`KEY_AGE_MARGIN`].
+    #[must_use]
+    pub fn standing(&self, made_at: Timestamp, now: Timestamp) -> Standing {
+        if self.key_age == KeyAge::Ignore {
+            return Standing::Fresh;
+        }
+        // Both sums instead of a difference, which a short retention would bring to an end at zero.
+        let forgotten = made_at.plus(self.remembers());
+        if made_at > now.plus(KEY_AHEAD_MAX) {
+            Standing::Ahead
+        } else if now.plus(KEY_AHEAD_MAX + KEY_AGE_MARGIN) >= forgotten {
+            Standing::Stale
+        } else {
+            Standing::Fresh
+        }
+    }
+
     /// How long a claim or an unknown outcome is kept if nobody says anything more.
     ///
     /// Where keys are remembered it is kept for twice as long, and not as a tombstone for the second half: that would
@@ -119,6 +163,34 @@ impl Policy {
             AfterExpiry::Reject => self.retention.unknown.saturating_mul(2),
         }
     }
+}
+
+/// How far the clocks of those who make keys may be ahead of the store's: a key that says more was not made by a clock
+/// that is right.
+pub const KEY_AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// By how much earlier than it need be a key counts as old: for what the gateway's idea of the store's time may be wrong,
+/// for clocks of the store's servers that differ, and for a claim on its way to the store.
+pub const KEY_AGE_MARGIN: Duration = Duration::from_secs(60);
+
+/// What is made of the time that keys carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyAge {
+    /// Nothing.
+    Ignore,
+    /// A key that is so old that its record may be forgotten is never executed.
+    Reject,
+}
+
+/// How a key's time stands to what the store may have forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// If there was a record, it is still there.
+    Fresh,
+    /// There may have been a record that is forgotten by now.
+    Stale,
+    /// It lies in the future.
+    Ahead,
 }
 
 /// How long outcomes are kept.
@@ -133,12 +205,14 @@ pub struct RetentionPolicy {
 }
 
 /// What a duplicate of an operation of unknown outcome meets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum OnUnknown {
     /// It is told so.
     Hold,
     /// It is sent again, with the next fence: the upstream recognises keys by itself.
     Resend,
+    /// The upstream is asked whether it happened.
+    Probe(Box<Probe>),
 }
 
 impl OnUnknown {
@@ -146,6 +220,15 @@ impl OnUnknown {
     #[must_use]
     pub fn is_resend(&self) -> bool {
         matches!(self, Self::Resend)
+    }
+
+    /// How the upstream is asked, where it is.
+    #[must_use]
+    pub fn probe(&self) -> Option<&Probe> {
+        match self {
+            Self::Hold | Self::Resend => None,
+            Self::Probe(probe) => Some(probe),
+        }
     }
 }
 
@@ -165,4 +248,87 @@ pub enum OnStoreDown {
     Reject,
     /// It is forwarded without protection.
     Forward,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::route::table::tests::policy as any_policy;
+
+    fn policy(success: u64, failure: u64, unknown: u64, after_expiry: AfterExpiry) -> Policy {
+        Policy {
+            key_age: KeyAge::Reject,
+            retention: RetentionPolicy {
+                success: Duration::from_secs(success),
+                failure: Duration::from_secs(failure),
+                unknown: Duration::from_secs(unknown),
+            },
+            after_expiry,
+            ..any_policy()
+        }
+    }
+
+    const HOUR: u64 = 3600;
+
+    #[test]
+    fn a_key_is_remembered_for_as_long_as_whatever_is_forgotten_first() {
+        let remembers = |success, failure, unknown, after_expiry| {
+            policy(success, failure, unknown, after_expiry)
+                .remembers()
+                .as_secs()
+        };
+        assert_eq!(remembers(24, 48, 72, AfterExpiry::Execute), 24);
+        assert_eq!(remembers(24, 2, 72, AfterExpiry::Execute), 2);
+        assert_eq!(remembers(24, 24, 5, AfterExpiry::Execute), 5);
+        assert_eq!(remembers(24, 2, 72, AfterExpiry::Reject), 4);
+        assert_eq!(remembers(24, 24, 5, AfterExpiry::Reject), 10);
+    }
+
+    #[test]
+    fn a_key_stands_as_its_time_says() {
+        let policy = policy(24 * HOUR, 24 * HOUR, 48 * HOUR, AfterExpiry::Execute);
+        let made_at = Timestamp(1_790_000_000_000);
+        let after = |secs| policy.standing(made_at, made_at.plus(Duration::from_secs(secs)));
+        assert_eq!(after(0), Standing::Fresh);
+        assert_eq!(after(24 * HOUR - 361), Standing::Fresh);
+        assert_eq!(after(24 * HOUR - 360), Standing::Stale);
+        assert_eq!(after(24 * 365 * HOUR), Standing::Stale);
+        let before = |ms| policy.standing(made_at, Timestamp(made_at.0 - ms));
+        assert_eq!(before(300_000), Standing::Fresh);
+        assert_eq!(before(300_001), Standing::Ahead);
+        let last = Timestamp((1 << 48) - 1);
+        assert_eq!(policy.standing(last, made_at), Standing::Ahead);
+        assert_eq!(policy.standing(Timestamp(0), made_at), Standing::Stale);
+    }
+
+    proptest! {
+        /// Whatever became of the first use, and whatever the clocks say within their bounds: from the moment at which its
+        /// record may be forgotten a key is not claimed any more.
+        #[test]
+        fn no_key_is_fresh_whose_record_may_be_forgotten(
+            success in 1..HOUR,
+            failure in 1..HOUR,
+            unknown in 1..HOUR,
+            rejects in any::<bool>(),
+            first_use_ms in 0..1_000_000_000u64,
+            ahead_ms in 0..=300_000u64,
+            behind_ms in 0..=60_000u64,
+            over_ms in 0..20_000u64,
+        ) {
+            let after_expiry = if rejects { AfterExpiry::Reject } else { AfterExpiry::Execute };
+            let policy = policy(success, failure, unknown, after_expiry);
+            let first_use = Timestamp(1_790_000_000_000 + first_use_ms);
+            // The clock that made the key was ahead; the gateway's idea of the store's time, or its claim, comes late.
+            let made_at = Timestamp(first_use.0 + ahead_ms);
+            let kept = |status| {
+                let retention = policy.keep_answer(status);
+                first_use.plus(retention.keep + retention.tombstone)
+            };
+            let forgotten = kept(201).min(kept(422)).min(first_use.plus(policy.keep_open()));
+            let believed = Timestamp((forgotten.0 + over_ms).saturating_sub(behind_ms));
+            prop_assert_ne!(policy.standing(made_at, believed), Standing::Fresh);
+        }
+    }
 }

@@ -113,7 +113,7 @@ fn bare_host(host: &str) -> Cow<'_, str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -121,14 +121,16 @@ mod tests {
     use super::*;
     use crate::identity::{BodyRule, FingerprintRules, KeyFormat};
     use crate::protocol::{Outcomes, StatusSet};
-    use crate::route::{AfterExpiry, Matcher, OnStoreDown, OnUnknown, RetentionPolicy};
+    use crate::route::{AfterExpiry, KeyAge, Matcher, OnStoreDown, OnUnknown, RetentionPolicy};
 
-    fn policy() -> Policy {
+    /// A policy of which nothing matters.
+    pub fn policy() -> Policy {
         let second = Duration::from_secs(1);
         Policy {
             key: Vec::new(),
             key_required: true,
             key_format: KeyFormat::Any,
+            key_age: KeyAge::Ignore,
             scope: Vec::new(),
             scope_required: true,
             challenge: "Bearer".to_owned(),

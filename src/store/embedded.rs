@@ -223,6 +223,10 @@ impl Store for Embedded {
         async move { Ok(self.shared.with_open(|_| Ok(()))?) }.boxed()
     }
 
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        async move { Ok((self.shared.settings.clock)()) }.boxed()
+    }
+
     fn usage(&self) -> Usage {
         Usage {
             records: self.shared.records.load(Ordering::Relaxed),

@@ -292,6 +292,10 @@ impl Store for Memory {
         .boxed()
     }
 
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        future::ready(Ok((self.clock)())).boxed()
+    }
+
     fn usage(&self) -> Usage {
         Usage {
             records: self.records.load(Ordering::Relaxed),

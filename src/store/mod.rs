@@ -86,6 +86,13 @@ pub trait Store: Send + Sync + 'static {
     /// Why not.
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// The time by the store's clock: what judges leases and retention. It may be a little behind, by no more than one
+    /// call takes, and is not asked for anew each time.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDone`]: a question that fails has no effect.
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>>;
+
     /// Sizes for metrics. Never waits.
     fn usage(&self) -> Usage;
 

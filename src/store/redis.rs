@@ -5,10 +5,12 @@
 //!
 //! Reading order: [`Redis`], then `call` (what is sent, how often, and what a failure means), `servers` and `node`
 //! (to whom), `lane` and `answers` (what waits for replicas), `script` with `lua/`, `reply` (what scripts say), `identity`
-//! (whether it is still the same store), `listening` (who waits is told), `epoch`, `unresolved`, `usage`, `rights`.
+//! (whether it is still the same store), `listening` (who waits is told), `clock`, `epoch`, `forget`, `unresolved`, `usage`,
+//! `rights`.
 
 mod answers;
 mod call;
+mod clock;
 mod epoch;
 mod forget;
 mod identity;
@@ -69,6 +71,7 @@ pub struct Redis {
     timeout: Duration,
     identity: Identity,
     gauge: Gauge,
+    clock: clock::Clock,
     is_closed: AtomicBool,
     replicas_ack: u32,
 }
@@ -100,6 +103,7 @@ impl Redis {
             timeout,
             identity: Identity::unknown(id_key, config.begin),
             gauge: Gauge::default(),
+            clock: clock::Clock::default(),
             is_closed: AtomicBool::new(false),
         }
     }
@@ -136,7 +140,8 @@ impl Redis {
         if let Verdict::Acquired { .. } = verdict
             && let Some(why) = lacks
         {
-            // Another server may take over, and know nothing of it.
+            // Another server may take over, and know nothing of it; or has done so, and taken the replicas along.
+            self.look_around();
             return Err(StoreError::InDoubt(why));
         }
         self.look_after(&id, &op, call, &verdict);
@@ -145,6 +150,12 @@ impl Redis {
             Some(why) if !is_granted(&verdict) => Err(StoreError::InDoubt(why)),
             _ => Ok(verdict),
         }
+    }
+
+    /// Asks in the background who holds what by now.
+    fn look_around(&self) {
+        let servers = Arc::clone(&self.servers);
+        tokio::spawn(async move { servers.look_around().await });
     }
 
     /// While claims wait for replicas that do not answer, duplicates of what is done need not: they are answered from
@@ -376,10 +387,15 @@ impl Store for Redis {
         async {
             self.open()?;
             let store = self.contacted().await?;
+            self.look_around();
             self.is_still(&store).await?;
             self.measure().await
         }
         .boxed()
+    }
+
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        self.time_there().boxed()
     }
 
     fn usage(&self) -> Usage {

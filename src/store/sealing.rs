@@ -158,6 +158,10 @@ impl Store for Sealing {
         self.inner.ping()
     }
 
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        self.inner.now()
+    }
+
     fn usage(&self) -> Usage {
         self.inner.usage()
     }

@@ -188,6 +188,12 @@ impl Upstream {
         result
     }
 
+    /// The host and port that it is called by where no client says one: its first endpoint's.
+    #[must_use]
+    pub fn authority(&self) -> Option<HeaderValue> {
+        self.endpoints.first().and_then(Endpoint::authority)
+    }
+
     /// A snapshot of the counters.
     #[must_use]
     pub fn stats(&self) -> Stats {

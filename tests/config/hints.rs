@@ -39,7 +39,10 @@ fn a_misspelt_name_is_told_from_one_that_belongs_elsewhere() {
             "limits.drain_timeout = \"1s\"",
             "`drain_timeout` belongs at the top of the file, before the first section",
         ),
-        ("limits.timeout = \"1s\"", "`timeout` belongs to `[store]`"),
+        (
+            "limits.timeout = \"1s\"",
+            "`timeout` belongs to `[store]` or to `probe` in `[[routes]]` or `[defaults]`",
+        ),
         (
             "limits.respons_timeout = \"1s\"",
             "did you mean `response_timeout`? It belongs to `[[routes]]` or `[defaults]`",
@@ -56,7 +59,10 @@ fn a_misspelt_name_is_told_from_one_that_belongs_elsewhere() {
         ),
         ("defaults.method = [\"POST\"]", "did you mean `methods`?"),
         ("defaults.outcomes.relase = []", "did you mean `release`?"),
-        ("admin.zzzzzzzzzzzz = 1", "there is only `address`"),
+        (
+            "admin.zzzzzzzzzzzz = 1",
+            "there are `address`, `token`, `audit_log`",
+        ),
     ] {
         assert_eq!(advice(&faults_with(&format!("{top}\n"))), expected, "{top}");
     }
@@ -116,6 +122,8 @@ fn a_value_that_was_nearly_right_is_said_with_what_was_meant() {
         ("mode = \"Pass\"", "\"pass\""),
         ("on_store_down = \"foward\"", "\"forward\""),
         ("key_format = \"UUID\"", "\"uuid\""),
+        ("key_format = \"isued\"", "\"issued\""),
+        ("key_age = \"rejct\"", "\"reject\""),
         ("key = [\"Idempotency-Key\"]", "\"header:Idempotency-Key\""),
         (
             "key = \"header:Idempotency-Key\"",
@@ -187,7 +195,7 @@ fn what_cannot_be_used_either_is_not_offered() {
 #[test]
 fn a_word_of_a_later_version_is_known_with_a_slip_in_it() {
     for (settings, word) in [
-        ("key_age = \"rejct\"", "reject"),
+        ("on_unknown = \"prob\"", "probe"),
         ("dialect = \"Stripe\"", "stripe"),
     ] {
         let said = faults_in_route(settings);

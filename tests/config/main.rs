@@ -4,6 +4,8 @@ mod any_text;
 mod conflicts;
 mod faults;
 mod hints;
+mod key_age;
+mod listeners;
 mod lowering;
 mod routes;
 mod secrets;

@@ -100,3 +100,26 @@ fn a_line_with_a_secret_is_not_shown_though_its_setting_is_named_on_another_one(
         assert!(!said.contains("q83vEjRW"), "{said}");
     }
 }
+
+#[test]
+fn the_admin_token_is_one_that_a_header_can_bear_and_is_never_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    let load = |token: &str| {
+        std::fs::write(&path, token).unwrap();
+        let path = path.display();
+        let text = format!("admin.token = {{ file = '{path}' }}\n{SMALLEST}");
+        Config::parse(&text, "f").map(|loaded| loaded.config.operators)
+    };
+    let operators = load("0123456789abcdef\n").unwrap().unwrap();
+    assert_eq!(operators.token, b"0123456789abcdef");
+    assert!(!format!("{operators:?}").contains("48, 49"));
+    for token in ["0123456789abcde", "0123456789 abcdef", "0123456789abcdefü"] {
+        assert_eq!(
+            load(token).unwrap_err().to_string(),
+            "f:1:15: admin.token: the token needs 16 or more characters, all of them visible ASCII"
+        );
+    }
+    let alone = faults_with("admin.audit_log = \"audit.log\"");
+    assert!(alone.contains("without a `token`"), "{alone}");
+}

@@ -10,8 +10,10 @@ const RENDER: &str = "
 import sys, yaml, helm_python
 with helm_python.Chart.load('deploy/helm/oncegate') as chart:
     chart.validate_schema(chart.merge_values(yaml.safe_load(sys.argv[1]) or {}))
-    for text in chart.render(yaml.safe_load(sys.argv[1]) or {}, name='gate', namespace='default').values():
-        print(text + '\\n---')
+    given = chart.render(yaml.safe_load(sys.argv[1]) or {}, name='gate', namespace='default')
+    for path, text in given.items():
+        if path.endswith('.yaml') and text.strip():
+            print('---\\n' + text)
 ";
 
 /// A store in a file, for the values of a single gateway.
@@ -61,10 +63,66 @@ fn kubernetes_takes_a_single_gateway_with_a_store_of_its_own() {
     let manifests = rendered(&values).expect("a rendering");
     assert!(manifests.contains("kind: PersistentVolumeClaim"));
     assert!(manifests.contains("type: Recreate"));
+    takes_text(&manifests);
+}
+
+/// What is empty unless somebody says something.
+#[test]
+fn kubernetes_takes_what_the_other_values_say() {
+    let manifests = rendered(EVERYTHING).expect("a rendering");
+    for said in [
+        "example.com/gate@sha256:",
+        "kubernetes.io/os: linux",
+        "operator: Exists",
+        "weight: 7",
+        "priorityClassName: high",
+        "team: payments",
+        "note: one",
+        "value: \"debug\"",
+        "cidr: 10.0.0.0/8",
+        "name: registry",
+        "internal: \"true\"",
+        "type: LoadBalancer",
+        "storageClassName: fast",
+        "grafana_dashboard",
+    ] {
+        assert!(manifests.contains(said), "{said}");
+    }
+    assert!(!manifests.contains("/run/secrets\n"));
+    takes_text(&manifests);
+}
+
+const EVERYTHING: &str = r#"
+replicaCount: 1
+image:
+  repository: example.com/gate
+  digest: sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
+  pullSecrets: [{name: registry}]
+config: |
+  [upstreams.app]
+  endpoints = ["http://app:9000"]
+secretName: ""
+persistence: {enabled: true, size: 1Gi, storageClassName: fast}
+service: {type: LoadBalancer, port: 80, annotations: {internal: "true"}}
+topologySpread: {enabled: false}
+networkPolicy: {enabled: true, clients: [{ipBlock: {cidr: 10.0.0.0/8}}], monitoring: [], egress: []}
+grafanaDashboard: {enabled: true}
+logFilter: debug
+podAnnotations: {note: one}
+podLabels: {team: payments}
+nodeSelector: {kubernetes.io/os: linux}
+tolerations: [{operator: Exists}]
+affinity:
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 7
+        podAffinityTerm: {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {a: b}}}
+priorityClassName: high
+"#;
+
+fn takes_text(manifests: &str) {
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("single.yaml");
-    // Notes are no manifest.
-    let (_, manifests) = manifests.split_once("---\n").expect("several documents");
+    let file = folder.path().join("rendered.yaml");
     std::fs::write(&file, manifests).expect("a file");
     takes(file.to_str().expect("a name of letters"));
 }
@@ -125,6 +183,10 @@ fn the_chart_refuses_what_would_break_a_promise() {
             "config: \"drain_delay = '1s'\"",
             "drain_delay is the chart's",
         ),
+        (
+            "adminTokenEntry: token\nsecretName: \"\"",
+            "an entry of the Secret",
+        ),
         ("mode: beside", "mode"),
         ("replicas: 3", "replicas"),
         ("ports: {http: 80}", "http"),
@@ -132,6 +194,37 @@ fn the_chart_refuses_what_would_break_a_promise() {
         let error = rendered(values).expect_err(values);
         assert!(error.contains(why), "{values}: {error}");
     }
+}
+
+/// Pod Security's restricted profile, as far as these pods have to do with it.
+#[test]
+fn every_container_in_the_plain_files_is_restricted() {
+    for name in ["edge", "sidecar"] {
+        let manifest = text(&format!("deploy/kubernetes/{name}.yaml"));
+        let containers = manifest.matches(" image: ").count();
+        for line in [
+            "readOnlyRootFilesystem: true",
+            "allowPrivilegeEscalation: false",
+            "runAsUser: 65",
+            "capabilities:",
+        ] {
+            assert_eq!(manifest.matches(line).count(), containers, "{name}: {line}");
+        }
+        assert!(manifest.matches("runAsNonRoot: true").count() >= containers);
+        assert!(manifest.contains("seccompProfile:\n          type: RuntimeDefault"));
+        for freedom in ["hostNetwork", "hostPath", "privileged", "hostPID"] {
+            assert!(!manifest.contains(freedom), "{name}: {freedom}");
+        }
+    }
+}
+
+#[test]
+fn operators_get_a_token_where_there_is_one_to_show() {
+    let token = "token = { file = \"/run/secrets/operators\" }";
+    let with = rendered("adminTokenEntry: operators").expect("a rendering");
+    assert!(with.contains(token), "{with}");
+    let without = rendered("").expect("a rendering");
+    assert!(!without.contains("token = "), "{without}");
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! What the compose file puts together, without containers: its configuration, its API, its Redis.
 
-use std::process::Command;
-
 use super::server::Server;
 use super::support::{
     Connection, Engine, Gateway, RedisServer, Request, free_port, payment, tool, until,
@@ -28,7 +26,7 @@ async fn its_gateway_charges_once_and_remembers_it_in_redis() {
     let redis = RedisServer::start_with(Engine::Redis, &settings);
     let port = free_port();
     let _api = Server::start(
-        Command::new(tool("python3"))
+        Server::command(&tool("python3"))
             .arg(path("deploy/compose/api.py"))
             .env("LISTEN", format!("127.0.0.1:{port}")),
     );

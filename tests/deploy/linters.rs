@@ -1,5 +1,9 @@
 //! Files that a tool can judge by reading them.
 
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
 use super::{path, succeeds, text};
 
 #[test]
@@ -67,6 +71,33 @@ fn every_alert_is_seen_to_fire_in_a_unit_test() {
     for name in names {
         let sample = format!("ALERTS{{alertname=\"{name}\", alertstate=\"firing\"");
         assert!(tests.contains(&sample), "{name}");
+    }
+}
+
+#[test]
+fn the_dashboard_has_four_rows_and_nothing_lies_upon_another() {
+    let dashboard: Value =
+        serde_json::from_str(&text("deploy/grafana/oncegate.json")).expect("a dashboard");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let rows = panels.iter().filter(|panel| panel["type"] == "row");
+    let rows: Vec<&str> = rows.filter_map(|row| row["title"].as_str()).collect();
+    let wanted = [
+        "Traffic and decisions",
+        "Correctness",
+        "Store",
+        "Upstream and process",
+    ];
+    assert_eq!(rows, wanted);
+    let mut taken = BTreeSet::new();
+    let mut ids = BTreeSet::new();
+    for panel in panels {
+        assert!(ids.insert(panel["id"].as_u64()), "{panel}");
+        let at = |name: &str| panel["gridPos"][name].as_u64().expect("a number");
+        for x in at("x")..at("x") + at("w") {
+            for y in at("y")..at("y") + at("h") {
+                assert!(x < 24 && taken.insert((x, y)), "{panel}");
+            }
+        }
     }
 }
 

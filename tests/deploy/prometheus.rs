@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -37,7 +36,7 @@ impl Prometheus {
         std::fs::write(folder.path().join("prometheus.yml"), config).expect("a file");
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let server = Server::start(
-            Command::new(tool("prometheus"))
+            Server::command(&tool("prometheus"))
                 .arg("--config.file=prometheus.yml")
                 .arg("--storage.tsdb.path=samples")
                 .arg(format!("--web.listen-address={address}"))

@@ -2,9 +2,10 @@
 //! gateways that freeze and die, while clients send new keys and old ones. What the upstream was sent and what the
 //! clients were told is compared afterwards.
 //!
-//! `ONCEGATE_FAILOVER_ROUNDS` makes it longer; one round has each fault once.
+//! `ONCEGATE_FAILOVER_ROUNDS` makes it longer; one round has each fault once. `ONCEGATE_FAILOVER_REPLICAS_ACK=0` shows
+//! that the proof is one: claims are lost with their primaries then, and something is sent twice.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,11 +24,19 @@ const CLIENTS: usize = 12;
 const CLIENT_PATIENCE: Duration = Duration::from_secs(4);
 const TRIES: u32 = 5;
 
+/// How many replicas claims wait for.
+fn replicas_ack() -> String {
+    std::env::var("ONCEGATE_FAILOVER_REPLICAS_ACK").unwrap_or_else(|_| "1".to_owned())
+}
+
 /// After a fault's end there may be errors for so long.
 const RECOVERY: Duration = Duration::from_secs(5);
 
 /// So long without an error, and a fault counts as over.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// How long a primary goes on without its replicas: shorter than it takes others to notice those.
+const AHEAD: Duration = Duration::from_millis(400);
 
 const LEASE: Duration = Duration::from_secs(4);
 
@@ -66,6 +75,13 @@ struct Book {
 }
 
 impl Book {
+    /// The keys that clients were told something of since then.
+    fn told_since(&self, begun: Instant) -> BTreeSet<String> {
+        let told = self.told.lock().expect("no panic");
+        let since = told.iter().rev().take_while(|told| told.ended >= begun);
+        since.map(|told| told.key.clone()).collect()
+    }
+
     fn last_error(&self) -> Option<Instant> {
         let told = self.told.lock().expect("no panic");
         let errors = told.iter().rev().filter(|told| told.is_error());
@@ -101,7 +117,7 @@ impl Scene {
         let url = format!("redis-cluster://{}", hosts.join(","));
         let setup = Setup::payments(&upstream)
             .shared(&url, &id_key)
-            .store("replicas_ack = 1")
+            .store(&format!("replicas_ack = {}", replicas_ack()))
             .store("timeout = \"500ms\"")
             .route("fingerprint = { host = false }")
             .route(&format!("lease = \"{}s\"", LEASE.as_secs()));
@@ -160,9 +176,11 @@ impl Scene {
         clients
     }
 
-    /// One fault, and the time until clients are served again.
+    /// One fault, and the time until clients are served again. Then those come back who were there when it began: what
+    /// a server has forgotten is sent again now.
     fn ended(&self, name: &str, begun: Instant) -> impl Future<Output = ()> + use<> {
         let (book, name) = (Arc::clone(&self.book), name.to_owned());
+        let address = self.gateways[self.gateways.len() - 1].address;
         let ended = Instant::now();
         async move {
             let quiet_since = || book.last_error().map_or(ended, |last| last.max(ended));
@@ -176,6 +194,9 @@ impl Scene {
                 ended,
                 errors_until,
             });
+            for key in book.told_since(begun) {
+                tell(&book, address, &key).await;
+            }
         }
     }
 
@@ -231,6 +252,25 @@ impl Scene {
         self.cluster.servers[primary].thaw();
         self.ended("a primary frozen, promoted over and thawed", begun)
             .await;
+    }
+
+    /// What it acknowledged last is with no replica, not even on the way to one: whoever takes over knows nothing of it.
+    async fn primary_killed_ahead(&mut self, random: &mut fastrand::Rng) {
+        let (primary, replicas) = self.victim(random).await;
+        let begun = Instant::now();
+        for replica in &replicas {
+            self.cluster.servers[*replica].freeze();
+        }
+        self.cluster.servers[primary].cli(&["CLIENT", "KILL", "TYPE", "replica"]);
+        sleep(AHEAD).await;
+        self.cluster.servers[primary].kill9();
+        for replica in &replicas {
+            self.cluster.servers[*replica].thaw();
+        }
+        self.is_succeeded(&replicas).await;
+        let ended = self.ended("a primary killed ahead of its replicas", begun);
+        ended.await;
+        self.cluster.servers[primary].restart();
     }
 
     async fn primary_demoted(&mut self, random: &mut fastrand::Rng) {
@@ -402,6 +442,7 @@ async fn nothing_is_sent_twice_whatever_fails() {
         scene.primary_frozen(&mut random).await;
         scene.replica_frozen(&mut random).await;
         scene.primary_killed(&mut random).await;
+        scene.primary_killed_ahead(&mut random).await;
         scene.gateway_gone(round, false).await;
         scene.gateway_gone(round, true).await;
     }

@@ -257,12 +257,15 @@ async fn what_each_setting_loses_in_each_fault() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_was_promoted_over_takes_no_acknowledged_claim_along() {
-    let setting = Setting {
+    let setting = |replicas_ack| Setting {
         name: "",
-        replicas_ack: 1,
+        replicas_ack,
         servers: &[],
     };
-    let (acknowledged, lost) = lost(&setting, Fault::Frozen).await;
+    let (acknowledged, taken) = lost(&setting(1), Fault::Frozen).await;
     assert!(acknowledged > 50, "{acknowledged}");
-    assert_eq!(lost, 0, "of {acknowledged}");
+    assert_eq!(taken, 0, "of {acknowledged}");
+    // It would be seen.
+    let (acknowledged, taken) = lost(&setting(0), Fault::Frozen).await;
+    assert!(taken > 0, "of {acknowledged}");
 }

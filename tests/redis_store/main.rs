@@ -4,12 +4,18 @@
 mod cluster;
 #[path = "../conformance/mod.rs"]
 mod conformance;
+mod cost;
+mod cut;
 mod failover;
 mod gateways;
 mod hints;
 mod identity;
+mod keys;
 mod losses;
 mod mid_exchange;
+mod network;
+mod operators;
+mod probing;
 mod replicas;
 mod rig;
 mod rights;

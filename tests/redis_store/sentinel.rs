@@ -354,3 +354,48 @@ async fn waits(gateway: &Gateway) {
     })
     .await;
 }
+
+/// A master that was cut off, and is back: it goes on as if nothing had happened, while the sentinels name another one.
+/// What it acknowledges is lost.
+#[tokio::test]
+async fn a_master_that_does_not_know_that_it_is_none_is_left() {
+    // By a ping; by claims that no replica gets; by the server's own refusal.
+    for (pings, replicas_ack, least) in [(true, 0, "0"), (false, 1, "0"), (false, 0, "1")] {
+        let group = crate::replicas::Group::start(2, &[]).await;
+        let sentinel = RedisServer::sentinel_of(&group.primary);
+        let master = "main".to_owned();
+        let config = RedisConfig {
+            replicas_ack,
+            ..config(RedisForm::Sentinel { master }, &[sentinel.port])
+        };
+        let store = store_at(&config, Duration::from_secs(1));
+        store.apply(id(1), claim(1)).await.unwrap();
+        assert_eq!(group.primary.cli(&["WAIT", "2", "5000"]), "2");
+        let (next, port) = (&group.replicas[0], group.replicas[0].port.to_string());
+        assert_eq!(next.cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+        group.replicas[1].cli(&["REPLICAOF", "127.0.0.1", &port]);
+        until("the old master to be alone", || async {
+            let replication = group.primary.cli(&["INFO", "replication"]);
+            replication.contains("connected_slaves:0").then_some(())
+        })
+        .await;
+        group
+            .primary
+            .cli(&["CONFIG", "SET", "min-replicas-to-write", least]);
+        assert_eq!(sentinel.cli(&["SENTINEL", "REMOVE", "main"]), "OK");
+        let watched = ["SENTINEL", "MONITOR", "main", "127.0.0.1", &port, "2"];
+        assert_eq!(sentinel.cli(&watched), "OK");
+        let last = std::cell::Cell::new(1);
+        until("claims to go to the new master", || async {
+            if pings {
+                let _ = store.ping().await;
+            }
+            let n = last.get() % 250 + 2;
+            last.set(n);
+            let _ = timeout(Duration::from_secs(1), store.apply(id(n), claim(1))).await;
+            let there = next.cli(&["KEYS", &format!("*:r:{n:02x}{n:02x}*")]);
+            (!there.is_empty()).then_some(())
+        })
+        .await;
+    }
+}

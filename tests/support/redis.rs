@@ -204,6 +204,23 @@ impl RedisServer {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// Where it listens.
+    pub fn host(&self) -> &str {
+        &self.place.host
+    }
+
+    /// Has `redis-cli --cluster` do this, from where the server is.
+    pub fn cluster(&self, words: &[&str]) {
+        let cli = self.place.command(&tool("redis-cli"));
+        let done = Command::new(&cli[0])
+            .args(&cli[1..])
+            .arg("--cluster")
+            .args(words)
+            .output()
+            .expect("redis-cli");
+        assert!(done.status.success(), "{done:?}");
+    }
+
     /// How often a command was called, by its own count.
     pub fn calls(&self, command: &str) -> u64 {
         let stats = self.cli(&["INFO", "commandstats"]);

@@ -99,6 +99,14 @@ impl Setup {
         self.another_route("name = \"rest\"\npath = \"/*\"\nmode = \"pass\"")
     }
 
+    /// Operators may see and settle records: whoever shows the token in this file. Their words go to `audit.log`.
+    pub fn operators(mut self, token: &Path) -> Self {
+        self.other_routes.push_str(&format!(
+            "\n[admin]\naddress = \"127.0.0.1:9090\"\ntoken = {{ file = {token:?} }}\naudit_log = \"audit.log\"\n"
+        ));
+        self
+    }
+
     /// The file, without listeners and admin.
     pub fn toml(&self) -> String {
         let Self {
@@ -111,12 +119,13 @@ impl Setup {
             other_routes,
         } = self;
         // A path in the lines of a route takes the place of the usual one.
-        let path = if payments.contains("path = ") {
+        let has = |name: &str| payments.lines().any(|line| line.starts_with(name));
+        let path = if has("path = ") {
             ""
         } else {
             "path = \"/v1/payments\"\n"
         };
-        let methods = if payments.contains("methods = ") {
+        let methods = if has("methods = ") {
             ""
         } else {
             "methods = [\"POST\"]\n"

@@ -137,7 +137,7 @@ impl Recorded {
         );
         match timeout(PATIENCE, asking).await {
             Ok(Ok(outcome)) => match (word(outcome.value).as_deref(), outcome.lacks) {
-                (Some("done"), None) | (Some("expired" | "unreadable"), _) => Fate::Settled,
+                (Some("done"), None) => Fate::Settled,
                 (Some("changed"), _) => Fate::Lost,
                 _ => Fate::Open,
             },

@@ -36,7 +36,7 @@ scripts! {
     /// A final answer.
     COMPLETE = flagged(parts!("prelude" "changes" "complete"));
     /// Whether an answer stands.
-    CONFIRM = flagged(parts!("prelude" "changes" "confirm"));
+    CONFIRM = flagged(parts!("confirm"));
     /// No answer came.
     MARK_UNKNOWN = flagged(parts!("prelude" "answers" "changes" "mark_unknown"));
     /// A claim is given back.

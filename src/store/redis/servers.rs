@@ -26,8 +26,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// The pause before a call is repeated whose keys are on their way to another server, and not all of them there.
 const MOVING: Duration = Duration::from_millis(20);
 
-/// What a server says that is no primary, or not any more.
-const ELSEWHERE: [&str; 4] = ["READONLY", "CLUSTERDOWN", "MASTERDOWN", "LOADING"];
+/// What a server says that is no primary, or not any more, or does not know yet that it is none: one whose replicas
+/// have left it for another primary.
+const ELSEWHERE: [&str; 5] = [
+    "READONLY",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "LOADING",
+    "NOREPLICAS",
+];
 
 /// The servers of a store.
 pub struct Servers(Form);
@@ -134,6 +141,16 @@ impl Servers {
             (Form::Cluster(cluster), _) => cluster.changed(bucket, way.node()).await,
         };
         if changed { Next::Again } else { Next::Stop }
+    }
+
+    /// Looks who holds what, unless somebody has just looked: a primary that was cut off and has come back takes itself
+    /// for one until it is told otherwise, and what it acknowledges is lost.
+    pub async fn look_around(&self) {
+        match &self.0 {
+            Form::Single(_) => {}
+            Form::Sentinel(sentinel) => sentinel.look_around().await,
+            Form::Cluster(cluster) => cluster.look_around().await,
+        }
     }
 
     /// All servers that hold a part of the store, each with its buckets.

@@ -47,17 +47,21 @@ impl Gauge {
 }
 
 impl Redis {
-    /// Asks all servers whether they can be asked, and how full they are.
+    /// Asks all servers whether they can be asked, how full they are, and what time it is.
     pub(super) async fn measure(&self) -> Result<(), StoreError> {
         let servers = self.servers.all().await.map_err(failed)?;
         let question = question();
-        let answers = servers.iter().map(|(node, _)| node.call_all(&question));
+        let answers = servers.iter().map(|(node, _)| async {
+            let answer = node.call_all(&question).await;
+            // At once: others may take long, or not answer at all.
+            answer.inspect(|answer| self.clock.heard(answer))
+        });
         let mut usage = Usage::default();
         let mut evicting = None;
         let mut least = None;
         for answer in join_all(answers).await {
             let answer = answer.map_err(failed)?;
-            let [pong, keys, memory, replication] = answer.as_slice() else {
+            let [pong, keys, memory, replication, _time] = answer.as_slice() else {
                 return Err(super::reply::strange().into());
             };
             Node::refusal_in(pong.clone()).map_err(failed)?;
@@ -137,6 +141,7 @@ fn question() -> Pipeline {
     question.cmd("PING").cmd("DBSIZE");
     question.cmd("INFO").arg("memory");
     question.cmd("INFO").arg("replication");
+    question.cmd("TIME");
     question
 }
 

@@ -29,6 +29,7 @@ app.kubernetes.io/component: {{ .Values.mode }}
 {{- $isShared := regexMatch "(?m)^\\s*url\\s*=\\s*\"redis" $config }}
 {{- if and (gt (int .Values.replicaCount) 1) (not $isShared) }}{{ fail "replicaCount: several gateways need a store that they share (store.url = \"redis…\"); with one of their own each would send what another one has sent" }}{{ end }}
 {{- if and (not $isShared) (not .Values.persistence.enabled) (not (contains "\"memory:" $config)) }}{{ fail "persistence.enabled: without a volume an embedded store is forgotten with its pod, and retries are sent again" }}{{ end }}
+{{- if and .Values.adminTokenEntry (not .Values.secretName) }}{{ fail "adminTokenEntry: an entry of the Secret that secretName names" }}{{ end }}
 {{- if ge (int .Values.drain.delaySeconds) (int .Values.drain.timeoutSeconds) }}{{ fail "drain.delaySeconds is a part of drain.timeoutSeconds, and has to be less" }}{{ end }}
 {{- if and (eq .Values.mode "sidecar") (not .Values.sidecar.containers) }}{{ fail "sidecar.containers: the service that the gateway is to stand beside" }}{{ end }}
 {{- end }}
@@ -44,6 +45,9 @@ address = "{{ .Values.listen }}:{{ .Values.ports.http }}"
 
 [admin]
 address = "{{ .Values.listen }}:{{ .Values.ports.admin }}"
+{{- with .Values.adminTokenEntry }}
+token = { file = "/run/secrets/{{ . }}" }
+{{- end }}
 {{- end }}
 
 {{- define "oncegate.container" -}}

@@ -65,9 +65,14 @@ impl Cluster {
         self.known(bucket).ok_or_else(nobody)
     }
 
+    /// Looks who holds what now.
+    pub async fn look_around(&self) {
+        self.lookout.look(self.look()).await;
+    }
+
     /// Looks who holds this bucket now; whether it is another than this one.
     pub async fn changed(&self, bucket: u8, from: &Arc<Node>) -> bool {
-        self.lookout.look(self.look()).await;
+        self.look_around().await;
         let holder = self.known(bucket);
         holder.is_some_and(|holder| !Arc::ptr_eq(&holder, from))
     }

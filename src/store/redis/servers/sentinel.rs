@@ -65,9 +65,14 @@ impl Sentinel {
         })
     }
 
-    /// Asks who is master now; whether it is another than this one.
-    pub async fn changed(&self, from: &Arc<Node>) -> bool {
+    /// Asks who is master now.
+    pub async fn look_around(&self) {
         self.lookout.look(self.look()).await;
+    }
+
+    /// The same; whether it is another than this one.
+    pub async fn changed(&self, from: &Arc<Node>) -> bool {
+        self.look_around().await;
         self.known().is_some_and(|now| !Arc::ptr_eq(&now, from))
     }
 
