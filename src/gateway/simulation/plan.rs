@@ -179,7 +179,7 @@ impl Plan {
         let incidents = (0..draw.number(0..=4))
             .map(|_| incident(hosts, &callers, &mut draw))
             .collect();
-        Self {
+        let mut plan = Self {
             seed,
             hosts,
             waits: draw.percent(50),
@@ -187,6 +187,28 @@ impl Plan {
             faults,
             callers,
             incidents,
+        };
+        if draw.percent(10) {
+            plan.race_for_the_first_byte(&mut draw);
+        }
+        plan
+    }
+
+    /// Makes it likely that somebody takes over from an owner that has not sent anything yet: what comes in between has
+    /// only a moment for it.
+    fn race_for_the_first_byte(&mut self, draw: &mut Draw) {
+        self.resends = true;
+        if !self.faults.contains(&Fault::Refuses) {
+            self.faults.push(Fault::Refuses);
+        }
+        self.incidents.push(Incident {
+            at: draw.ms(0..=20),
+            awaits: Some((Moment::Claimed, Duration::ZERO)),
+            what: draw.one(&[Befalls::ClockJumps(4_000), Befalls::Freeze(0)]),
+            lasts: draw.ms(3_000..=10_000),
+        });
+        for caller in &mut self.callers {
+            caller.attempts = 5;
         }
     }
 
