@@ -525,6 +525,10 @@ impl Store for StoreClient {
         .boxed()
     }
 
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        self.call("now", |store, _| store.now(), |_| true).boxed()
+    }
+
     fn forget(&self, _: RecordId, _: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
         unreachable!("operators have a hold of their own on the store")
     }
