@@ -283,14 +283,18 @@ mod tests {
     fn what_finds_no_room_is_dropped_counted_and_said_after_what_found_some() {
         let (lets, read, sink) = slow();
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
-        // One batch is under way, as large as the writer found it; the queue is full behind it.
-        let pushed = 3 * MAX_QUEUED / line.len();
-        for _ in 0..pushed {
+        // One batch is under way, and the queue is full behind it.
+        sink.push(&line);
+        while !sink.0.queue().lines.is_empty() {
+            thread::yield_now();
+        }
+        let pushed = 2 * MAX_QUEUED / line.len();
+        for _ in 1..pushed {
             sink.push(&line);
         }
         let dropped = sink.dropped();
         assert!(dropped > 0);
-        for _ in 0..3 {
+        for _ in 0..2 {
             lets.send(()).unwrap();
         }
         sink.finish();

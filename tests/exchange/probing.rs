@@ -158,7 +158,10 @@ async fn what_the_upstream_does_not_know_is_claimed_anew_by_the_duplicate() {
     assert_eq!(rig.pay("k").await.is(201, "executed").text(), "paid");
     rig.pay("k").await.is(201, "replayed");
     assert_eq!((payments(&upstream), questions(&upstream)), (2, 1));
-    assert_eq!((probes(&rig, "absent"), resolutions(&rig, "released")), (1, 1));
+    assert_eq!(
+        (probes(&rig, "absent"), resolutions(&rig, "released")),
+        (1, 1)
+    );
 }
 
 #[tokio::test]

@@ -130,8 +130,14 @@ impl Setup {
         } else {
             "methods = [\"POST\"]\n"
         };
+        // A disk that others use too may take longer than one beside a payment service.
+        let patience = if store.contains("embedded:") && !store.contains("timeout") {
+            "timeout = \"500ms\"\n"
+        } else {
+            ""
+        };
         format!(
-            "{top}[store]\n{store}[limits]\n{limits}\
+            "{top}[store]\n{store}{patience}[limits]\n{limits}\
              [upstreams.toy]\nendpoints = [{endpoints}]\n{upstream}\
              [defaults]\nscope = [\"header:Authorization\"]\n\
              [[routes]]\nname = \"pay\"\nupstream = \"toy\"\n{path}{methods}{payments}{other_routes}"
