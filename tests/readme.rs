@@ -39,6 +39,43 @@ fn the_readme_shows_the_sidecar_example_as_it_is() {
     );
 }
 
+#[test]
+fn every_test_that_the_readme_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("README.md can be read");
+    let mut sources = String::new();
+    for folder in ["src", "tests"] {
+        read_sources(&root.join(folder), &mut sources);
+    }
+    let rows = readme.lines().filter(|line| line.starts_with('|'));
+    let named: Vec<&str> = rows
+        .filter_map(|row| row.trim_end_matches([' ', '|']).rsplit_once("| `"))
+        .map(|(_, last)| last.trim_end_matches('`'))
+        // No setting, metric or problem has as many words.
+        .filter(|name| name.matches('_').count() >= 4 && !name.starts_with("oncegate_"))
+        .filter(|name| {
+            name.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        })
+        .collect();
+    assert!(named.len() > 30, "{named:?}");
+    for name in named {
+        assert!(sources.contains(&format!("fn {name}()")), "no test {name}");
+    }
+}
+
+/// All Rust below this folder.
+fn read_sources(folder: &Path, sources: &mut String) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            read_sources(&path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push_str(&fs::read_to_string(&path).expect("source text"));
+        }
+    }
+}
+
 /// The text with what stands between the two markers of this name replaced.
 fn with_section(text: &str, name: &str, section: &str) -> String {
     let begin = format!("<!-- reference:{name} -->\n");
