@@ -250,8 +250,11 @@ async fn an_answer_that_an_operator_deleted_is_not_recorded_again_for_its_replic
     let record = operator.read(id(1)).await.unwrap().expect("a record");
     let deleted = operator.forget(id(1), record.version()).await;
     assert_eq!(deleted, Ok(Verdict::Done));
-    group.replicas[0].thaw();
-    // It waits for the answers that are looked after.
-    store.close().await;
+    let before = group.primary.calls("evalsha");
+    until("the answer to be missed and recorded again", || async {
+        let calls = group.primary.calls("evalsha") - before;
+        (calls >= 2).then_some(())
+    })
+    .await;
     assert_eq!(operator.read(id(1)).await, Ok(None));
 }
