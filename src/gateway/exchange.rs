@@ -132,12 +132,15 @@ impl Exchange {
     }
 
     /// It is never sent, for its key says so: what there is answers, and only where there is nothing it is refused. Whatever
-    /// the clock says by now, the key may have been used before.
+    /// the clock says by now, the key may have been used before. Of an unknown outcome the upstream is asked as ever.
     async fn unclaimed(mut self, refused: impl FnOnce(&Self) -> (Decision, http::Response<Body>)) {
-        let asked = Instant::now();
-        let fingerprint = self.subject.origin.fingerprint;
-        let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
-        self.tally.asked_store(asked.elapsed());
+        let mut record = self.look().await;
+        if self.subject.policy().on_unknown.probe().is_some()
+            && let Ok(Some(met)) = &record
+            && self.has_asked(met).await
+        {
+            record = self.look().await;
+        }
         let (decision, answer) = match record {
             Ok(Some(Verdict::InFlight { .. })) => {
                 return send(self.reply, Reply::InFlight(self.tally));
@@ -155,6 +158,15 @@ impl Exchange {
         };
         self.tally.decide(decision);
         send(self.reply, Reply::Answer(answer));
+    }
+
+    /// What the record says to this request.
+    async fn look(&mut self) -> Result<Option<Verdict>, StoreError> {
+        let asked = Instant::now();
+        let fingerprint = self.subject.origin.fingerprint;
+        let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
+        self.tally.asked_store(asked.elapsed());
+        record
     }
 
     /// The record of so old a key may be forgotten: nobody can say whether it was executed.
