@@ -298,11 +298,20 @@ impl Attempt {
                 }
             }
         };
-        tracing::info!(
-            key_ref = %self.subject.key_ref(), route = self.subject.route(), status,
-            result = result.name(),
-            "an answer came late",
-        );
+        if result == LateAnswer::Lost {
+            // It was executed, and somebody has settled it otherwise or had it executed once more.
+            tracing::warn!(
+                key_ref = %self.subject.key_ref(), route = self.subject.route(), status,
+                result = result.name(),
+                "an answer came late, and the record says something else by now",
+            );
+        } else {
+            tracing::info!(
+                key_ref = %self.subject.key_ref(), route = self.subject.route(), status,
+                result = result.name(),
+                "an answer came late",
+            );
+        }
         self.subject.metrics().late_answer(result);
     }
 

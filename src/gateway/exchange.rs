@@ -61,8 +61,8 @@ impl Exchange {
         let policy = self.subject.policy();
         match age::standing(&self.shared.ledger, policy, self.subject.made_at).await {
             Ok(Standing::Fresh) => {}
-            Ok(Standing::Stale) => return self.stale().boxed().await,
-            Ok(Standing::Ahead) => return self.ahead(),
+            Ok(Standing::Stale) => return self.unclaimed(Self::too_old).boxed().await,
+            Ok(Standing::Ahead) => return self.unclaimed(Self::ahead).boxed().await,
             Err(error) => return self.no_claim(error).boxed().await,
         }
         // Held until the claim has a verdict, or its doubt is settled.
@@ -131,22 +131,22 @@ impl Exchange {
         }
     }
 
-    /// The record of so old a key may be forgotten: what there is answers, and where there is nothing nobody can say
-    /// whether it was executed. It is never sent.
-    async fn stale(mut self) {
-        let asked = Instant::now();
-        let fingerprint = self.subject.origin.fingerprint;
-        let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
-        self.tally.asked_store(asked.elapsed());
+    /// It is never sent, for its key says so: what there is answers, and only where there is nothing it is refused. Whatever
+    /// the clock says by now, the key may have been used before. Of an unknown outcome the upstream is asked as ever.
+    async fn unclaimed(mut self, refused: impl FnOnce(&Self) -> (Decision, http::Response<Body>)) {
+        let mut record = self.look().await;
+        if self.subject.policy().on_unknown.probe().is_some()
+            && let Ok(Some(met)) = &record
+            && self.has_asked(met).await
+        {
+            record = self.look().await;
+        }
         let (decision, answer) = match record {
             Ok(Some(Verdict::InFlight { .. })) => {
                 return send(self.reply, Reply::InFlight(self.tally));
             }
             Ok(Some(verdict)) => self.shared.told(&self.subject, verdict),
-            Ok(None) => {
-                let refusal = self.shared.refused(&self.subject, Problem::KeyTooOld);
-                (Decision::Expired, refusal)
-            }
+            Ok(None) => refused(&self),
             // Not even forwarded without protection: this much is known of it.
             Err(error) => {
                 tracing::debug!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "not looked up");
@@ -160,12 +160,26 @@ impl Exchange {
         send(self.reply, Reply::Answer(answer));
     }
 
+    /// What the record says to this request.
+    async fn look(&mut self) -> Result<Option<Verdict>, StoreError> {
+        let asked = Instant::now();
+        let fingerprint = self.subject.origin.fingerprint;
+        let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
+        self.tally.asked_store(asked.elapsed());
+        record
+    }
+
+    /// The record of so old a key may be forgotten: nobody can say whether it was executed.
+    fn too_old(&self) -> (Decision, http::Response<Body>) {
+        let refusal = self.shared.refused(&self.subject, Problem::KeyTooOld);
+        (Decision::Expired, refusal)
+    }
+
     /// No clock that is right has made such a key.
-    fn ahead(self) {
+    fn ahead(&self) -> (Decision, http::Response<Body>) {
         let mut refusal = self.shared.refusal(Problem::KeyInvalid);
         refusal.detail = Some(KeyInvalid::Ahead.to_string());
-        self.tally.decide(Decision::KeyInvalid);
-        send(self.reply, Reply::Answer(refusal.protected()));
+        (Decision::KeyInvalid, refusal.protected())
     }
 
     /// A claim without a verdict is never dispatched. Its owner gives up, and says so until the store has heard

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{ACCEPT_ENCODING, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use http_body::Body as _;
@@ -74,13 +75,25 @@ impl Exchange {
     /// Asks the upstream what became of the attempt that the claim has met, and claims once more where that may be known by
     /// now; else the record is what the duplicate is told.
     pub async fn probe(mut self, met: Verdict) {
-        let Verdict::Unknown { seen, cause, since } = met else {
+        if !self.has_asked(&met).await {
             return self.tell(met);
+        }
+        // Whoever has left in between is sent nothing for.
+        if !self.reply.is_closed() {
+            self.claim_again(met).await;
+        }
+    }
+
+    /// Asks the upstream what became of the attempt that was met, or waits for those who do. Whether the record may say
+    /// something else now.
+    pub async fn has_asked(&mut self, met: &Verdict) -> bool {
+        let Verdict::Unknown { seen, cause, since } = *met else {
+            return false;
         };
         // Nobody need wait for this one: they meet the same record.
         drop(self.ticket.take());
         let Some(_place) = self.shared.waiters.place() else {
-            return self.tell(met);
+            return false;
         };
         let asked = Instant::now();
         let id = self.subject.id;
@@ -106,13 +119,7 @@ impl Exchange {
             }
         };
         self.tally.waited(asked.elapsed());
-        if !may_be_known {
-            return self.tell(met);
-        }
-        // Whoever has left in between is sent nothing for.
-        if !self.reply.is_closed() {
-            self.claim_again(met).await;
-        }
+        may_be_known
     }
 
     async fn ask(&self, met: Met, asking: Asking) -> bool {
@@ -138,6 +145,8 @@ impl Exchange {
         match verdict {
             // As it was: the upstream is not asked twice for one duplicate.
             Ok(verdict @ Verdict::Unknown { .. }) => self.tell(verdict),
+            // It is not forwarded without protection either: this much is known of it.
+            Err(error) => self.stays_unknown(met, error).boxed().await,
             verdict => self.claimed(asked, verdict, asking).await,
         }
     }

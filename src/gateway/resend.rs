@@ -107,7 +107,7 @@ impl Exchange {
             }
             Err(error) => {
                 self.subject.metrics().resend(Resend::NoVerdict);
-                self.not_taken_over(met, error).await;
+                self.stays_unknown(met, error).await;
             }
         }
     }
@@ -153,10 +153,10 @@ impl Exchange {
         }
     }
 
-    /// A take-over without a verdict is never dispatched. The client hears what the record said before; where the call may
-    /// yet be applied its owner gives up, and what it took over is restored.
-    async fn not_taken_over(self, met: Verdict, error: StoreError) {
-        tracing::warn!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "not taken over");
+    /// A take-over, or a claim after a probe, without a verdict is never dispatched. The client hears what the record said
+    /// before; where the call may yet be applied its owner gives up, and what it took over is restored.
+    pub async fn stays_unknown(self, met: Verdict, error: StoreError) {
+        tracing::warn!(key_ref = %self.subject.key_ref(), route = self.subject.route(), %error, "no claim on an operation of unknown outcome");
         let (shared, subject, owner) = (
             Arc::clone(&self.shared),
             Arc::clone(&self.subject),

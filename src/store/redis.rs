@@ -186,7 +186,7 @@ impl Redis {
         };
         answers.look_after(Recorded {
             bucket: Keys::bucket(id),
-            complete,
+            again: complete.text("again"),
             confirm: self.call(id, *owner).owner(*owner),
             keep: retention.keep,
         });

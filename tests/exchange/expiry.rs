@@ -102,3 +102,26 @@ async fn a_late_answer_settles_an_unknown_outcome_past_its_retention_where_keys_
     rig.counts("late_answers_total", &completed, 1).await;
     assert_eq!(rig.pay("k").await.is(201, "replayed").text(), "late");
 }
+
+#[tokio::test]
+async fn a_key_that_was_used_is_not_free_for_a_clock_that_was_set_back() {
+    let upstream = ToyUpstream::start();
+    let setup = forgetting(&upstream).route("key_format = \"uuid\"\nkey_age = \"reject\"");
+    let rig = Rig::start(&setup);
+    rig.store.ages(HOUR);
+    let made_at = oncegate::store::system_clock()().plus(HOUR).0;
+    let key = |last: u32| {
+        let (high, low) = (made_at >> 16, made_at & 0xffff);
+        format!("{high:08x}-{low:04x}-7000-8000-{last:012x}")
+    };
+    let (paid, unknown, unused) = (key(1), key(2), key(3));
+    rig.pay(&paid).await.is(201, "executed");
+    upstream.next(Act::reset_after_reading());
+    rig.pay(&unknown).await.refuses(Problem::FAILED);
+    rig.store.is_set_right();
+    // That another key is safe would be a guess.
+    rig.pay(&unknown).await.refuses(Problem::OUTCOME_UNKNOWN);
+    rig.pay(&paid).await.is(201, "replayed");
+    rig.pay(&unused).await.refuses(Problem::KEY_INVALID);
+    assert_eq!(upstream.charges(), 2);
+}

@@ -453,3 +453,47 @@ async fn a_route_that_holds_asks_nobody() {
     rig.gateway.probe_unresolved().await;
     assert_eq!(questions(&upstream), 0);
 }
+
+#[tokio::test]
+async fn the_upstream_is_asked_about_a_key_that_has_become_old_and_it_is_never_sent_again() {
+    let upstream = ToyUpstream::start();
+    let setup = probing(&upstream, ", absent_after = \"0s\"")
+        .route("key_format = \"uuid\"\nkey_age = \"reject\"");
+    let rig = Rig::start(&setup);
+    let key = |last: u32| {
+        let now = oncegate::store::system_clock()().0;
+        let (high, low) = (now >> 16, now & 0xffff);
+        format!("{high:08x}-{low:04x}-7000-8000-{last:012x}")
+    };
+    let (executed, not_executed) = (key(1), key(2));
+    answers(&upstream, paid());
+    rig.pay(&executed).await.refuses(Problem::FAILED);
+    rig.pay(&not_executed).await.refuses(Problem::FAILED);
+    rig.store.ages(Duration::from_secs(25 * 3600));
+    rig.pay(&executed).await.is(200, "replayed");
+    recovers(&upstream, absent());
+    let body = rig.pay(&not_executed).await;
+    assert_eq!((body.status, body.idempotency_status()), (409, "refused"));
+    assert_eq!((payments(&upstream), questions(&upstream)), (2, 2));
+    assert_eq!(resolutions(&rig, "completed"), 1);
+}
+
+#[tokio::test]
+async fn what_was_seen_to_be_unknown_is_not_forwarded_when_the_store_falls_silent_after_the_question()
+ {
+    for fate in [Fate::down(), Fate::Unanswered] {
+        let upstream = ToyUpstream::start();
+        let setup =
+            probing(&upstream, ", absent_after = \"0s\"").route("on_store_down = \"forward\"");
+        let rig = Rig::start(&setup);
+        answers(&upstream, absent());
+        rig.pay("k").await.refuses(Problem::FAILED);
+        recovers(&upstream, absent());
+        rig.store.next(StoreOp::Claim, Fate::AppliedTwice);
+        rig.store.next(StoreOp::Claim, fate);
+        rig.pay("k").await.refuses(Problem::OUTCOME_UNKNOWN);
+        assert_eq!(payments(&upstream), 1);
+        rig.is_quiet().await;
+        rig.pay("k").await.is(201, "executed");
+    }
+}

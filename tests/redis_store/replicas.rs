@@ -238,3 +238,23 @@ async fn too_few_replicas_are_said_by_check_and_at_start() {
         "{said}"
     );
 }
+
+#[tokio::test]
+async fn an_answer_that_an_operator_deleted_is_not_recorded_again_for_its_replicas() {
+    let group = Group::start(1, &[]).await;
+    // Deletes come from any gateway.
+    let (store, operator) = (group.store(1), group.store(1));
+    is_acquired(&store.apply(id(1), claim(1)).await);
+    group.replicas[0].freeze();
+    assert_eq!(store.apply(id(1), complete(1)).await, Ok(Verdict::Done));
+    let record = operator.read(id(1)).await.unwrap().expect("a record");
+    let deleted = operator.forget(id(1), record.version()).await;
+    assert_eq!(deleted, Ok(Verdict::Done));
+    let before = group.primary.calls("evalsha");
+    until("the answer to be missed and recorded again", || async {
+        let calls = group.primary.calls("evalsha") - before;
+        (calls >= 2).then_some(())
+    })
+    .await;
+    assert_eq!(operator.read(id(1)).await, Ok(None));
+}

@@ -28,6 +28,11 @@ use crate::telemetry::{Settled, Settler};
 const ACTOR_MAX: usize = 200;
 const REASON_MAX: usize = 2000;
 
+/// The most header lines of a response that an operator gives, and the most bytes of them: what no client takes is of no
+/// use to any.
+const LINES_MAX: usize = 100;
+const LINES_BYTES_MAX: usize = 32 << 10;
+
 /// What an operator says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -330,8 +335,15 @@ impl Word {
             Some(_) => return bad("`status` is none from 200 to 599.".to_owned()),
             None => return bad("`status` is missing: what did the upstream answer?".to_owned()),
         };
+        let lines = || self.headers.iter().flatten();
+        let bytes: usize = lines().map(|(name, value)| name.len() + value.len()).sum();
+        if lines().count() > LINES_MAX || bytes > LINES_BYTES_MAX {
+            return bad(format!(
+                "`headers` are more than {LINES_MAX} lines, or more than {LINES_BYTES_MAX} bytes."
+            ));
+        }
         let mut headers = Vec::new();
-        for (name, value) in self.headers.iter().flatten() {
+        for (name, value) in lines() {
             let (Ok(name), Ok(value)) = (
                 HeaderName::try_from(name.trim()),
                 HeaderValue::try_from(value.trim()),
@@ -358,6 +370,9 @@ impl Word {
             }
             (Some(_), Some(_)) => return bad("There are two bodies.".to_owned()),
         };
+        if matches!(status, 204 | 304) && !body.is_empty() {
+            return bad(format!("An answer {status} has no body."));
+        }
         Ok(Response {
             status,
             headers,
@@ -427,5 +442,27 @@ mod tests {
         ] {
             assert!(of(status, name).response().is_err(), "{status:?} {name}");
         }
+        let empty = Word {
+            status: Some(204),
+            body: Some("paid".to_owned()),
+            ..word()
+        };
+        assert!(empty.response().is_err());
+    }
+
+    #[test]
+    fn a_response_has_no_more_header_lines_than_a_client_takes() {
+        let of = |count: usize, length: usize| Word {
+            status: Some(201),
+            headers: Some(
+                (0..count)
+                    .map(|number| (format!("x-{number}"), "x".repeat(length)))
+                    .collect(),
+            ),
+            ..word()
+        };
+        assert!(of(LINES_MAX, 1).response().is_ok());
+        assert!(of(LINES_MAX + 1, 1).response().is_err());
+        assert!(of(1, LINES_BYTES_MAX).response().is_err());
     }
 }

@@ -121,7 +121,7 @@ pub fn record(record: &Json, out: &mut String) {
     line(out, "id", text(&record["id"]));
     line(out, "version", text(&record["version"]));
     if let Some(body) = record["response"]["body"].as_str() {
-        let _ = writeln!(out, "\n{body}");
+        let _ = writeln!(out, "\n{}", plain(body, &['\n', '\t']));
     } else if let Some(body) = record["response"]["body_base64"].as_str() {
         let _ = writeln!(out, "\n{body}  (base64)");
     }
@@ -251,19 +251,18 @@ pub fn refusal(status: StatusCode, problem: &Json) -> String {
 fn text(value: &Json) -> String {
     match value {
         Json::Null => String::new(),
-        // What a client sent might speak to a terminal.
-        Json::String(text) => text
-            .chars()
-            .map(|letter| {
-                if letter.is_control() {
-                    '\u{fffd}'
-                } else {
-                    letter
-                }
-            })
-            .collect(),
+        Json::String(text) => plain(text, &[]),
         value => value.to_string(),
     }
+}
+
+/// Without control characters but these: what a client or an upstream sent might speak to a terminal.
+fn plain(text: &str, kept: &[char]) -> String {
+    let letter = |letter: char| match letter.is_control() && !kept.contains(&letter) {
+        true => '\u{fffd}',
+        false => letter,
+    };
+    text.chars().map(letter).collect()
 }
 
 fn age(seconds: Option<u64>) -> String {
@@ -273,5 +272,19 @@ fn age(seconds: Option<u64>) -> String {
         Some(seconds @ 60..3600) => format!("{}m {}s", seconds / 60, seconds % 60),
         Some(seconds @ 3600..86_400) => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
         Some(seconds) => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_was_sent_speaks_to_a_terminal() {
+        assert_eq!(text(&"a\u{1b}[2Jb\nc".into()), "a\u{fffd}[2Jb\u{fffd}c");
+        let mut out = String::new();
+        let sent = serde_json::json!({ "response": { "body": "a\n\tb\u{1b}[2J\u{9b}c" } });
+        record(&sent, &mut out);
+        assert!(out.contains("\na\n\tb\u{fffd}[2J\u{fffd}c\n"), "{out}");
     }
 }

@@ -14,12 +14,14 @@ use super::call::{Call, Purpose};
 use super::reply;
 use super::script;
 use super::servers::Servers;
+use crate::protocol::MARK_KEEP;
 
 /// What the answers that are looked after take in all, in KiB: an outage must not fill the memory.
 const ROOM_KIB: u32 = 64 * 1024;
 
-/// How long one is looked after at most: longer than a replica takes to take over.
-const LOOKED_AFTER: Duration = Duration::from_secs(60);
+/// How long one is looked after at most: longer than a replica takes to take over, and, with the last questions, less
+/// long than the mark stands that an operator's delete leaves.
+const LOOKED_AFTER: Duration = MARK_KEEP.saturating_sub(PATIENCE.saturating_mul(3));
 
 /// Of one question, however long others wait before it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,8 +45,8 @@ pub struct Answers {
 pub struct Recorded {
     /// Its bucket.
     pub bucket: u8,
-    /// What recorded it.
-    pub complete: Call,
+    /// What records it again, unless it was deleted by hand.
+    pub again: Call,
     /// What asks whether it stands.
     pub confirm: Call,
     /// Past that it is nobody's any more: recorded again, it might meet another operation.
@@ -73,7 +75,7 @@ impl Answers {
 
     /// Looks after this one from now on.
     pub fn look_after(&self, recorded: Recorded) {
-        let kib = u32::try_from(recorded.complete.len() / 1024).unwrap_or(u32::MAX);
+        let kib = u32::try_from(recorded.again.len() / 1024).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).try_acquire_many_owned(kib.saturating_add(1));
         let Ok(room) = room else {
             if !self.has_warned.swap(true, Ordering::Relaxed) {
@@ -147,12 +149,7 @@ impl Recorded {
 
     /// Records it again. Where that is refused the record says something else, which counts.
     async fn repeated(&self, servers: &Servers) -> Fate {
-        let repeating = servers.run(
-            &script::COMPLETE,
-            self.bucket,
-            &self.complete,
-            Purpose::Plain,
-        );
+        let repeating = servers.run(&script::COMPLETE, self.bucket, &self.again, Purpose::Plain);
         match timeout(PATIENCE, repeating).await {
             Ok(Ok(outcome)) => match word(outcome.value).as_deref() {
                 Some("lost" | "unreadable") => Fate::Settled,
