@@ -181,7 +181,7 @@ impl ScriptedStore {
         let Some(id) = found.map(|(id, _)| *id) else {
             return;
         };
-        let now = self.now();
+        let now = self.time();
         let record = held.records.get(&id).cloned();
         let Some(record) = record.and_then(|record| record.at(now)) else {
             return;
@@ -201,7 +201,7 @@ impl ScriptedStore {
     /// How every record stands, at the end.
     pub fn records(&self) -> Vec<(Operation, Stood)> {
         let held = self.held();
-        let now = self.now();
+        let now = self.time();
         let stood = |(id, (operation, _)): (&RecordId, &(Operation, _))| {
             let record = held.records.get(id).cloned();
             let record = record.and_then(|record| record.at(now));
@@ -210,7 +210,7 @@ impl ScriptedStore {
         held.operations.iter().map(stood).collect()
     }
 
-    fn now(&self) -> Timestamp {
+    fn time(&self) -> Timestamp {
         let ms = i64::try_from(self.world.history.now().as_millis()).expect("a run is short");
         let ms = ms + self.clock_offset_ms.load(Ordering::Relaxed);
         Timestamp(u64::try_from(ms).expect("the clock jumps a little"))
@@ -264,7 +264,7 @@ impl ScriptedStore {
             known.1.insert(fingerprint, wants.payload);
         }
         let operation = known.0;
-        let now = self.now();
+        let now = self.time();
         let before = held.records.get(&id).cloned();
         let before = before.and_then(|record| record.at(now));
         let is_same_payload = before.as_ref().is_none_or(|record| {
@@ -506,7 +506,7 @@ impl Store for StoreClient {
             "look",
             move |store, _| {
                 let held = store.held();
-                protocol::look(held.records.get(&id), &fingerprint, store.now())
+                protocol::look(held.records.get(&id), &fingerprint, store.time())
             },
             |_| true,
         )
@@ -518,7 +518,7 @@ impl Store for StoreClient {
             "read",
             move |store, _| {
                 let record = store.held().records.get(&id).cloned();
-                record.and_then(|record| record.at(store.now()))
+                record.and_then(|record| record.at(store.time()))
             },
             |_| true,
         )
@@ -539,6 +539,10 @@ impl Store for StoreClient {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.call("ping", |_, _| (), |()| true).boxed()
+    }
+
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        self.call("now", |store, _| store.time(), |_| true).boxed()
     }
 
     fn usage(&self) -> Usage {

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::runtime::Builder;
 use tokio::time::{sleep, timeout};
 
+use super::super::forwarded::tests::peer;
 use super::super::{Gateway, MAX_CLAIMS, Parts};
 use super::chance::{Chance, Draw};
 use super::clients::{Attempt, call};
@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::identity::IdKeyBytes;
 use crate::process::{Here, Process};
 use crate::route::Table;
-use crate::server::{Handler, Peer, RequestBody};
+use crate::server::{Handler, RequestBody};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::Upstream;
 
@@ -376,13 +376,9 @@ impl World {
 
 /// A gateway's side of a client's connection.
 async fn serve(gateway: Gateway, end: End) {
-    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-    let peer = Peer {
-        addr: anywhere,
-        local: anywhere,
-    };
+    let peer = peer("127.0.0.1", &[]);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let gateway = gateway.clone();
+        let (gateway, peer) = (gateway.clone(), peer.clone());
         let request = Box::new(request.map(RequestBody::unwatched));
         async move { Ok::<_, Infallible>(gateway.handle(request, peer).await) }
     });
