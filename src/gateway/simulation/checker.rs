@@ -70,6 +70,11 @@ const HEEDED_WITHIN: Duration = Duration::from_millis(2_500);
 /// An answer with its moment, its attempt and what is known of that.
 type Answer<'a> = (Duration, u64, &'a Story, &'a Heard);
 
+/// Whether it is the answer on record.
+fn is_firm(told: &Heard) -> bool {
+    matches!(told.idempotency.as_str(), "executed" | "replayed")
+}
+
 /// The attempt that an answer was made for; none where it was made by hand.
 fn source(answer: &Heard) -> u64 {
     let source = answer.content.split_once(": ");
@@ -185,7 +190,7 @@ impl<'a> Facts<'a> {
                 self.deleted.entry(*operation).or_default().push((at, was));
             }
             Event::Released(operation) | Event::Lost { operation, .. } => {
-                self.freed.entry(*operation).or_default().push(at)
+                self.freed.entry(*operation).or_default().push(at);
             }
             Event::Crashed { host } => {
                 self.crashed.entry(host).or_insert(at);
@@ -326,35 +331,44 @@ impl Judge<'_> {
     }
 
     fn one_answer_in_a_life(&mut self, operation: Operation, heard: Vec<Answer>) {
-        let mut firm: Option<(Duration, u64, Wanted, &Heard)> = None;
-        for (at, attempt, story, answer) in heard {
-            let wants = story.wants.expect("it was sent");
-            let is_firm = matches!(answer.idempotency.as_str(), "executed" | "replayed");
-            if let Some((since, first, what, content)) = firm {
-                let is_other = wants.payload != what.payload;
-                let differs = is_firm && answer.is_whole && answer.content != content.content;
-                let contradicts = since < story.sent
-                    && !is_firm
-                    && !matches!(answer.problem.as_str(), "store-unavailable" | "overloaded")
-                    && !(is_other && answer.problem == "key-reused")
-                    && !(answer.problem == "request-in-progress"
-                        && self.facts.is_behind(operation, story));
-                let freed = self.facts.freed(&operation) > 0;
-                if (differs && !freed) || (differs && since < story.sent) || contradicts {
-                    let how = format!(
-                        "attempt {first} heard {} {:?}, and attempt {attempt} {} {} {} {:?}",
-                        content.status,
-                        content.content,
-                        answer.status,
-                        answer.idempotency,
-                        answer.problem,
-                        answer.content,
-                    );
-                    self.broken(Promise::OneAnswer, how);
+        let is_freed = self.facts.freed(&operation) > 0;
+        let mut firm: Option<Answer> = None;
+        for answer in heard {
+            let (_, attempt, story, told) = answer;
+            let Some((since, first, _, content)) = firm else {
+                if is_firm(told) && told.is_whole {
+                    firm = Some(answer);
                 }
-            } else if is_firm && answer.is_whole {
-                firm = Some((at, attempt, wants, answer));
+                continue;
+            };
+            let asked_after = since < story.sent;
+            let differs = is_firm(told) && told.is_whole && told.content != content.content;
+            let denies = asked_after && self.denies(operation, firm, answer);
+            if differs && (asked_after || !is_freed) || denies {
+                let how = format!(
+                    "attempt {first} heard {} {:?}, and attempt {attempt} {} {} {} {:?}",
+                    content.status,
+                    content.content,
+                    told.status,
+                    told.idempotency,
+                    told.problem,
+                    told.content,
+                );
+                self.broken(Promise::OneAnswer, how);
             }
+        }
+    }
+
+    /// Whether what is told cannot be said where this answer is on record.
+    fn denies(&self, operation: Operation, firm: Option<Answer>, answer: Answer) -> bool {
+        let (_, _, story, told) = answer;
+        let is_same = firm.is_some_and(|(_, _, first, _)| first.wants == story.wants);
+        match told.problem.as_str() {
+            "" => !is_firm(told),
+            "store-unavailable" | "overloaded" => false,
+            "key-reused" => is_same,
+            "request-in-progress" => !self.facts.is_behind(operation, story),
+            _ => true,
         }
     }
 
