@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::history::{Entry, Event, Heard, Stood};
-use super::plan::{Operation, Plan, Wanted};
+use super::plan::{OnUnknown, Operation, Plan, Wanted};
 use super::world::{LAST_CALLER, Run};
 
 /// What is promised.
@@ -56,6 +56,7 @@ pub fn check(plan: &Plan, run: &Run) -> Vec<Violation> {
     judge.one_answer();
     judge.nobody_elses();
     judge.unknown_is_said(&run.records);
+    judge.probes_are_right();
     judge.closed_by_default();
     judge.nothing_held(&run.records);
     judge.truth();
@@ -66,6 +67,9 @@ pub fn check(plan: &Plan, run: &Run) -> Vec<Violation> {
 
 /// Within how long every gateway heeds an operator's word.
 const HEEDED_WITHIN: Duration = Duration::from_millis(2_500);
+
+/// How long a probe's answer may be on its way into the record.
+const PROBE_TAKES: Duration = Duration::from_secs(30);
 
 /// An answer with its moment, its attempt and what is known of that.
 type Answer<'a> = (Duration, u64, &'a Story, &'a Heard);
@@ -171,8 +175,13 @@ impl<'a> Facts<'a> {
                 op,
                 verdict,
                 after,
+                operation,
                 ..
             } => {
+                // What a probe says; an operator's word has an event of its own.
+                if *op == "resolve" && *attempt > 0 && *after == Stood::Absent {
+                    self.freed.entry(*operation).or_default().push(at);
+                }
                 let story = self.story(*attempt);
                 if *verdict == "acquired" {
                     story.acquired.get_or_insert(at);
@@ -249,6 +258,11 @@ impl<'a> Facts<'a> {
         })
     }
 
+    /// Whether what nobody knows the outcome of is sent again.
+    fn resends(&self) -> bool {
+        self.plan.on_unknown == OnUnknown::Resend
+    }
+
     /// Whether the attempt's gateway has crashed at some time.
     fn is_crashed(&self, story: &Story) -> bool {
         self.crashed.contains_key(story.host.as_str())
@@ -275,7 +289,7 @@ impl Judge<'_> {
                 .flat_map(|(attempt, story)| story.dispatched.iter().map(|_| *attempt))
                 .collect();
             let may_be = 1 + self.facts.freed(&operation);
-            if dispatches.len() > may_be && !self.facts.plan.resends {
+            if dispatches.len() > may_be && !self.facts.resends() {
                 let how = format!("{operation:?} was sent by attempts {dispatches:?}");
                 self.broken(Promise::OneDispatch, how);
             }
@@ -375,7 +389,7 @@ impl Judge<'_> {
     /// What an operator has deleted is soon heard nowhere any more, unless its own attempt records it again.
     fn deleted_answers(&mut self, operation: Operation, attempts: &[(u64, &Story)]) {
         for (deleted, was) in self.facts.deleted.get(&operation).into_iter().flatten() {
-            let Stood::Completed(Some(by), _) = was else {
+            let Stood::Completed(Some(by), content) = was else {
                 continue;
             };
             let recorded = self
@@ -389,7 +403,7 @@ impl Judge<'_> {
             for (attempt, story) in attempts {
                 if let Some((_, answer)) = &story.heard
                     && story.sent > *deleted + HEEDED_WITHIN
-                    && source(answer) == *by
+                    && answer.content == format!("{by}: {content}")
                 {
                     let how = format!(
                         "attempt {attempt} heard what was deleted: {}",
@@ -469,9 +483,41 @@ impl Judge<'_> {
                 ..
             } = &entry.event
                 && *op != "resolve"
-                && !(*op == "take_over" && self.facts.plan.resends)
+                && !(*op == "take_over" && self.facts.resends())
             {
                 let how = format!("{op} of attempt {attempt} made {after:?} of {before:?}");
+                self.broken(Promise::UnknownIsSaid, how);
+            }
+        }
+    }
+
+    /// A probe frees a key only where the owner has said that it does not know, and where nothing was executed.
+    fn probes_are_right(&mut self) {
+        for Entry { at, event } in self.facts.history {
+            let Event::Applied {
+                attempt: attempt @ 1..,
+                operation,
+                op: "resolve",
+                before,
+                after: Stood::Absent,
+                ..
+            } = event
+            else {
+                continue;
+            };
+            if matches!(before, Stood::Claimed(_)) {
+                let how = format!("the probe of attempt {attempt} freed a silent claim");
+                self.broken(Promise::UnknownIsSaid, how);
+            }
+            let is_executed = self.facts.stories.values().any(|story| {
+                let is_same = story
+                    .wants
+                    .is_some_and(|wants| wants.operation == *operation);
+                let mut executed = story.executed.iter();
+                is_same && executed.any(|then| *then + PROBE_TAKES < *at)
+            });
+            if is_executed {
+                let how = format!("the probe of attempt {attempt} freed what was executed");
                 self.broken(Promise::UnknownIsSaid, how);
             }
         }
@@ -501,12 +547,12 @@ impl Judge<'_> {
             // That it did nothing may have been heard too late.
             let is_sent = story.began().is_some();
             // Who sends again is not held up by it.
-            if !is_sent && !self.facts.is_crashed(story) && !self.facts.plan.resends {
+            if !is_sent && !self.facts.is_crashed(story) && !self.facts.resends() {
                 let how = format!("{operation:?} is {stood:?} for nothing");
                 self.broken(Promise::NothingHeld, how);
             }
         }
-        let resends = self.facts.plan.resends;
+        let may_be_unknown = !self.facts.resends();
         let mut last = BTreeMap::new();
         for (attempt, story) in self.facts.stories.range(LAST_CALLER * 100..) {
             last.insert(story.wants, (attempt, story));
@@ -518,7 +564,7 @@ impl Judge<'_> {
                     && match answer.problem.as_str() {
                         "" => answer.idempotency != "unknown",
                         "key-reused" | "response-not-stored" => true,
-                        "outcome-unknown" => !resends,
+                        "outcome-unknown" => may_be_unknown,
                         _ => false,
                     }
             });

@@ -255,7 +255,7 @@ impl ScriptedStore {
         if let Some(owner) = op.owner() {
             held.owners.entry(owner).or_insert(attempt);
         }
-        let wants = self.world.plan.wanted(attempt);
+        let wants = self.world.wanted(attempt);
         let known = held.operations.entry(id).or_insert_with(|| {
             let operation = wants.map_or(Operation { scope: 9, key: 9 }, |wants| wants.operation);
             (operation, HashMap::new())
