@@ -461,8 +461,9 @@ impl Judge<'_> {
             let last_freed = self.facts.freed.get(&operation);
             let last_freed = last_freed.and_then(|times| times.last());
             let unsettled = attempts.iter().find(|(_, story)| {
-                let began = story.began();
-                !story.is_released() && began.is_some() && began.as_ref() > last_freed
+                let is_sent = story.began().is_some() && !story.is_released();
+                // A claim that was freed while its owner was frozen may be dispatched after that.
+                is_sent && story.acquired.as_ref() > last_freed
             });
             let Some((attempt, _)) = unsettled.filter(|(attempt, _)| *attempt < LAST_CALLER * 100)
             else {

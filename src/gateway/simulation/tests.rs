@@ -133,7 +133,7 @@ fn what_was_sent_is_not_called_refused_when_another_attempt_has_the_claim() {
     let run = run(&plan, Broken::Nothing);
     holds(&plan, &run);
     assert!(run.history.iter().any(|entry| {
-        matches!(&entry.event, Event::Heard { attempt: 300, answer } if answer.state == "unknown")
+        matches!(&entry.event, Event::Heard { attempt: 300, answer } if answer.idempotency == "unknown")
     }));
 }
 
