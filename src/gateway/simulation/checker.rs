@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use super::facts::{Facts, HEEDED_WITHIN, Story};
 use super::history::{Entry, Event, Heard, Stood};
-use super::plan::{OnUnknown, Operation, Plan, Wanted};
+use super::plan::{Operation, Plan};
 use super::world::{LAST_CALLER, Run};
 
 /// What is promised.
@@ -65,9 +66,6 @@ pub fn check(plan: &Plan, run: &Run) -> Vec<Violation> {
     judge.found
 }
 
-/// Within how long every gateway heeds an operator's word.
-const HEEDED_WITHIN: Duration = Duration::from_millis(2_500);
-
 /// How long a probe's answer may be on its way into the record.
 const PROBE_TAKES: Duration = Duration::from_secs(30);
 
@@ -85,188 +83,6 @@ fn source(answer: &Heard) -> u64 {
     source
         .and_then(|(source, _)| source.parse().ok())
         .unwrap_or_default()
-}
-
-/// What is known of one attempt.
-#[derive(Default)]
-struct Story {
-    wants: Option<Wanted>,
-    host: String,
-    sent: Duration,
-    heard: Option<(Duration, Heard)>,
-    /// When its request was given to a socket, each time.
-    dispatched: Vec<Duration>,
-    executed: Vec<Duration>,
-    /// What the upstream wrote, and whether that was whole.
-    answered: Option<(Duration, u16, bool)>,
-    /// When the store said that it has the claim.
-    acquired: Option<Duration>,
-    /// When the store had its answer.
-    completed: Option<Duration>,
-    recorded_last: Option<Duration>,
-    /// When its gateway last heard of the store that what became of its claim is on record.
-    settled: Option<Duration>,
-}
-
-impl Story {
-    /// Whether the upstream has said, in full, that it did nothing.
-    fn is_released(&self) -> bool {
-        matches!(self.answered, Some((_, 401 | 425 | 429, true)))
-    }
-
-    fn began(&self) -> Option<Duration> {
-        self.dispatched.first().copied()
-    }
-}
-
-struct Facts<'a> {
-    plan: &'a Plan,
-    history: &'a [Entry],
-    stories: BTreeMap<u64, Story>,
-    /// By operation, when an operator's word freed its key, or the store lost its record.
-    freed: BTreeMap<Operation, Vec<Duration>>,
-    /// By operation, when an operator deleted its record, and what it was.
-    deleted: BTreeMap<Operation, Vec<(Duration, &'a Stood)>>,
-    /// Those who crashed, and when.
-    crashed: BTreeMap<&'a str, Duration>,
-}
-
-impl<'a> Facts<'a> {
-    fn of(plan: &'a Plan, history: &'a [Entry]) -> Self {
-        let mut facts = Self {
-            plan,
-            history,
-            stories: BTreeMap::new(),
-            freed: BTreeMap::new(),
-            deleted: BTreeMap::new(),
-            crashed: BTreeMap::new(),
-        };
-        for entry in history {
-            facts.learn(entry);
-        }
-        facts
-    }
-
-    fn learn(&mut self, Entry { at, event }: &'a Entry) {
-        let at = *at;
-        match event {
-            Event::Sent {
-                attempt,
-                wants,
-                host,
-            } => {
-                let story = self.story(*attempt);
-                story.wants = Some(*wants);
-                story.host.clone_from(host);
-                story.sent = at;
-            }
-            Event::Heard { attempt, answer } => {
-                self.story(*attempt).heard = Some((at, answer.clone()));
-            }
-            Event::Dispatched { attempt } => self.story(*attempt).dispatched.push(at),
-            Event::Executed { attempt } => self.story(*attempt).executed.push(at),
-            Event::Answered {
-                attempt,
-                status,
-                is_whole,
-            } => self.story(*attempt).answered = Some((at, *status, *is_whole)),
-            Event::Applied {
-                attempt,
-                op,
-                verdict,
-                after,
-                operation,
-                ..
-            } => {
-                // What a probe says; an operator's word has an event of its own.
-                if *op == "resolve" && *attempt > 0 && *after == Stood::Absent {
-                    self.freed.entry(*operation).or_default().push(at);
-                }
-                let story = self.story(*attempt);
-                if *verdict == "acquired" {
-                    story.acquired.get_or_insert(at);
-                }
-                if *op == "complete"
-                    && matches!(after, Stood::Completed(Some(by), _) if by == attempt)
-                {
-                    story.completed.get_or_insert(at);
-                    story.recorded_last = Some(at);
-                }
-            }
-            Event::Acknowledged { attempt } => self.story(*attempt).settled = Some(at),
-            Event::Deleted { operation, was } => {
-                self.freed.entry(*operation).or_default().push(at);
-                self.deleted.entry(*operation).or_default().push((at, was));
-            }
-            Event::Released(operation) | Event::Lost { operation, .. } => {
-                self.freed.entry(*operation).or_default().push(at);
-            }
-            Event::Crashed { host } => {
-                self.crashed.entry(host).or_insert(at);
-            }
-            _ => {}
-        }
-    }
-
-    fn story(&mut self, attempt: u64) -> &mut Story {
-        self.stories.entry(attempt).or_default()
-    }
-
-    /// The attempts at each operation.
-    fn operations(&self) -> BTreeMap<Operation, Vec<(u64, &Story)>> {
-        let mut operations = BTreeMap::<_, Vec<_>>::new();
-        for (attempt, story) in &self.stories {
-            if let Some(wants) = story.wants {
-                let attempts = operations.entry(wants.operation).or_default();
-                attempts.push((*attempt, story));
-            }
-        }
-        operations
-    }
-
-    fn freed(&self, operation: &Operation) -> usize {
-        self.freed.get(operation).map_or(0, Vec::len)
-    }
-
-    /// The times between which an operation has one record: what is asked while a deletion gets around may hear either.
-    fn lives(&self, operation: Operation) -> Vec<(Duration, Duration)> {
-        let mut lives = Vec::new();
-        let mut from = Duration::ZERO;
-        for (deleted, _) in self.deleted.get(&operation).into_iter().flatten() {
-            lives.push((from, *deleted));
-            from = *deleted + HEEDED_WITHIN;
-        }
-        lives.push((from, Duration::MAX));
-        lives
-    }
-
-    fn is_lost(&self, operation: Operation) -> bool {
-        let is_loss = |entry: &Entry| matches!(&entry.event, Event::Lost { operation: lost, .. } if *lost == operation);
-        self.history.iter().any(is_loss)
-    }
-
-    /// Whether an attempt's gateway may not have heard yet that another attempt of its own at this operation is over. It
-    /// then answers for that one.
-    fn is_behind(&self, operation: Operation, story: &Story) -> bool {
-        self.stories.values().any(|other| {
-            other.host == story.host
-                && other
-                    .wants
-                    .is_some_and(|wants| wants.operation == operation)
-                && other.acquired.is_some_and(|then| then <= story.sent)
-                && other.settled.is_none_or(|then| then >= story.sent)
-        })
-    }
-
-    /// Whether what nobody knows the outcome of is sent again.
-    fn resends(&self) -> bool {
-        self.plan.on_unknown == OnUnknown::Resend
-    }
-
-    /// Whether the attempt's gateway has crashed at some time.
-    fn is_crashed(&self, story: &Story) -> bool {
-        self.crashed.contains_key(story.host.as_str())
-    }
 }
 
 struct Judge<'a> {
