@@ -395,9 +395,9 @@ impl Attempt {
                 self.unknown_to_all()
             }
             Ok(Some(verdict)) => match self.shared.told(&self.subject, verdict) {
-                told @ (Decision::Replayed | Decision::Unknown, _) => told,
-                // All else is for those that came upon the record, and says that nothing was sent.
-                _ if perhaps_executed => self.unknown_to_all(),
+                // "Not sent" is for those that came upon the record.
+                (Decision::Overloaded, _) if perhaps_executed => self.unknown_to_all(),
+                (decision, response) if perhaps_executed => (decision, sent(response)),
                 told => told,
             },
             Ok(None) | Err(_) => (
@@ -440,6 +440,16 @@ impl Attempt {
         );
         self.subject.metrics().unknown_outcome(cause);
     }
+}
+
+/// What the record says, to one that was sent itself.
+fn sent(mut response: http::Response<Body>) -> http::Response<Body> {
+    if let Some(status) = response.headers_mut().get_mut(IDEMPOTENCY_STATUS)
+        && status == "refused"
+    {
+        *status = http::HeaderValue::from_static("unknown");
+    }
+    response
 }
 
 /// Why nothing was sent, as the client hears it.

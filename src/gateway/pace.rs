@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
+use crate::process::jitter;
 use crate::protocol::{RecordId, Timestamp};
 
 /// Records of unknown outcome that are kept in mind, some hundred bytes each. Those beyond are not asked about until there
@@ -192,7 +193,7 @@ fn sighted(
         first_sight: now,
         last_sight: now,
         due: now,
-        background_due: now + jittered(SPREAD),
+        background_due: now + jitter(SPREAD),
         pause: FIRST_PAUSE,
         under_way: None,
     };
@@ -219,22 +220,14 @@ impl Drop for Asking {
         if pace.since != self.since {
             return;
         }
-        let pause = pace.pause / 2 + jittered(pace.pause / 2);
+        let pause = pace.pause / 2 + jitter(pace.pause / 2);
         pace.pause = (pace.pause * 2).min(LONGEST_PAUSE);
         let due = self
             .again_at
             .map_or(now + pause, |again| again.max(now).min(now + pause));
         pace.due = due;
-        pace.background_due = due + jittered(SPREAD).min(pause / 2);
+        pace.background_due = due + jitter(SPREAD).min(pause / 2);
     }
-}
-
-/// A part of this time, at random.
-pub fn jittered(span: Duration) -> Duration {
-    let mut bytes = [0; 2];
-    // Without randomness there is no jitter, which is no safety.
-    let _ = aws_lc_rs::rand::fill(&mut bytes);
-    span * u32::from(u16::from_be_bytes(bytes)) / (u32::from(u16::MAX) + 1)
 }
 
 #[cfg(test)]

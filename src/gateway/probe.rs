@@ -20,10 +20,11 @@ use super::body::{self, Held, Unread};
 use super::dispatch::is_event_stream;
 use super::exchange::Exchange;
 use super::headers;
-use super::pace::{Asking, Turn, jittered};
+use super::pace::{Asking, Turn};
 use super::subject::Lane;
 use crate::identity::Reference;
 use crate::identity::json::select;
+use crate::process::{self, jitter};
 use crate::protocol::{
     Answer, Cause, NotStored, Op, Record, RecordId, Resolution, Response, Seen, State, Timestamp,
     Verdict,
@@ -160,7 +161,7 @@ impl Shared {
             return;
         }
         while !self.tasks.is_closed() {
-            sleep(SCAN_EVERY / 2 + jittered(SCAN_EVERY)).await;
+            sleep(SCAN_EVERY / 2 + jitter(SCAN_EVERY)).await;
             let begun = Instant::now();
             if self.scan(begun + SCAN_ASKS_FOR).await.is_some() {
                 self.paces.forget_unseen(begun);
@@ -208,7 +209,9 @@ impl Shared {
             .background_turn(unresolved.id, unresolved.since, place);
         if let Turn::Now(asking) = turn {
             let (shared, unresolved) = (Arc::clone(self), unresolved.clone());
-            tokio::spawn(async move { shared.ask_about(&unresolved, asking).await });
+            tokio::spawn(process::task(async move {
+                shared.ask_about(&unresolved, asking).await;
+            }));
         }
     }
 

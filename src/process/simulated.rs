@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use fastrand::Rng;
 
 thread_local! {
     /// Whose task is being polled.
@@ -21,20 +24,19 @@ pub struct Here {
 }
 
 /// A process of a simulation.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Process(Arc<Mutex<State>>);
 
-#[derive(Default)]
 struct State {
     phase: Phase,
+    random: Rng,
     next_task: u64,
     /// Whom to wake when the phase changes, in the order of the tasks' making.
     wakers: BTreeMap<u64, Option<Waker>>,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    #[default]
     Runs,
     Frozen,
     Crashed,
@@ -60,6 +62,16 @@ impl Here {
 }
 
 impl Process {
+    /// One whose jitter comes from this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            phase: Phase::Runs,
+            random: Rng::with_seed(seed),
+            next_task: 0,
+            wakers: BTreeMap::new(),
+        })))
+    }
+
     /// Its tasks are not polled until it thaws; time and the kernel's buffers go on without it.
     pub fn freeze(&self) {
         let mut state = self.state();
@@ -99,6 +111,15 @@ impl Process {
 /// A task of the process that makes it, for whatever spawns it.
 pub fn task<F: Future<Output = ()> + Send + 'static>(work: F) -> Task {
     Task::new(Here::current(), Box::pin(work))
+}
+
+/// A part of this time: at random, or in a process of a simulation as its seed will have it.
+pub fn jitter(span: Duration) -> Duration {
+    let share = match Here::current() {
+        Some(here) => here.process.state().random.u16(..),
+        None => super::chance(),
+    };
+    super::part(span, share)
 }
 
 /// The work of a task, as far as its process lets it go on.

@@ -33,6 +33,9 @@ pub trait Network: Send + Sync {
 #[cfg(test)]
 pub trait Scripted: AsyncRead + AsyncWrite + Send + Unpin {
     /// Says without waiting, and without taking anything, whether there is something to read.
+    ///
+    /// # Errors
+    /// Of the connection; `WouldBlock` where there is nothing.
     fn peek(&self) -> io::Result<usize>;
 
     /// Makes the connection's end a reset.

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use super::facts::{Facts, HEEDED_WITHIN, Story};
 use super::history::{Entry, Event, Heard, Stood};
-use super::plan::{Operation, Plan, Wanted};
+use super::plan::{Operation, Plan};
 use super::world::{LAST_CALLER, Run};
 
 /// What is promised.
@@ -56,6 +57,7 @@ pub fn check(plan: &Plan, run: &Run) -> Vec<Violation> {
     judge.one_answer();
     judge.nobody_elses();
     judge.unknown_is_said(&run.records);
+    judge.probes_are_right();
     judge.closed_by_default();
     judge.nothing_held(&run.records);
     judge.truth();
@@ -64,11 +66,16 @@ pub fn check(plan: &Plan, run: &Run) -> Vec<Violation> {
     judge.found
 }
 
-/// Within how long every gateway heeds an operator's word.
-const HEEDED_WITHIN: Duration = Duration::from_millis(2_500);
+/// How long a probe's answer may be on its way into the record.
+const PROBE_TAKES: Duration = Duration::from_secs(30);
 
 /// An answer with its moment, its attempt and what is known of that.
 type Answer<'a> = (Duration, u64, &'a Story, &'a Heard);
+
+/// Whether it is the answer on record.
+fn is_firm(told: &Heard) -> bool {
+    matches!(told.idempotency.as_str(), "executed" | "replayed")
+}
 
 /// The attempt that an answer was made for; none where it was made by hand.
 fn source(answer: &Heard) -> u64 {
@@ -76,178 +83,6 @@ fn source(answer: &Heard) -> u64 {
     source
         .and_then(|(source, _)| source.parse().ok())
         .unwrap_or_default()
-}
-
-/// What is known of one attempt.
-#[derive(Default)]
-struct Story {
-    wants: Option<Wanted>,
-    host: String,
-    sent: Duration,
-    heard: Option<(Duration, Heard)>,
-    /// When its request was given to a socket, each time.
-    dispatched: Vec<Duration>,
-    executed: Vec<Duration>,
-    /// What the upstream wrote, and whether that was whole.
-    answered: Option<(Duration, u16, bool)>,
-    /// When the store said that it has the claim.
-    acquired: Option<Duration>,
-    /// When the store had its answer.
-    completed: Option<Duration>,
-    recorded_last: Option<Duration>,
-    /// When its gateway last heard of the store that what became of its claim is on record.
-    settled: Option<Duration>,
-}
-
-impl Story {
-    /// Whether the upstream has said, in full, that it did nothing.
-    fn is_released(&self) -> bool {
-        matches!(self.answered, Some((_, 401 | 425 | 429, true)))
-    }
-
-    fn began(&self) -> Option<Duration> {
-        self.dispatched.first().copied()
-    }
-}
-
-struct Facts<'a> {
-    plan: &'a Plan,
-    history: &'a [Entry],
-    stories: BTreeMap<u64, Story>,
-    /// By operation, when an operator's word freed its key, or the store lost its record.
-    freed: BTreeMap<Operation, Vec<Duration>>,
-    /// By operation, when an operator deleted its record, and what it was.
-    deleted: BTreeMap<Operation, Vec<(Duration, &'a Stood)>>,
-    /// Those who crashed, and when.
-    crashed: BTreeMap<&'a str, Duration>,
-}
-
-impl<'a> Facts<'a> {
-    fn of(plan: &'a Plan, history: &'a [Entry]) -> Self {
-        let mut facts = Self {
-            plan,
-            history,
-            stories: BTreeMap::new(),
-            freed: BTreeMap::new(),
-            deleted: BTreeMap::new(),
-            crashed: BTreeMap::new(),
-        };
-        for entry in history {
-            facts.learn(entry);
-        }
-        facts
-    }
-
-    fn learn(&mut self, Entry { at, event }: &'a Entry) {
-        let at = *at;
-        match event {
-            Event::Sent {
-                attempt,
-                wants,
-                host,
-            } => {
-                let story = self.story(*attempt);
-                story.wants = Some(*wants);
-                story.host.clone_from(host);
-                story.sent = at;
-            }
-            Event::Heard { attempt, answer } => {
-                self.story(*attempt).heard = Some((at, answer.clone()));
-            }
-            Event::Dispatched { attempt } => self.story(*attempt).dispatched.push(at),
-            Event::Executed { attempt } => self.story(*attempt).executed.push(at),
-            Event::Answered {
-                attempt,
-                status,
-                is_whole,
-            } => self.story(*attempt).answered = Some((at, *status, *is_whole)),
-            Event::Applied {
-                attempt,
-                op,
-                verdict,
-                after,
-                ..
-            } => {
-                let story = self.story(*attempt);
-                if *verdict == "acquired" {
-                    story.acquired.get_or_insert(at);
-                }
-                if *op == "complete"
-                    && matches!(after, Stood::Completed(Some(by), _) if by == attempt)
-                {
-                    story.completed.get_or_insert(at);
-                    story.recorded_last = Some(at);
-                }
-            }
-            Event::Acknowledged { attempt } => self.story(*attempt).settled = Some(at),
-            Event::Deleted { operation, was } => {
-                self.freed.entry(*operation).or_default().push(at);
-                self.deleted.entry(*operation).or_default().push((at, was));
-            }
-            Event::Released(operation) | Event::Lost { operation, .. } => {
-                self.freed.entry(*operation).or_default().push(at)
-            }
-            Event::Crashed { host } => {
-                self.crashed.entry(host).or_insert(at);
-            }
-            _ => {}
-        }
-    }
-
-    fn story(&mut self, attempt: u64) -> &mut Story {
-        self.stories.entry(attempt).or_default()
-    }
-
-    /// The attempts at each operation.
-    fn operations(&self) -> BTreeMap<Operation, Vec<(u64, &Story)>> {
-        let mut operations = BTreeMap::<_, Vec<_>>::new();
-        for (attempt, story) in &self.stories {
-            if let Some(wants) = story.wants {
-                let attempts = operations.entry(wants.operation).or_default();
-                attempts.push((*attempt, story));
-            }
-        }
-        operations
-    }
-
-    fn freed(&self, operation: &Operation) -> usize {
-        self.freed.get(operation).map_or(0, Vec::len)
-    }
-
-    /// The times between which an operation has one record: what is asked while a deletion gets around may hear either.
-    fn lives(&self, operation: Operation) -> Vec<(Duration, Duration)> {
-        let mut lives = Vec::new();
-        let mut from = Duration::ZERO;
-        for (deleted, _) in self.deleted.get(&operation).into_iter().flatten() {
-            lives.push((from, *deleted));
-            from = *deleted + HEEDED_WITHIN;
-        }
-        lives.push((from, Duration::MAX));
-        lives
-    }
-
-    fn is_lost(&self, operation: Operation) -> bool {
-        let is_loss = |entry: &Entry| matches!(&entry.event, Event::Lost { operation: lost, .. } if *lost == operation);
-        self.history.iter().any(is_loss)
-    }
-
-    /// Whether an attempt's gateway may not have heard yet that another attempt of its own at this operation is over. It
-    /// then answers for that one.
-    fn is_behind(&self, operation: Operation, story: &Story) -> bool {
-        self.stories.values().any(|other| {
-            other.host == story.host
-                && other
-                    .wants
-                    .is_some_and(|wants| wants.operation == operation)
-                && other.acquired.is_some_and(|then| then <= story.sent)
-                && other.settled.is_none_or(|then| then >= story.sent)
-        })
-    }
-
-    /// Whether the attempt's gateway has crashed at some time.
-    fn is_crashed(&self, story: &Story) -> bool {
-        self.crashed.contains_key(story.host.as_str())
-    }
 }
 
 struct Judge<'a> {
@@ -270,7 +105,7 @@ impl Judge<'_> {
                 .flat_map(|(attempt, story)| story.dispatched.iter().map(|_| *attempt))
                 .collect();
             let may_be = 1 + self.facts.freed(&operation);
-            if dispatches.len() > may_be && !self.facts.plan.resends {
+            if dispatches.len() > may_be && !self.facts.resends() {
                 let how = format!("{operation:?} was sent by attempts {dispatches:?}");
                 self.broken(Promise::OneDispatch, how);
             }
@@ -326,42 +161,51 @@ impl Judge<'_> {
     }
 
     fn one_answer_in_a_life(&mut self, operation: Operation, heard: Vec<Answer>) {
-        let mut firm: Option<(Duration, u64, Wanted, &Heard)> = None;
-        for (at, attempt, story, answer) in heard {
-            let wants = story.wants.expect("it was sent");
-            let is_firm = matches!(answer.idempotency.as_str(), "executed" | "replayed");
-            if let Some((since, first, what, content)) = firm {
-                let is_other = wants.payload != what.payload;
-                let differs = is_firm && answer.is_whole && answer.content != content.content;
-                let contradicts = since < story.sent
-                    && !is_firm
-                    && !matches!(answer.problem.as_str(), "store-unavailable" | "overloaded")
-                    && !(is_other && answer.problem == "key-reused")
-                    && !(answer.problem == "request-in-progress"
-                        && self.facts.is_behind(operation, story));
-                let freed = self.facts.freed(&operation) > 0;
-                if (differs && !freed) || (differs && since < story.sent) || contradicts {
-                    let how = format!(
-                        "attempt {first} heard {} {:?}, and attempt {attempt} {} {} {} {:?}",
-                        content.status,
-                        content.content,
-                        answer.status,
-                        answer.idempotency,
-                        answer.problem,
-                        answer.content,
-                    );
-                    self.broken(Promise::OneAnswer, how);
+        let is_freed = self.facts.freed(&operation) > 0;
+        let mut firm: Option<Answer> = None;
+        for answer in heard {
+            let (_, attempt, story, told) = answer;
+            let Some((since, first, _, content)) = firm else {
+                if is_firm(told) && told.is_whole {
+                    firm = Some(answer);
                 }
-            } else if is_firm && answer.is_whole {
-                firm = Some((at, attempt, wants, answer));
+                continue;
+            };
+            let asked_after = since < story.sent;
+            let differs = is_firm(told) && told.is_whole && told.content != content.content;
+            let denies = asked_after && self.denies(operation, firm, answer);
+            if differs && (asked_after || !is_freed) || denies {
+                let how = format!(
+                    "attempt {first} heard {} {:?}, and attempt {attempt} {} {} {} {:?}",
+                    content.status,
+                    content.content,
+                    told.status,
+                    told.idempotency,
+                    told.problem,
+                    told.content,
+                );
+                self.broken(Promise::OneAnswer, how);
             }
+        }
+    }
+
+    /// Whether what is told cannot be said where this answer is on record.
+    fn denies(&self, operation: Operation, firm: Option<Answer>, answer: Answer) -> bool {
+        let (_, _, story, told) = answer;
+        let is_same = firm.is_some_and(|(_, _, first, _)| first.wants == story.wants);
+        match told.problem.as_str() {
+            "" => !is_firm(told),
+            "store-unavailable" | "overloaded" => false,
+            "key-reused" => is_same,
+            "request-in-progress" => !self.facts.is_behind(operation, story),
+            _ => true,
         }
     }
 
     /// What an operator has deleted is soon heard nowhere any more, unless its own attempt records it again.
     fn deleted_answers(&mut self, operation: Operation, attempts: &[(u64, &Story)]) {
         for (deleted, was) in self.facts.deleted.get(&operation).into_iter().flatten() {
-            let Stood::Completed(Some(by), _) = was else {
+            let Stood::Completed(Some(by), content) = was else {
                 continue;
             };
             let recorded = self
@@ -375,7 +219,7 @@ impl Judge<'_> {
             for (attempt, story) in attempts {
                 if let Some((_, answer)) = &story.heard
                     && story.sent > *deleted + HEEDED_WITHIN
-                    && source(answer) == *by
+                    && answer.content == format!("{by}: {content}")
                 {
                     let how = format!(
                         "attempt {attempt} heard what was deleted: {}",
@@ -419,7 +263,13 @@ impl Judge<'_> {
             };
             let from = source(answer);
             let made_for = self.facts.stories.get(&from).and_then(|story| story.wants);
-            if from > 0 && made_for != Some(wants) {
+            // A key that was freed may be used for another payload; who is asked by the key finds the first one.
+            let is_found = answer.content.contains(": found ");
+            let is_same = match made_for {
+                Some(made_for) if is_found => made_for.operation == wants.operation,
+                made_for => made_for == Some(wants),
+            };
+            if from > 0 && !is_same {
                 let how = format!("attempt {attempt} at {wants:?} heard {:?}", answer.content);
                 self.broken(Promise::NobodyElses, how);
             }
@@ -433,8 +283,9 @@ impl Judge<'_> {
             let last_freed = self.facts.freed.get(&operation);
             let last_freed = last_freed.and_then(|times| times.last());
             let unsettled = attempts.iter().find(|(_, story)| {
-                let began = story.began();
-                !story.is_released() && began.is_some() && began.as_ref() > last_freed
+                let is_sent = story.began().is_some() && !story.is_released();
+                // A claim that was freed while its owner was frozen may be dispatched after that.
+                is_sent && story.acquired.as_ref() > last_freed
             });
             let Some((attempt, _)) = unsettled.filter(|(attempt, _)| *attempt < LAST_CALLER * 100)
             else {
@@ -455,9 +306,41 @@ impl Judge<'_> {
                 ..
             } = &entry.event
                 && *op != "resolve"
-                && !(*op == "take_over" && self.facts.plan.resends)
+                && !(*op == "take_over" && self.facts.resends())
             {
                 let how = format!("{op} of attempt {attempt} made {after:?} of {before:?}");
+                self.broken(Promise::UnknownIsSaid, how);
+            }
+        }
+    }
+
+    /// A probe frees a key only where the owner has said that it does not know, and where nothing was executed.
+    fn probes_are_right(&mut self) {
+        for Entry { at, event } in self.facts.history {
+            let Event::Applied {
+                attempt: attempt @ 1..,
+                operation,
+                op: "resolve",
+                before,
+                after: Stood::Absent,
+                ..
+            } = event
+            else {
+                continue;
+            };
+            if matches!(before, Stood::Claimed(_)) {
+                let how = format!("the probe of attempt {attempt} freed a silent claim");
+                self.broken(Promise::UnknownIsSaid, how);
+            }
+            let is_executed = self.facts.stories.values().any(|story| {
+                let is_same = story
+                    .wants
+                    .is_some_and(|wants| wants.operation == *operation);
+                let mut executed = story.executed.iter();
+                is_same && executed.any(|then| *then + PROBE_TAKES < *at)
+            });
+            if is_executed {
+                let how = format!("the probe of attempt {attempt} freed what was executed");
                 self.broken(Promise::UnknownIsSaid, how);
             }
         }
@@ -487,12 +370,12 @@ impl Judge<'_> {
             // That it did nothing may have been heard too late.
             let is_sent = story.began().is_some();
             // Who sends again is not held up by it.
-            if !is_sent && !self.facts.is_crashed(story) && !self.facts.plan.resends {
+            if !is_sent && !self.facts.is_crashed(story) && !self.facts.resends() {
                 let how = format!("{operation:?} is {stood:?} for nothing");
                 self.broken(Promise::NothingHeld, how);
             }
         }
-        let resends = self.facts.plan.resends;
+        let may_be_unknown = !self.facts.resends();
         let mut last = BTreeMap::new();
         for (attempt, story) in self.facts.stories.range(LAST_CALLER * 100..) {
             last.insert(story.wants, (attempt, story));
@@ -504,7 +387,7 @@ impl Judge<'_> {
                     && match answer.problem.as_str() {
                         "" => answer.idempotency != "unknown",
                         "key-reused" | "response-not-stored" => true,
-                        "outcome-unknown" => !resends,
+                        "outcome-unknown" => may_be_unknown,
                         _ => false,
                     }
             });

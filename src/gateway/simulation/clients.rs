@@ -55,7 +55,7 @@ impl Attempt {
     /// Sends it to this host; `None` where the client left before there was an answer.
     pub async fn run(self, host: usize, patience: Duration) -> Option<Heard> {
         let attempt = self.attempt;
-        let Some((name, end)) = self.world.connect(host, attempt) else {
+        let Some((name, end)) = self.world.connect(host, attempt, self.wants) else {
             self.world.history.add(Event::NotConnected { attempt });
             return None;
         };

@@ -214,6 +214,15 @@ impl History {
         self.entries().push(Entry { at, event });
     }
 
+    /// The first attempt among these that was executed by now.
+    pub fn executed(&self, is_among: impl Fn(u64) -> bool) -> Option<u64> {
+        let entries = self.entries();
+        entries.iter().find_map(|entry| match entry.event {
+            Event::Executed { attempt } if is_among(attempt) => Some(attempt),
+            _ => None,
+        })
+    }
+
     /// Waits for the next such moment; says whose attempt it is.
     pub async fn next(&self, moment: Moment) -> u64 {
         let (told, comes) = oneshot::channel();

@@ -145,6 +145,17 @@ impl Befalls {
     }
 }
 
+/// What a duplicate of an operation of unknown outcome meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnknown {
+    /// It is told so.
+    Hold,
+    /// It is sent again.
+    Resend,
+    /// The upstream is asked.
+    Probe,
+}
+
 /// A whole run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -154,8 +165,8 @@ pub struct Plan {
     pub hosts: usize,
     /// How long duplicates wait.
     pub waits: bool,
-    /// Whether what nobody knows the outcome of is sent again.
-    pub resends: bool,
+    /// What a duplicate of an operation of unknown outcome meets.
+    pub on_unknown: OnUnknown,
     /// Which faults happen.
     pub faults: Vec<Fault>,
     /// Who calls.
@@ -183,7 +194,12 @@ impl Plan {
             seed,
             hosts,
             waits: draw.percent(50),
-            resends: draw.percent(25),
+            on_unknown: draw.one(&[
+                OnUnknown::Hold,
+                OnUnknown::Hold,
+                OnUnknown::Resend,
+                OnUnknown::Probe,
+            ]),
             faults,
             callers,
             incidents,
@@ -197,7 +213,7 @@ impl Plan {
     /// Makes it likely that somebody takes over from an owner that has not sent anything yet: what comes in between has
     /// only a moment for it.
     fn race_for_the_first_byte(&mut self, draw: &mut Draw) {
-        self.resends = true;
+        self.on_unknown = OnUnknown::Resend;
         if !self.faults.contains(&Fault::Refuses) {
             self.faults.push(Fault::Refuses);
         }
@@ -216,13 +232,6 @@ impl Plan {
     pub fn deletes(&self) -> bool {
         let mut all = self.incidents.iter();
         all.any(|incident| matches!(incident.what, Befalls::OperatorDeletes(_)))
-    }
-
-    /// What this attempt is for.
-    pub fn wanted(&self, attempt: u64) -> Option<Wanted> {
-        let number = attempt / 100;
-        let caller = self.callers.iter().find(|caller| caller.number == number)?;
-        Some(caller.wants)
     }
 }
 

@@ -16,8 +16,8 @@ use super::plan::{Fault, Operation};
 use super::world::World;
 use crate::process::Here;
 use crate::protocol::{
-    self, Answer, Fingerprint, Mark, Op, Owner, Record, RecordId, Resolution, Response, Retention,
-    State, Timestamp, Verdict, Version,
+    self, Answer, Fingerprint, Mark, Op, Owner, Record, RecordId, State, Timestamp, Verdict,
+    Version,
 };
 use crate::store::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
 
@@ -55,23 +55,23 @@ const MUTE: u8 = 2;
 
 /// The store of a run.
 pub struct ScriptedStore {
-    world: Arc<World>,
+    pub(super) world: Arc<World>,
     broken: Broken,
     clock_offset_ms: AtomicI64,
     condition: AtomicU8,
-    epoch: AtomicU64,
+    pub(super) epoch: AtomicU64,
     hints: watch::Sender<()>,
     state: Mutex<Held>,
 }
 
 #[derive(Default)]
-struct Held {
-    records: BTreeMap<RecordId, Record>,
-    marks: Vec<(RecordId, Mark)>,
+pub(super) struct Held {
+    pub(super) records: BTreeMap<RecordId, Record>,
+    pub(super) marks: Vec<(RecordId, Mark)>,
     /// The attempts behind owners.
     owners: HashMap<Owner, u64>,
     /// The operations behind record ids.
-    operations: BTreeMap<RecordId, (Operation, HashMap<Fingerprint, u64>)>,
+    pub(super) operations: BTreeMap<RecordId, (Operation, HashMap<Fingerprint, u64>)>,
 }
 
 /// What the network makes of a call.
@@ -129,79 +129,10 @@ impl ScriptedStore {
         self.condition.store(WELL, Ordering::Relaxed);
     }
 
-    /// Loses what there is about an operation.
-    pub fn lose(&self, operation: Operation) {
-        let mut held = self.held();
-        let known = held.operations.iter();
-        let found = known.filter(|(_, (known, _))| *known == operation);
-        let found: Option<RecordId> = found.map(|(id, _)| *id).next();
-        if let Some(record) = found.and_then(|id| held.records.remove(&id)) {
-            let was = held.stood(Some(&record));
-            self.world.history.add(Event::Lost { operation, was });
-        }
-    }
-
-    /// An operator who saw the record some time ago says what became of it.
-    pub fn resolve(&self, operation: Operation, gone: bool) {
-        let (id, seen) = {
-            let held = self.held();
-            let mut found = held.operations.iter();
-            let Some((id, _)) = found.find(|(_, (known, _))| *known == operation) else {
-                return;
-            };
-            let seen = held.records.get(id).and_then(Record::seen);
-            (*id, seen)
-        };
-        let Some(seen) = seen else { return };
-        let answer = Response {
-            status: 200,
-            headers: Vec::new(),
-            body: bytes::Bytes::from_static(b"settled by hand"),
-        };
-        let verdict = match gone {
-            true => Resolution::Gone,
-            false => Resolution::Completed {
-                answer: Answer::Stored(Arc::new(answer)),
-                retention: Retention {
-                    keep: Duration::from_secs(86_400),
-                    tombstone: Duration::ZERO,
-                },
-            },
-        };
-        if self.apply_now(id, Op::Resolve { seen, verdict }, 0) == Verdict::Done && gone {
-            self.world.history.add(Event::Released(operation));
-        }
-    }
-
-    /// An operator deletes what there is about an operation, and says so to all gateways.
-    pub fn delete(&self, operation: Operation) {
-        let mut held = self.held();
-        let mut known = held.operations.iter();
-        let found = known.find(|(_, (known, _))| *known == operation);
-        let Some(id) = found.map(|(id, _)| *id) else {
-            return;
-        };
-        let now = self.now();
-        let record = held.records.get(&id).cloned();
-        let Some(record) = record.and_then(|record| record.at(now)) else {
-            return;
-        };
-        let was = held.stood(Some(&record));
-        let version = record.version();
-        let (after, marks, verdict) = protocol::forget(Some(record), version, now);
-        if verdict != Verdict::Done || after.is_some() {
-            return;
-        }
-        held.records.remove(&id);
-        held.marks.extend(marks.into_iter().map(|mark| (id, mark)));
-        self.epoch.fetch_add(1, Ordering::Relaxed);
-        self.world.history.add(Event::Deleted { operation, was });
-    }
-
     /// How every record stands, at the end.
     pub fn records(&self) -> Vec<(Operation, Stood)> {
         let held = self.held();
-        let now = self.now();
+        let now = self.time();
         let stood = |(id, (operation, _)): (&RecordId, &(Operation, _))| {
             let record = held.records.get(id).cloned();
             let record = record.and_then(|record| record.at(now));
@@ -210,7 +141,7 @@ impl ScriptedStore {
         held.operations.iter().map(stood).collect()
     }
 
-    fn now(&self) -> Timestamp {
+    pub(super) fn time(&self) -> Timestamp {
         let ms = i64::try_from(self.world.history.now().as_millis()).expect("a run is short");
         let ms = ms + self.clock_offset_ms.load(Ordering::Relaxed);
         Timestamp(u64::try_from(ms).expect("the clock jumps a little"))
@@ -249,13 +180,13 @@ impl ScriptedStore {
     }
 
     /// Applies an op by the rules, unless they are broken.
-    fn apply_now(&self, id: RecordId, op: Op, attempt: u64) -> Verdict {
+    pub(super) fn apply_now(&self, id: RecordId, op: Op, attempt: u64) -> Verdict {
         let mut held = self.held();
         let held = &mut *held;
         if let Some(owner) = op.owner() {
             held.owners.entry(owner).or_insert(attempt);
         }
-        let wants = self.world.plan.wanted(attempt);
+        let wants = self.world.wanted(attempt);
         let known = held.operations.entry(id).or_insert_with(|| {
             let operation = wants.map_or(Operation { scope: 9, key: 9 }, |wants| wants.operation);
             (operation, HashMap::new())
@@ -264,7 +195,7 @@ impl ScriptedStore {
             known.1.insert(fingerprint, wants.payload);
         }
         let operation = known.0;
-        let now = self.now();
+        let now = self.time();
         let before = held.records.get(&id).cloned();
         let before = before.and_then(|record| record.at(now));
         let is_same_payload = before.as_ref().is_none_or(|record| {
@@ -297,13 +228,13 @@ impl ScriptedStore {
         verdict
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
         self.state.lock().expect("nothing panics with the lock")
     }
 }
 
 impl Held {
-    fn stood(&self, record: Option<&Record>) -> Stood {
+    pub(super) fn stood(&self, record: Option<&Record>) -> Stood {
         let attempt = |owner: Owner| self.owners.get(&owner).copied().unwrap_or_default();
         match record.map(|record| &record.state) {
             None => Stood::Absent,
@@ -506,7 +437,7 @@ impl Store for StoreClient {
             "look",
             move |store, _| {
                 let held = store.held();
-                protocol::look(held.records.get(&id), &fingerprint, store.now())
+                protocol::look(held.records.get(&id), &fingerprint, store.time())
             },
             |_| true,
         )
@@ -518,15 +449,11 @@ impl Store for StoreClient {
             "read",
             move |store, _| {
                 let record = store.held().records.get(&id).cloned();
-                record.and_then(|record| record.at(store.now()))
+                record.and_then(|record| record.at(store.time()))
             },
             |_| true,
         )
         .boxed()
-    }
-
-    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
-        self.call("now", |store, _| store.now(), |_| true).boxed()
     }
 
     fn forget(&self, _: RecordId, _: Version) -> BoxFuture<'_, Result<Verdict, StoreError>> {
@@ -543,6 +470,10 @@ impl Store for StoreClient {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.call("ping", |_, _| (), |()| true).boxed()
+    }
+
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>> {
+        self.call("now", |store, _| store.time(), |_| true).boxed()
     }
 
     fn usage(&self) -> Usage {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::checker::{Promise, Violation, check};
 use super::history::{Entry, Event, Stood};
-use super::plan::{Befalls, Caller, Fault, Incident, Operation, Plan, Wanted};
+use super::plan::{Befalls, Caller, Fault, Incident, OnUnknown, Operation, Plan, Wanted};
 use super::shrink::shrink;
 use super::store::Broken;
 use super::world::{Run, run};
@@ -53,7 +53,7 @@ fn no_seed_breaks_a_promise() {
 }
 
 /// What a world of chance must have shown, or its silence says nothing.
-const SIGHTS: [&str; 34] = [
+const SIGHTS: [&str; 36] = [
     "claim acquired",
     "claim completed",
     "claim in flight",
@@ -80,6 +80,8 @@ const SIGHTS: [&str; 34] = [
     "mark_unknown completed",
     "mark_unknown done",
     "mark_unknown lost",
+    "probe absent",
+    "probe found",
     "release done",
     "release lost",
     "release restored",
@@ -101,6 +103,16 @@ fn sight(entry: &Entry) -> Option<String> {
             after: Stood::Completed(Some(_), _),
             ..
         } => Some("late truth".to_owned()),
+        Event::Applied {
+            attempt: 1..,
+            op: "resolve",
+            verdict: "done",
+            after,
+            ..
+        } => Some(match after {
+            Stood::Absent => "probe absent".to_owned(),
+            _ => "probe found".to_owned(),
+        }),
         Event::Applied { op, verdict, .. } => Some(format!("{op} {verdict}")),
         _ => None,
     }
@@ -113,7 +125,7 @@ fn what_was_sent_is_not_called_refused_when_another_attempt_has_the_claim() {
         seed: 102_444,
         hosts: 2,
         waits: false,
-        resends: false,
+        on_unknown: OnUnknown::Hold,
         faults: vec![Fault::Unsure],
         callers: vec![caller(3, 2_403, 1), caller(5, 19_071, 1)],
         incidents: vec![incident(37_631, Befalls::StoreLoses(operation))],
@@ -121,7 +133,7 @@ fn what_was_sent_is_not_called_refused_when_another_attempt_has_the_claim() {
     let run = run(&plan, Broken::Nothing);
     holds(&plan, &run);
     assert!(run.history.iter().any(|entry| {
-        matches!(&entry.event, Event::Heard { attempt: 300, answer } if answer.state == "unknown")
+        matches!(&entry.event, Event::Heard { attempt: 300, answer } if answer.idempotency == "unknown")
     }));
 }
 

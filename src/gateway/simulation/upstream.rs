@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::chance::Draw;
 use super::history::Event;
 use super::link::{End, link};
-use super::plan::Fault;
+use super::plan::{Fault, Operation};
 use super::world::World;
 use crate::process::Here;
 use crate::upstream::{Network, Scripted};
@@ -70,7 +70,17 @@ fn attempt_in(text: &str) -> Option<u64> {
 /// Serves a connection to its end.
 async fn serve(world: Arc<World>, mut end: End) {
     // Nothing in a simulation is so long that it would be too much to hold.
-    while let Some((attempt, payload)) = request(&mut end).await {
+    while let Some(asked) = request(&mut end).await {
+        let (attempt, payload) = match asked {
+            Asked::ToPay(attempt, payload) => (attempt, payload),
+            Asked::Whether(operation) => match whether(&world, operation, end).await {
+                Some(same) => {
+                    end = same;
+                    continue;
+                }
+                None => return,
+            },
+        };
         let draw = world.draw("upstream", attempt);
         let script = Script {
             world: Arc::clone(&world),
@@ -85,16 +95,60 @@ async fn serve(world: Arc<World>, mut end: End) {
     }
 }
 
+/// What a request asks for.
+enum Asked {
+    /// To execute this payload, by this attempt.
+    ToPay(u64, String),
+    /// Whether this operation was executed.
+    Whether(Operation),
+}
+
+/// Says truly whether an operation was executed by now, if it says anything.
+async fn whether(world: &World, operation: Operation, mut end: End) -> Option<End> {
+    let mut draw = world.draw("probe", operation.key);
+    sleep(draw.ms(0..=60)).await;
+    if world.has(Fault::Resets) && draw.percent(30) {
+        return None;
+    }
+    let executed = world.executed(operation);
+    let message = match executed {
+        _ if world.has(Fault::Unsure) && draw.percent(30) => {
+            "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n".to_owned()
+        }
+        Some(attempt) => {
+            let found = format!("found {attempt}");
+            format!(
+                "HTTP/1.1 200 OK\r\nx-answer: {attempt}\r\ncontent-length: {}\r\n\r\n{found}",
+                found.len()
+            )
+        }
+        None => "HTTP/1.1 404 None\r\ncontent-length: 0\r\n\r\n".to_owned(),
+    };
+    end.write_all(message.as_bytes()).await.ok()?;
+    Some(end)
+}
+
+/// The number behind this word in a head.
+fn number_after(head: &str, word: &str) -> Option<u64> {
+    let digits = head.split(word).nth(1)?;
+    let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
 /// Reads one request; `None` where there is none any more.
-async fn request(end: &mut End) -> Option<(u64, String)> {
+async fn request(end: &mut End) -> Option<Asked> {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.split("content-length: ").nth(1)?;
-            let length: usize = length.lines().next()?.trim().parse().ok()?;
-            if body.len() >= length {
-                return Some((attempt_in(head)?, body.to_owned()));
+            if head.starts_with("get ") {
+                let key = number_after(head, "key=k")?;
+                let scope = number_after(head, "authorization: s")?;
+                return Some(Asked::Whether(Operation { scope, key }));
+            }
+            let length = number_after(head, "content-length: ")?;
+            if body.len() as u64 >= length {
+                return Some(Asked::ToPay(attempt_in(head)?, body.to_owned()));
             }
         }
         if end.read_buf(&mut bytes).await.ok()? == 0 {

@@ -14,12 +14,13 @@ use hyper_util::rt::TokioIo;
 use tokio::runtime::Builder;
 use tokio::time::{sleep, timeout};
 
-use super::super::{Gateway, MAX_CLAIMS, Parts, forwarded};
+use super::super::forwarded::tests::peer;
+use super::super::{Gateway, MAX_CLAIMS, Parts};
 use super::chance::{Chance, Draw};
 use super::clients::{Attempt, call};
 use super::history::{Entry, Event, History, Stood};
 use super::link::{End, link};
-use super::plan::{Befalls, Fault, Incident, Operation, Plan};
+use super::plan::{Befalls, Fault, Incident, OnUnknown, Operation, Plan, Wanted};
 use super::store::{Broken, ScriptedStore};
 use super::upstream::Wires;
 use crate::config::Config;
@@ -67,8 +68,8 @@ pub struct World {
     drawn: Mutex<HashMap<(&'static str, u64), u64>>,
     is_calm: AtomicBool,
     hosts: Mutex<Vec<Host>>,
-    /// Which gateway an attempt went to.
-    asked: Mutex<HashMap<u64, usize>>,
+    /// Which gateway an attempt went to, and what for.
+    asked: Mutex<HashMap<u64, (usize, Wanted)>>,
 }
 
 /// A gateway in a process of its own.
@@ -149,8 +150,8 @@ async fn befall(world: Arc<World>, store: Arc<ScriptedStore>, incident: Incident
         if !after.is_zero() {
             sleep(after).await;
         }
-        let host = world.asked().get(&attempt).copied().unwrap_or_default();
-        what = what.of(host);
+        let asked = world.asked().get(&attempt).copied();
+        what = asked.map_or(what, |(host, _)| what.of(host));
     }
     world.history.add(Event::Befell(format!("{what:?}")));
     match what {
@@ -211,18 +212,31 @@ impl World {
         self.plan.faults.contains(&fault) && !self.is_calm.load(Ordering::Relaxed)
     }
 
+    /// The first attempt of which an operation was executed by now.
+    pub fn executed(&self, operation: Operation) -> Option<u64> {
+        self.history.executed(|attempt| {
+            let wants = self.wanted(attempt);
+            wants.is_some_and(|wants| wants.operation == operation)
+        })
+    }
+
+    /// What this attempt is for.
+    pub fn wanted(&self, attempt: u64) -> Option<Wanted> {
+        self.asked().get(&attempt).map(|(_, wants)| *wants)
+    }
+
     /// One of the gateways' places.
     pub fn any_host(&self, draw: &mut Draw) -> usize {
         usize::try_from(draw.number(0..=5)).expect("small") % self.plan.hosts
     }
 
     /// A client's connection to a gateway, with that one's name, where one listens.
-    pub fn connect(&self, index: usize, attempt: u64) -> Option<(String, End)> {
+    pub fn connect(&self, index: usize, attempt: u64, wants: Wanted) -> Option<(String, End)> {
         let host = self.hosts()[index].clone();
         if !host.listens {
             return None;
         }
-        self.asked().insert(attempt, index);
+        self.asked().insert(attempt, (index, wants));
         let (near, far) = link();
         let here = Here {
             process: host.process,
@@ -233,12 +247,13 @@ impl World {
     }
 
     fn host(self: &Arc<Self>, index: usize, store: &Arc<ScriptedStore>) -> Host {
-        let config = match (self.plan.waits, self.plan.resends) {
-            (false, false) => &*HASTY,
-            (true, false) => &*WAITING,
-            (_, true) => &*RESENDING,
+        let config = match (self.plan.on_unknown, self.plan.waits) {
+            (OnUnknown::Hold, false) => &*HASTY,
+            (OnUnknown::Hold, true) => &*WAITING,
+            (OnUnknown::Resend, _) => &*RESENDING,
+            (OnUnknown::Probe, _) => &*PROBING,
         };
-        let process = Process::default();
+        let process = Process::new(self.plan.seed + index as u64);
         let upstream = Upstream::within(Arc::new(Wires(Arc::clone(self))), &config.upstreams[0]);
         let metrics = Arc::new(Metrics::new(&["pay"], &["payments"]));
         let gateway = Gateway::new(Parts {
@@ -309,8 +324,8 @@ impl World {
         wanted.dedup();
         let mut attempt = LAST_CALLER * 100;
         for wants in wanted {
-            // Who sends again has to see a silent attempt for a whole lease first.
-            let again = usize::from(self.plan.resends) * 2;
+            // Who sends again has to see a silent attempt for a whole lease first, and who probes has a pace.
+            let again = usize::from(self.plan.on_unknown != OnUnknown::Hold) * 2;
             for host in (0..self.plan.hosts).chain(std::iter::repeat_n(0, again)) {
                 sleep(Duration::from_secs(4 * again as u64)).await;
                 let asks = Attempt {
@@ -364,7 +379,7 @@ impl World {
         }
     }
 
-    fn asked(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
+    fn asked(&self) -> MutexGuard<'_, HashMap<u64, (usize, Wanted)>> {
         self.asked.lock().expect("nothing panics with the lock")
     }
 
@@ -375,7 +390,7 @@ impl World {
 
 /// A gateway's side of a client's connection.
 async fn serve(gateway: Gateway, end: End) {
-    let peer = forwarded::tests::peer("127.0.0.1", &[]);
+    let peer = peer("127.0.0.1", &[]);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (gateway, peer) = (gateway.clone(), peer.clone());
         let request = Box::new(request.map(RequestBody::unwatched));
@@ -389,8 +404,13 @@ async fn serve(gateway: Gateway, end: End) {
 static HASTY: LazyLock<Config> = LazyLock::new(|| config("0s", "hold"));
 static WAITING: LazyLock<Config> = LazyLock::new(|| config("2s", "hold"));
 static RESENDING: LazyLock<Config> = LazyLock::new(|| config("1s", "resend"));
+static PROBING: LazyLock<Config> = LazyLock::new(|| config("1s", "probe"));
 
 fn config(wait: &str, on_unknown: &str) -> Config {
+    let probe = match on_unknown {
+        "probe" => r#"probe = { path = "/pay?key={key}", absent_after = "20s" }"#,
+        _ => "",
+    };
     let text = format!(
         r#"
         [[listeners]]
@@ -413,6 +433,7 @@ fn config(wait: &str, on_unknown: &str) -> Config {
         scope = ["header:Authorization"]
         wait = "{wait}"
         on_unknown = "{on_unknown}"
+        {probe}
         lease = "3s"
         response_timeout = "4s"
         late_response = "20s"
