@@ -277,7 +277,7 @@ impl<'a> Story<'a> {
         // An operator may settle what its owner has an answer to, and cannot record; or whose recorded answer a server of
         // the store has lost.
         let says = |event: &&&Event| matches!(event.what, What::Says { .. });
-        let by_hand = self.events.iter().rfind(|event| says(&event));
+        let by_hand = self.events.iter().rfind(says);
         let may_differ = by_hand.is_some_and(|says| {
             let begun = self.events[0].at.saturating_sub(DEMOTED);
             let span = begun..=says.at.saturating_add(REPLICATED);
@@ -299,7 +299,8 @@ impl<'a> Story<'a> {
             }
             let is_the_answer = match &*heard.said {
                 "executed" | "replayed" => !may_differ,
-                "unrecorded" => by_hand.is_none(),
+                // What releases is no answer that anybody else hears, whether or not the store took it in time.
+                "unrecorded" => by_hand.is_none() && !RELEASED.contains(&heard.status),
                 _ => false,
             };
             if !is_the_answer {
