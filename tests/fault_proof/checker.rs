@@ -284,7 +284,11 @@ impl<'a> Story<'a> {
             let lost = |fault: &Fault| fault.on == On::StoreServer && fault.overlaps(&span);
             terms.loses_answers && self.faults.iter().any(lost)
         });
-        let mut first: Option<&Heard> = None;
+        // What an operator was told is recorded is the answer, though nobody has heard it yet.
+        let mut first = self.events.iter().find_map(|event| match &event.what {
+            What::Settled { status, body } => Some((*status, body)),
+            _ => None,
+        });
         let mut broken = Vec::new();
         for request in &self.requests {
             let Some((at, heard)) = request.heard else {
@@ -307,12 +311,12 @@ impl<'a> Story<'a> {
                 continue;
             }
             match first {
-                Some(first) if (first.status, &first.body) != (heard.status, &heard.body) => {
-                    let why = format!("one client heard {first}, another one {heard}");
+                Some((status, body)) if (status, body) != (heard.status, &heard.body) => {
+                    let why = format!("its answer is {status} {body}, and a client heard {heard}");
                     broken.push((Promise::OneAnswer, at, why));
                 }
                 Some(_) => {}
-                None => first = Some(heard),
+                None => first = Some((heard.status, &heard.body)),
             }
         }
         for (promise, at, why) in broken {

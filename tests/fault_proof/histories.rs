@@ -273,6 +273,15 @@ fn what_an_operator_says_is_the_answer_from_then_on() {
     settled()
         .hears(3, paid("replayed"))
         .breaks(&[Promise::OneAnswer]);
+    let told = What::Settled {
+        status: 201,
+        body: body.clone(),
+    };
+    let unheard = History::new().sends().leaves().received(7, "Late", 201);
+    let unheard = unheard.hears(1, unknown()).then("alice/k", told).sends();
+    unheard
+        .hears(2, paid("replayed"))
+        .breaks(&[Promise::OneAnswer]);
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub enum What {
     },
     /// An operator settles it: by this answer, or (status 0) as never done.
     Says { status: u16, body: String },
+    /// The gateway says that it is settled so.
+    Settled { status: u16, body: String },
     /// The nemesis begins a fault.
     Begins { fault: u64, name: String, on: On },
     /// That fault is over.
@@ -172,9 +174,10 @@ impl Journal {
                 (&self.clients, false)
             }
             What::Received { .. } => (&self.upstream, true),
-            What::Leaves { .. } | What::Returns { .. } | What::Says { .. } => {
-                (&self.upstream, false)
-            }
+            What::Leaves { .. }
+            | What::Returns { .. }
+            | What::Says { .. }
+            | What::Settled { .. } => (&self.upstream, false),
             What::Begins { .. } | What::Ends { .. } | What::Audit => (&self.faults, false),
         };
         let event = Event {
@@ -269,6 +272,7 @@ impl fmt::Display for Event {
             }
             What::Says { status: 0, .. } => write!(f, "an operator says that it was never done"),
             What::Says { status, body } => write!(f, "an operator says {status} {body}"),
+            What::Settled { .. } => write!(f, "that is recorded"),
             What::Begins { fault, name, .. } => write!(f, "fault {fault} begins: {name}"),
             What::Ends { fault } => write!(f, "fault {fault} ends"),
             What::Audit => write!(f, "the audit begins"),
