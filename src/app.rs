@@ -1,6 +1,7 @@
 //! The only place where the parts are put together: a configuration becomes a running gateway, and ends with a
 //! drain.
 
+mod entrances;
 mod open_files;
 mod unresolved;
 
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use self::entrances::Entrances;
 use self::unresolved::Census;
 use crate::admin::{Admin, Readiness, Records, RecordsParts};
 use crate::config::{
@@ -22,7 +24,7 @@ use crate::config::{
 use crate::gateway::{Gateway, Parts};
 use crate::identity::{IdKeyBytes, Identifier};
 use crate::route::Table;
-use crate::server::{Ending, Limit, Server};
+use crate::server::{BindError, Ending, Limit, Server};
 use crate::store::{
     Accepted, ContactError, Embedded, Found, Inspected, Memory, OpenError, Redis, Sealing,
     SealingKey, Store, Time, system_clock,
@@ -79,10 +81,13 @@ pub enum Error {
     /// The system gave no randomness.
     #[error("the system has no source of randomness")]
     Randomness,
-    /// A listener's address cannot be bound.
+    /// A listener cannot begin.
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    /// The admin listener's address cannot be bound.
     #[error("cannot listen on {address}: {error}")]
     Bind {
-        /// The address, or the first of them.
+        /// The address.
         address: SocketAddr,
         /// Why not.
         error: std::io::Error,
@@ -106,10 +111,11 @@ pub enum Error {
 /// Where it cannot start.
 pub async fn run(config: Config, log: &Log) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
+    let hangups = signal(SignalKind::hangup()).map_err(Error::Signals)?;
     open_files::raise(&config);
     let metrics = Arc::new(metrics(&config));
     let readiness = Arc::new(Readiness::new(Arc::clone(&metrics.store.health)));
-    let running = Running::start(config, metrics, Arc::clone(&readiness), log).await?;
+    let running = Running::start(config, metrics, Arc::clone(&readiness), hangups, log).await?;
     signals.next().await;
     tracing::info!("draining; a second signal ends at once");
     readiness.draining();
@@ -135,6 +141,7 @@ impl Running {
         config: Config,
         metrics: Arc<Metrics>,
         readiness: Arc<Readiness>,
+        hangups: Signal,
         log: &Log,
     ) -> Result<Self, Error> {
         let (store, id_key) = open(&config.store).await?;
@@ -165,15 +172,12 @@ impl Running {
             metrics: Arc::clone(&metrics),
             access_log: AccessLog::new(config.access_log, log),
         });
-        let first = config.listeners.first().copied();
-        let bind = |error| Error::Bind {
-            address: first.unwrap_or(config.admin),
-            error,
-        };
-        let server = Server::bind(&config.listeners, &config.limits)
-            .map_err(bind)?
+        let server = Server::bind(&config.listeners, &config.limits)?
             .when_full(&gateway.refusal_when_full());
-        let refresh = refresh(&gateway, &store, &upstreams, &server, log, &metrics);
+        let entrances = Entrances::new(&server, &config.listeners, &metrics);
+        let refresh = refresh(
+            &gateway, &store, &upstreams, &server, &entrances, log, &metrics,
+        );
         let admin = Admin::bind(config.admin, Arc::clone(&metrics), readiness, refresh)
             .await
             .map_err(|error| Error::Bind {
@@ -194,17 +198,20 @@ impl Running {
             })
         });
         let admin = admin.with_records(records);
-        for address in server.local_addrs() {
+        for address in server.addresses() {
             tracing::info!(%address, "listening");
         }
         if let Ok(address) = admin.local_address() {
             tracing::info!(%address, "admin listening");
         }
         tokio::spawn(admin.serve());
+        tokio::spawn(entrances.watch(hangups));
         let health = Arc::clone(&metrics.store.health);
         tokio::spawn(watch_store(gateway.clone(), census, health));
         let follower = gateway.clone();
         tokio::spawn(async move { follower.follow_epoch().await });
+        let prober = gateway.clone();
+        tokio::spawn(async move { prober.probe_unresolved().await });
         let (draining, drain) = watch::channel(None);
         let server = tokio::spawn(server.run(gateway.clone(), drain));
         Ok(Self {
@@ -436,12 +443,14 @@ fn refresh(
     store: &Arc<dyn Store>,
     upstreams: &[(String, Arc<Upstream>)],
     server: &Server,
+    entrances: &Arc<Entrances>,
     log: &Log,
     metrics: &Arc<Metrics>,
 ) -> crate::admin::Refresh {
     let (gateway, store, metrics) = (gateway.clone(), Arc::clone(store), Arc::clone(metrics));
     let upstreams = upstreams.to_vec();
     let (server, log) = (server.counters(), log.clone());
+    let entrances = Arc::clone(entrances);
     Arc::new(move || {
         gateway.mirror();
         let usage = store.usage();
@@ -462,6 +471,7 @@ fn refresh(
         for (limit, closed) in Limit::ALL.into_iter().zip(stats.closed) {
             metrics.client_timeouts.of(limit_over(limit)).mirror(closed);
         }
+        entrances.mirror();
         metrics.log_lines_dropped.mirror(log.dropped());
     })
 }

@@ -5,9 +5,11 @@
 //! - [`protocol`]: what a record can be, and the one definition of every transition. Pure.
 //! - [`identity`]: who is asking for what: key, scope, fingerprint. Pure.
 //! - [`route`]: which route takes a request, and what it asks of it. Pure.
+//! - `process`: which process a task belongs to; a matter for tests.
 //! - [`config`]: the configuration file, lowered into what the program needs.
 //! - [`store`], [`upstream`], [`server`], [`telemetry`]: where the world begins: records, sockets, logs.
-//! - [`gateway`]: the way of a request. [`admin`]: health, readiness, metrics.
+//! - [`gateway`]: the way of a request. [`admin`]: health, readiness, metrics, and records
+//!   for operators.
 //! - [`app`]: where the parts are put together. [`cli`]: one file a command.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
@@ -17,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod gateway;
 pub mod identity;
+mod process;
 pub mod protocol;
 pub mod route;
 pub mod server;

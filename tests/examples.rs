@@ -4,21 +4,25 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oncegate::config::{Config, StoreLocation};
 use oncegate::store::Redis;
 use support::{
-    Act, Engine, Gate, Gateway, RedisCluster, RedisServer, Request, ToyUpstream, payment, until,
-    within,
+    Act, Authority, Connection, Engine, Gate, Gateway, RedisCluster, RedisServer, Request,
+    ToyUpstream, free_port, payment, until, within,
 };
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
 
 /// The examples that a test below exercises, by name. One that is not among them fails
 /// [`every_example_is_exercised`].
-const EXERCISED: [&str; 12] = [
-    "ci", "cluster", "observe", "oncegate", "payments", "queue", "redis", "sentinel", "services",
-    "sidecar", "strict", "webhooks",
+const EXERCISED: [&str; 14] = [
+    "ci", "cluster", "edge", "observe", "oncegate", "payments", "probe", "queue", "redis",
+    "sentinel", "services", "sidecar", "strict", "webhooks",
 ];
 
 fn folder() -> PathBuf {
@@ -64,6 +68,13 @@ fn secrets() -> (TempDir, String) {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(directory.path().join("redis"), "hunter2\n").expect("a file");
     std::fs::write(directory.path().join("oncegate-id"), "k".repeat(32)).expect("a file");
+    let authority = Authority::new();
+    for name in ["api", "partner"] {
+        for (made, named) in [("gate.pem", "chain"), ("gate.key", "key")] {
+            let path = directory.path().join(format!("{name}-{named}"));
+            std::fs::copy(authority.path(made), path).expect("a file");
+        }
+    }
     let path = directory.path().display().to_string();
     (directory, path)
 }
@@ -130,6 +141,23 @@ async fn observe_passes_payments_and_counts_those_that_enforcing_would_have_repl
 }
 
 #[tokio::test]
+async fn probe_asks_the_provider_what_became_of_a_payment_that_it_did_not_answer() {
+    const KEY: &str = "7f5e2c9a-0d5b-4c7e-9a51-2f6f0e6f0a11";
+    let upstream = ToyUpstream::start();
+    upstream.always(|request| match request.method.as_str() {
+        "GET" => Act::respond(200, &[], "{\"data\":[{\"id\":\"ch_1\"}]}"),
+        _ => Act::reset_after_reading(),
+    });
+    let gateway = start("probe", &[&upstream]).await;
+    gateway.send(&payment(KEY)).await.is(502, "unknown");
+    let second = gateway.send(&payment(KEY)).await;
+    assert_eq!(second.is(201, "replayed").text(), "{\"id\":\"ch_1\"}");
+    let target = format!("/v1/payments?idempotency_key={KEY}");
+    assert_eq!(upstream.requests()[1].target, target);
+    assert_eq!(upstream.charges(), 2);
+}
+
+#[tokio::test]
 async fn payments_lets_duplicates_wait_knows_a_payment_in_another_order_and_serves_the_keyless() {
     let upstream = ToyUpstream::start();
     let gateway = start("payments", &[&upstream]).await;
@@ -150,6 +178,50 @@ async fn payments_lets_duplicates_wait_knows_a_payment_in_another_order_and_serv
     assert_eq!(upstream.charges(), 2);
     let metrics = gateway.metrics().await;
     assert_eq!(metrics.decisions("write", "joined"), 1);
+}
+
+#[tokio::test]
+async fn edge_takes_payments_over_tls_through_a_balancer_and_over_a_socket() {
+    let upstream = ToyUpstream::start();
+    let authority = Arc::new(Authority::new());
+    let port = free_port();
+    let text = text_of("edge", &[&upstream])
+        .replace("0.0.0.0:8443", "127.0.0.1:8080")
+        .replace("0.0.0.0:8081", &format!("127.0.0.1:{port}"))
+        .replace("/run/secrets/api-chain", &authority.path("gate.pem"))
+        .replace("/run/secrets/partner-chain", &authority.path("gate.pem"))
+        .replace("/run/secrets/api-key", &authority.path("gate.key"))
+        .replace("/run/secrets/partner-key", &authority.path("gate.key"));
+    let gateway = Gateway::start(&text).await;
+    let passage = authority.passage(gateway.address).await;
+    let mut client = Connection::open(passage).await;
+    client.send(&payment("k")).await.is(201, "executed");
+
+    let balanced = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut client = Connection::open(balanced).await;
+    client
+        .write(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n")
+        .await;
+    let same_host = payment("k").header("Host", &passage.to_string());
+    client.send(&same_host).await.is(201, "replayed");
+    client.send(&Request::get("/else")).await.is(201, "");
+    upstream.next_request().await;
+    let sent = upstream.next_request().await;
+    assert_eq!(sent.header("X-Forwarded-For"), Some("192.0.2.7"));
+
+    let path = gateway.directory().join("oncegate.sock");
+    let mut socket = UnixStream::connect(path).await.expect("a socket");
+    let request =
+        "GET /x HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.8\r\nConnection: close\r\n\r\n";
+    socket
+        .write_all(request.as_bytes())
+        .await
+        .expect("a socket");
+    assert_eq!(
+        upstream.next_request().await.header("X-Forwarded-For"),
+        Some("192.0.2.8")
+    );
+    assert_eq!(upstream.charges(), 3);
 }
 
 /// Returns once a duplicate waits for the first.

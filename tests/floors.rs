@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 
 /// From top to bottom. A module imports from none of its own floor but itself, and from none above.
-const FLOORS: [&[&str]; 9] = [
+const FLOORS: [&[&str]; 10] = [
     &["main"],
     &["cli"],
     &["app"],
     &["gateway", "admin"],
     &["server", "upstream", "store", "telemetry"],
     &["config"],
+    &["process"],
     &["route"],
     &["identity"],
     &["protocol"],

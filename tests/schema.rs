@@ -22,20 +22,22 @@ scope = ["none"]
 "#;
 
 /// What may stand before it.
-const GOOD: [&str; 9] = [
+const GOOD: [&str; 11] = [
     "",
     "limits.replay_cache = 0",
     "limits.replay_cache = \"0\"",
     "drain_timeout = \"0s\"",
     "store = { url = \"memory:\", id_key = { env = \"CARGO_PKG_DESCRIPTION\" } }",
     "listeners = [{ address = \"[::1]:80\" }, {}]",
+    "listeners = [{ address = \"unix:/run/a.sock\", mode = \"0600\", trusted_proxies = [\"unix:\"] }]",
+    "listeners = [{ proxy_protocol = \"required\", trusted_proxies = [\"10.0.0.0/8\", \"::1\"] }]",
     "problem_base = \"https://docs.example.com/problems/\"",
     "defaults = { outcomes = { release = [\"4xx\"], unknown = [] }, unknown_status = 503 }",
     "defaults = { fingerprint = { body = \"json\", ignore = [\"/a\"] }, key_format = 'regex:[a-z]+' }",
 ];
 
 /// What may not: with what is wrong.
-const BAD: [(&str, &str); 16] = [
+const BAD: [(&str, &str); 19] = [
     ("an unknown setting at the top", "drain = \"1s\""),
     ("an unknown setting of a section", "limits.max = 1"),
     (
@@ -51,6 +53,18 @@ const BAD: [(&str, &str); 16] = [
     (
         "a table for a list of tables",
         "listeners = { address = \"127.0.0.1:1\" }",
+    ),
+    (
+        "permissions that are not octal",
+        "listeners = [{ address = \"unix:/run/a.sock\", mode = \"0680\" }]",
+    ),
+    (
+        "a truth value for a word",
+        "listeners = [{ proxy_protocol = true }]",
+    ),
+    (
+        "a certificate without its key",
+        "listeners = [{ tls = { certificates = [{ cert = \"a.pem\" }] } }]",
     ),
     ("a duration without unit", "drain_timeout = \"30\""),
     (

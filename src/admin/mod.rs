@@ -82,6 +82,7 @@ impl Admin {
     /// Also serves `/v1/records`, to whoever shows the token.
     #[must_use]
     pub fn with_records(mut self, records: Option<Records>) -> Self {
+        let records = records.map(Arc::new);
         Arc::get_mut(&mut self.pages)
             .expect("nobody is served yet")
             .records = records;
@@ -158,7 +159,7 @@ struct Pages {
     readiness: Arc<Readiness>,
     refresh: Refresh,
     /// `None` where there is no token.
-    records: Option<Records>,
+    records: Option<Arc<Records>>,
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

@@ -199,7 +199,7 @@ async fn settle(word: Word, action: &str, mut said: Map<String, Json>) -> Result
         .post(&format!("/{id}/{action}"), &Json::Object(said))
         .await?;
     say(&word.at, &done, |done, out| {
-        print::settled(action, done, out)
+        print::settled(action, done, out);
     })
 }
 

@@ -4,14 +4,16 @@ use std::fmt::Write;
 
 use http::Method;
 
-use crate::config::{Config, Endpoint, RedisForm, StoreConfig, StoreLocation};
+use crate::config::{
+    ClientAuth, Config, Endpoint, ListenerConfig, RedisForm, StoreConfig, StoreLocation,
+};
 use crate::identity::{KeySource, ScopeSource};
 use crate::route::{Mode, Policy, Route};
 
 /// The lines, each with its end.
 pub(super) fn of(config: &Config) -> String {
     let mut text = String::new();
-    let listeners: Vec<String> = config.listeners.iter().map(ToString::to_string).collect();
+    let listeners: Vec<String> = config.listeners.iter().map(listener).collect();
     let _ = writeln!(
         text,
         "  listens on   {}; admin {}",
@@ -45,6 +47,26 @@ pub(super) fn of(config: &Config) -> String {
         );
     }
     text
+}
+
+/// A listener in words.
+fn listener(listener: &ListenerConfig) -> String {
+    let mut more = Vec::new();
+    match listener.tls.as_ref().map(|tls| tls.client_auth) {
+        Some(ClientAuth::Required) => more.push("TLS, clients with certificates"),
+        Some(ClientAuth::Optional) => more.push("TLS, certificates of clients looked at"),
+        Some(ClientAuth::None) => more.push("TLS"),
+        None => {}
+    }
+    if listener.proxy_protocol {
+        more.push("PROXY headers");
+    } else if !listener.trusted_proxies.is_empty() {
+        more.push("behind proxies");
+    }
+    match more.is_empty() {
+        true => listener.address.to_string(),
+        false => format!("{} ({})", listener.address, more.join(", ")),
+    }
 }
 
 /// A store in words, by its absolute path where it is a file.

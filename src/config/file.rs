@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
+use super::certificates::ClientAuthWord;
 use super::document::OWN;
 use super::finding::Findings;
+use super::listener::{ListenAddress, ProxyProtocolWord, SocketMode, TrustedProxy};
+use super::probe::ProbeFile;
 use super::quantity::{Count, Positive, Share, Size};
 use super::redis::{FilePath, ReplicasAck, User};
 use super::secret::Secret;
@@ -50,10 +53,50 @@ section! {
 section! {
     /// Where clients connect: HTTP/1.1 and HTTP/2 on one port.
     ListenerFile {
-        /// The address. With port 0 the system chooses one.
-        address: SocketAddr = "127.0.0.1:8080",
+        /// The address. With port 0 the system chooses one. With `unix:` it is a socket in the file system; a relative
+        /// path starts at the working directory. One that a process left behind is replaced, one that is answered on is
+        /// not, and it is removed at the end.
+        address: ListenAddress = "127.0.0.1:8080",
+        /// The permissions of the socket's file, where the address is `unix:`: 0660 unless set.
+        mode: Option<SocketMode>,
+        /// TLS 1.2 and 1.3: `certificates`, a list of `{ cert = "chain.pem", key = { file = "key.pem" } }`, chosen by the
+        /// name that the client asks for, the first one for all others; `client_ca`, a file of authorities for the
+        /// certificates of clients; `client_auth`, whether clients show one: "none", "optional", or "required", which it
+        /// is where there is a `client_ca`. All in PEM. The files are read again when they change, and connections stay.
+        tls: Option<TlsFile>,
+        /// With "required" every connection begins with a PROXY header (version 1 or 2), before TLS, which says where the
+        /// client connects from. One without it, or from somebody who is not among the `trusted_proxies`, is closed.
+        proxy_protocol: ProxyProtocolWord = "off",
+        /// The proxies before this listener: what they say in `X-Forwarded-For`, `-Proto` and `-Host` or in `Forwarded` is
+        /// believed and continued, as far back as these proxies vouch for it. What others say there is replaced. They have
+        /// to set or remove each of these. "unix:" stands for whoever may open the socket of a `unix:` address.
+        trusted_proxies: Vec<TrustedProxy> = [],
     }
-    later { "tls", "proxy_protocol", "trusted_proxies" }
+    later {}
+}
+
+section! {
+    /// TLS on a listener.
+    TlsFile {
+        /// What clients are shown, by the name that they ask for: the first one that names it, else the first.
+        certificates: Vec<CertificateFile>,
+        /// A file of the authorities that vouch for clients, in PEM.
+        client_ca: Option<FilePath>,
+        /// Whether clients show a certificate. Where there is a `client_ca` they have to unless this says otherwise.
+        client_auth: Option<ClientAuthWord>,
+    }
+    later {}
+}
+
+section! {
+    /// A certificate and its key.
+    CertificateFile {
+        /// A file with the certificate, and behind it those above it, in PEM.
+        cert: FilePath,
+        /// Its private key, in PEM and without a passphrase.
+        key: Secret,
+    }
+    later {}
 }
 
 section! {
@@ -167,9 +210,11 @@ section! {
         /// Dispatches kept open past their `response_timeout`. A further one is not kept open: its late answer is
         /// lost, and the outcome stays unknown.
         max_late: Count = 256,
-        /// From accepting a connection to its first byte; then it is closed.
+        /// From accepting a connection to its first byte; then it is closed. A PROXY header has that long to come whole,
+        /// and so have the first byte of TLS and, behind the handshake, that of HTTP.
         first_byte: Positive<Duration> = "10s",
-        /// From the first byte of a request to the end of its head; then the connection is closed. A head that stalls
+        /// From the first byte of a request to the end of its head; then the connection is closed. So is one whose TLS
+        /// handshake takes longer. A head that stalls
         /// over HTTP/2 leaves its connection idle, and `keep_alive` closes it.
         headers: Positive<Duration> = "10s",
         /// Between two pieces of a body; then the request is given up, or the client that takes nothing of its
@@ -267,8 +312,10 @@ section! {
         /// How long a client waits for its response to be recorded.
         record_timeout: Positive<Duration> = "2s",
         /// What a duplicate of an operation of unknown outcome meets. `hold` answers it by `unknown_status`. `resend` sends
-        /// it again, under the same key: only for upstreams that recognise keys by themselves.
+        /// it again, under the same key: only for upstreams that recognise keys by themselves. `probe` asks the upstream
+        /// whether it happened, as `probe` says.
         on_unknown: OnUnknownWord = "hold",
+        probe: Option<ProbeFile>,
         /// The status of `outcome-unknown`: 503 is for clients that take any 4xx for a failure.
         unknown_status: UnknownStatus = 409,
         outcomes: OutcomesFile = {},
@@ -294,7 +341,7 @@ section! {
         /// not stored.
         max_response_body: Positive<Size> = "1MiB",
     }
-    later { "probe" }
+    later {}
 }
 
 section! {

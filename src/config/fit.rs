@@ -7,6 +7,7 @@ use super::file::{
     AdminFile, LimitsFile, ListenerFile, OutcomesFile, RetentionFile, RouteFile, StoreFile,
 };
 use super::finding::{Findings, Place};
+use super::listener::ListenAddress;
 use super::quantity::{at_least_in_words, duration_in_words, size_in_words};
 use super::setting::Setting;
 use super::words::{KeyAgeWord, ModeWord, OnUnknownWord};
@@ -24,50 +25,72 @@ pub(super) fn addresses(
     admin: Option<&AdminFile>,
     findings: &mut Findings,
 ) {
-    let admin = admin.map(|admin| &admin.address);
-    let all: Vec<&Setting<SocketAddr>> = listeners
+    let listeners = listeners
         .iter()
-        .map(|listener| &listener.address)
-        .chain(admin)
-        .collect();
-    for (index, address) in all.iter().enumerate() {
-        let clashes = |first: &&&Setting<SocketAddr>| {
-            let addresses = first.get().zip(address.get());
-            addresses.is_some_and(|(first, address)| clash(*first, *address))
+        .map(|listener| Wanted::of(&listener.address, listener.address.value()));
+    let admin = admin.map(|admin| {
+        let address = admin.address.value().map(ListenAddress::Tcp);
+        Wanted::of(&admin.address, address)
+    });
+    let all: Vec<Wanted<'_>> = listeners.chain(admin).collect();
+    for (index, wanted) in all.iter().enumerate() {
+        let clashes = |first: &&Wanted<'_>| {
+            let addresses = first.address.as_ref().zip(wanted.address.as_ref());
+            addresses.is_some_and(|(first, address)| clash(first, address))
         };
         if let Some(first) = all[..index].iter().find(clashes) {
-            taken(first, address, findings);
+            taken(first, wanted, findings);
+        }
+    }
+}
+
+/// An address that somebody wants.
+struct Wanted<'f> {
+    address: Option<ListenAddress>,
+    place: &'f Place,
+    written: Option<&'f Place>,
+}
+
+impl<'f> Wanted<'f> {
+    fn of<T>(setting: &'f Setting<T>, address: Option<ListenAddress>) -> Self {
+        Self {
+            address,
+            place: &setting.place,
+            written: setting.written(),
         }
     }
 }
 
 /// Says that two listeners want one address: at the later one that is written, for a default has no place.
-fn taken(
-    first: &Setting<SocketAddr>,
-    second: &Setting<SocketAddr>,
-    findings: &mut Findings,
-) -> Option<()> {
-    let (this, other) = if second.written().is_none() && first.written().is_some() {
+fn taken(first: &Wanted<'_>, second: &Wanted<'_>, findings: &mut Findings) -> Option<()> {
+    let (this, other) = if second.written.is_none() && first.written.is_some() {
         (first, second)
     } else {
         (second, first)
     };
-    let by_default = match other.written() {
+    let by_default = match other.written {
         Some(_) => "",
         None => ", by default",
     };
+    let address = this.address.as_ref()?;
+    let what = match address {
+        ListenAddress::Tcp(_) => "port",
+        ListenAddress::Unix(_) => "path",
+    };
     let message = format!(
-        "{} is taken by `{}` = \"{}\"{by_default}; choose another port for one of them",
-        this.get()?,
+        "{address} is taken by `{}` = \"{}\"{by_default}; choose another {what} for one of them",
         other.place.path,
-        other.get()?,
+        other.address.as_ref()?,
     );
-    findings.conflict(&this.place, message, other.written().as_slice());
+    findings.conflict(this.place, message, other.written.as_slice());
     Some(())
 }
 
 /// Whether one address cannot be listened on beside the other.
-fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+fn clash(one: &ListenAddress, other: &ListenAddress) -> bool {
+    let (Some(one), Some(other)) = (one.tcp(), other.tcp()) else {
+        return one == other;
+    };
     let all = |address: SocketAddr| address.ip().is_unspecified();
     // Port 0 is another one each time.
     one.port() != 0
@@ -153,7 +176,8 @@ pub(super) fn key_age(file: &RouteFile, policy: &Policy, findings: &mut Findings
     }
 }
 
-/// A claim for a young key reaches the store before the key is old.
+/// A claim for a young key reaches the store before the key is old: what the servers say of the time and the claim take one
+/// timeout each at most, and as much is left for servers whose clocks differ.
 pub(super) fn key_age_in_time(
     file: &RouteFile,
     store: Option<&StoreFile>,
@@ -164,13 +188,13 @@ pub(super) fn key_age_in_time(
     };
     if let (Some(KeyAgeWord::Reject), Some(timeout)) = (file.key_age.value(), store_timeout.get())
         && file.mode.value() != Some(ModeWord::Pass)
-        && 2 * timeout.0 > KEY_AGE_MARGIN
+        && timeout.0 > KEY_AGE_MARGIN / 4
     {
         let message = format!(
             "is \"reject\", and the {} of `store.timeout` are long enough for a key to grow old while it is claimed; \
              {} is the longest",
             duration_in_words(timeout.0),
-            duration_in_words(KEY_AGE_MARGIN / 2),
+            duration_in_words(KEY_AGE_MARGIN / 4),
         );
         let place = file.key_age.written().unwrap_or(&file.key_age.place);
         let other = store_timeout.written();
@@ -224,6 +248,38 @@ pub(super) fn resend(file: &RouteFile, findings: &mut Findings) {
                        that is sent again from a new one and executes it twice; forward the key, or write \"hold\"";
         let other = file.forward_key.written();
         findings.warn(&file.on_unknown.place, message.to_owned(), other.as_slice());
+    }
+}
+
+/// What the upstream does not know yet, it may still do: for as long as an answer to it is waited for. A gateway that went
+/// silent may have sent it last of all.
+pub(super) fn absent_after(
+    absent_after: &Setting<Duration>,
+    is_silence_believed: bool,
+    route: &RouteFile,
+    findings: &mut Findings,
+) {
+    let (Some(absent), Some(late), Some(response)) = (
+        absent_after.get(),
+        route.late_response.get(),
+        route.response_timeout.get(),
+    ) else {
+        return;
+    };
+    let (parts, sum) = match is_silence_believed {
+        false => ("late_response", *late),
+        true => ("response_timeout + late_response", *late + response.0),
+    };
+    if *absent < sum {
+        let message = format!(
+            "{} is less than {parts} = {}, for which an answer is still waited for: an operation that the upstream is still \
+             at would be sent again as new; let it be {} or more, or lower `late_response`",
+            duration_in_words(*absent),
+            duration_in_words(sum),
+            at_least_in_words(sum),
+        );
+        let other = route.late_response.written();
+        findings.warn(&absent_after.place, message, other.as_slice());
     }
 }
 

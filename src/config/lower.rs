@@ -2,7 +2,6 @@
 //! here, that has been said already, and what depends on it is left out.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use http::HeaderName;
 
@@ -13,15 +12,17 @@ use super::file::{
 use super::finding::Findings;
 use super::fit;
 use super::home::nearest;
+use super::listener::{self, ListenerConfig};
 use super::order;
+use super::probe;
 use super::redis;
 use super::secret;
 use super::setting::Setting;
 use super::setting::Value;
 use super::value::Label;
 use super::words::{
-    AfterExpiryWord, BodyWord, KeyAgeWord, KeyWord, ModeWord, OnStoreDownWord, OnUnknownWord,
-    ScopeWord, StatusWord,
+    AfterExpiryWord, BodyWord, KeyAgeWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord,
+    StatusWord,
 };
 use super::{
     AccessLogConfig, Config, EncryptionKey, Limits, OperatorsConfig, StoreConfig, StoreLocation,
@@ -30,7 +31,7 @@ use super::{
 use crate::identity::{FingerprintRules, IdKeyBytes, KeyFormat, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
 use crate::route::{
-    AfterExpiry, KeyAge, Matcher, Mode, OnStoreDown, OnUnknown, Policy, RetentionPolicy, Route,
+    AfterExpiry, KeyAge, Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route,
 };
 
 /// What a store may hold unless it is set, in bytes.
@@ -68,7 +69,7 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
     })
 }
 
-fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<SocketAddr>> {
+fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<ListenerConfig>> {
     let listeners = file.listeners.get()?;
     if listeners.is_empty() {
         findings.whole(
@@ -77,10 +78,12 @@ fn listeners(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<SocketAdd
         );
     }
     fit::addresses(listeners, file.admin.get(), findings);
-    listeners
+    // Each is read before one is missed: everything that is wrong with them is said at once.
+    let listeners: Vec<_> = listeners
         .iter()
-        .map(|listener| listener.address.value())
-        .collect()
+        .map(|file| listener::listener(file, findings))
+        .collect();
+    listeners.into_iter().collect()
 }
 
 /// The outer `None`: something is wrong.
@@ -300,6 +303,7 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
         fit::key_age_in_time(route_file, file.store.get(), findings);
         lowered.push(route(route_file, file, findings));
     }
+    probe::unused(files, findings);
     order::names(files, findings);
     order::colons(files, findings);
     order::tokens(files, findings);
@@ -392,6 +396,8 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         .retention
         .get()
         .and_then(|retention| retention_of(retention, file, findings));
+    fit::resend(file, findings);
+    let on_unknown = probe::on_unknown(file, findings);
     let key_age = match file.key_age.value()? {
         KeyAgeWord::Ignore => KeyAge::Ignore,
         KeyAgeWord::Reject => KeyAge::Reject,
@@ -413,7 +419,7 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
         lease: file.lease.get()?.0,
         late_response: file.late_response.value()?,
         record_timeout: file.record_timeout.get()?.0,
-        on_unknown: on_unknown(file, findings)?,
+        on_unknown: on_unknown?,
         unknown_status: file.unknown_status.get()?.0,
         outcomes: outcomes?,
         retention: retention?,
@@ -431,14 +437,6 @@ fn policy(file: &RouteFile, findings: &mut Findings) -> Option<Policy> {
     };
     fit::key_age(file, &policy, findings);
     Some(policy)
-}
-
-fn on_unknown(file: &RouteFile, findings: &mut Findings) -> Option<OnUnknown> {
-    fit::resend(file, findings);
-    Some(match file.on_unknown.value()? {
-        OnUnknownWord::Hold => OnUnknown::Hold,
-        OnUnknownWord::Resend => OnUnknown::Resend,
-    })
 }
 
 fn key(setting: &Setting<Vec<KeyWord>>, findings: &mut Findings) -> Option<Vec<KeySource>> {

@@ -3,13 +3,16 @@
 //!
 //! Reading order: [`Config::load`], then `file`, where every setting is defined, then `lower`.
 
+mod certificates;
 mod document;
 mod file;
 mod finding;
 mod fit;
 mod home;
+mod listener;
 mod lower;
 mod order;
+mod probe;
 mod quantity;
 mod redis;
 mod reference;
@@ -33,7 +36,11 @@ use self::setting::{Value, Written};
 use crate::identity::ScopeSource;
 use crate::route::{Mode, Route};
 
+pub use self::certificates::{
+    Certificate, Certificates, ClientAuth, TlsConfig, TlsFault, TlsFiles,
+};
 pub use self::finding::{Faults, Finding, Position};
+pub use self::listener::{ListenAddress, ListenerConfig, TrustedProxies, TrustedProxy};
 pub use self::redis::{ClientCertificate, Password, PrivateKey, RedisConfig, RedisForm, RedisTls};
 pub use self::reference::{reference, schema};
 
@@ -50,7 +57,7 @@ pub struct Config {
     /// For how long of it new connections are taken.
     pub drain_delay: Duration,
     /// Where clients connect; at least one.
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<ListenerConfig>,
     /// Where health and metrics are served.
     pub admin: SocketAddr,
     /// Who may see and settle records; `None`: nobody.

@@ -101,7 +101,7 @@ pub(super) fn text(secret: &Secret, place: &Place, findings: &mut Findings) -> O
 }
 
 /// The bytes of a secret. One newline at the end of a file is not part of it.
-fn read(secret: &Secret) -> Result<Vec<u8>, String> {
+pub(super) fn read(secret: &Secret) -> Result<Vec<u8>, String> {
     match secret {
         Secret::Env(name) => read_env(name),
         Secret::File(path) => {
@@ -136,13 +136,15 @@ fn read_env(name: &str) -> Result<Vec<u8>, String> {
 }
 
 pub(super) fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    read_at_most(path, MAX_SECRET)
+}
+
+pub(super) fn read_at_most(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MAX_SECRET + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_SECRET {
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
         return Err(std::io::Error::other(format!(
-            "it has more than {MAX_SECRET} bytes"
+            "it has more than {most} bytes"
         )));
     }
     Ok(bytes)

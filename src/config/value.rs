@@ -147,6 +147,14 @@ impl<T: Value> Value for Option<T> {
     fn schema() -> Json {
         T::schema()
     }
+
+    fn settings() -> Vec<Definition> {
+        T::settings()
+    }
+
+    fn about() -> String {
+        T::about()
+    }
 }
 
 impl<T: Value> Value for Vec<T> {

@@ -17,7 +17,7 @@ use crate::route::PathPattern;
 
 choice!(Profile { Sidecar = "sidecar" } later { "edge" });
 choice!(ModeWord { Enforce = "enforce", Observe = "observe", Pass = "pass" } later {});
-choice!(OnUnknownWord { Hold = "hold", Resend = "resend" } later { "probe" });
+choice!(OnUnknownWord { Hold = "hold", Resend = "resend", Probe = "probe" } later {});
 choice!(AfterExpiryWord { Execute = "execute", Reject = "reject" } later {});
 choice!(KeyAgeWord { Ignore = "ignore", Reject = "reject" } later {});
 choice!(OnStoreDownWord { Reject = "reject", Forward = "forward" } later {});
@@ -280,6 +280,11 @@ const FRAMING: [HeaderName; 9] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+/// Whether a header says how a message is framed or routed.
+pub(super) fn is_framing(name: &HeaderName) -> bool {
+    FRAMING.contains(name)
+}
 
 /// Reads `header:NAME`.
 fn header_source(text: &str) -> Result<HeaderName, String> {

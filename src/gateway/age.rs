@@ -12,7 +12,7 @@ use super::body::Body;
 use super::entry::Entry;
 use super::ledger::Ledger;
 use super::problem::Problem;
-use crate::identity::{ISSUED_RANDOM_LEN, Identifier, KeyFormat};
+use crate::identity::{ISSUED_RANDOM_LEN, Identifier, Key, KeyFormat};
 use crate::protocol::Timestamp;
 use crate::route::{KeyAge, Policy, Standing, Table};
 use crate::store::StoreError;
@@ -23,7 +23,7 @@ const KEYS: &str = "/.well-known/oncegate/keys";
 
 /// When this key was made, where its route makes something of that.
 #[must_use]
-pub fn relevant(policy: &Policy, key: &crate::identity::Key) -> Option<Timestamp> {
+pub fn relevant(policy: &Policy, key: &Key) -> Option<Timestamp> {
     match policy.key_age {
         KeyAge::Ignore => None,
         KeyAge::Reject => policy.key_format.made_at(key),

@@ -386,8 +386,9 @@ impl Attempt {
                 self.unknown_to_all()
             }
             Ok(Some(verdict)) => match self.shared.told(&self.subject, verdict) {
-                // "Not sent" is for those that came upon the record.
-                (Decision::Overloaded, _) if perhaps_executed => self.unknown_to_all(),
+                told @ (Decision::Replayed | Decision::Unknown, _) => told,
+                // All else is for those that came upon the record, and says that nothing was sent.
+                _ if perhaps_executed => self.unknown_to_all(),
                 told => told,
             },
             Ok(None) | Err(_) => (

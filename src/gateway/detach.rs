@@ -11,6 +11,8 @@ use tokio::sync::oneshot::error::RecvError;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::process;
+
 /// Waits for a reply of some work, and does the work meanwhile.
 ///
 /// The work goes on in a task of its own as soon as this stops waiting: because the reply is there and the work is
@@ -43,7 +45,7 @@ impl<R> Detach<R> {
     fn detach(&mut self) {
         // Without a runtime the process is at its end, and nothing goes on.
         if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
-            self.tasks.spawn_on(work, &runtime);
+            self.tasks.spawn_on(process::task(work), &runtime);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! ([`Sending`]); they may end in either order, for an attempt outlives its client. When nobody holds it any more,
 //! everything is known, and it is counted and written. Keys, credentials, bodies and queries never come here.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,11 +16,11 @@ use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::headers;
 use super::subject::Lane;
+use super::{forwarded, headers};
 use crate::protocol::RecordId;
 use crate::server::Peer;
-use crate::telemetry::{AccessLog, Decision, Hold, Label, Line, Ms, Unrouted};
+use crate::telemetry::{AccessLog, Decision, Hold, Label, Line, Ms, Unrouted, Whom};
 
 /// The longest method that is written, in bytes.
 const METHOD_MAX: usize = 32;
@@ -33,6 +33,8 @@ pub struct Entry {
     log: Arc<AccessLog>,
     started: Instant,
     peer: Peer,
+    /// The client's address, where proxies before this one tell it.
+    client: Option<IpAddr>,
     version: Version,
     method: Method,
     path: Option<Box<str>>,
@@ -109,15 +111,16 @@ enum End {
 impl Entry {
     /// A request whose head has just been read.
     #[must_use]
-    pub fn begin<B>(log: &Arc<AccessLog>, request: &Request<B>, peer: Peer) -> Arc<Self> {
+    pub fn begin<B>(log: &Arc<AccessLog>, request: &Request<B>, peer: &Peer) -> Arc<Self> {
         Arc::new(Self::of(log, request, peer))
     }
 
-    fn of<B>(log: &Arc<AccessLog>, request: &Request<B>, peer: Peer) -> Self {
+    fn of<B>(log: &Arc<AccessLog>, request: &Request<B>, peer: &Peer) -> Self {
         Self {
             log: Arc::clone(log),
             started: Instant::now(),
-            peer,
+            peer: peer.clone(),
+            client: forwarded::client(request.headers(), peer),
             version: request.version(),
             method: request.method().clone(),
             // Copied, for it would keep the buffer that the whole head was read into.
@@ -134,7 +137,7 @@ impl Entry {
 
     /// What is no request: its line bears no method and no path.
     #[must_use]
-    pub fn unread(log: &Arc<AccessLog>, peer: Peer) -> Arc<Self> {
+    pub fn unread(log: &Arc<AccessLog>, peer: &Peer) -> Arc<Self> {
         let mut unread = Request::new(());
         *unread.method_mut() = Method::from_bytes(b"-").expect("a hyphen is a token");
         let mut entry = Self::of(log, &unread, peer);
@@ -188,6 +191,14 @@ impl Entry {
         }
     }
 
+    fn client(&self) -> Whom {
+        match (self.client, self.peer.addr) {
+            (Some(client), _) => Whom::Ip(client),
+            (None, Some(addr)) => Whom::Socket(addr),
+            (None, None) => Whom::Unix,
+        }
+    }
+
     fn write(&self, outcome: &Outcome, sent: &Sent) {
         if !self.log.takes(is_ordinary(outcome, sent), sent.total) {
             return;
@@ -198,8 +209,12 @@ impl Entry {
             .map(|(lane, id)| lane.identifier.key_ref(&id));
         let spans = &outcome.spans;
         self.log.write(&Line {
-            client: self.peer.addr,
-            listener: self.peer.local,
+            client: self.client(),
+            proxy: match self.client {
+                Some(_) => self.peer.addr,
+                None => self.peer.proxy,
+            },
+            listener: &self.peer.local,
             protocol: protocol(self.version),
             method: clip(self.method.as_str(), METHOD_MAX),
             path: self.path.as_deref(),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::Shared;
@@ -70,6 +70,21 @@ impl Exchange {
             let reply = Reply::NoClaim(Problem::StoreUnavailable, self.outbound, self.tally);
             return send(self.reply, reply);
         };
+        let (asked, verdict) = self.claim().await;
+        match verdict {
+            Ok(met @ Verdict::Unknown { .. })
+                if self.subject.policy().on_unknown.probe().is_some() =>
+            {
+                drop(asking);
+                self.probe(met).boxed().await;
+            }
+            verdict => self.claimed(asked, verdict, asking).await,
+        }
+    }
+
+    /// Asks for the claim; says when, too.
+    pub async fn claim(&mut self) -> (Instant, Result<Verdict, StoreError>) {
+        let policy = self.subject.policy();
         let asked = Instant::now();
         let claim = Op::Claim {
             owner: self.owner,
@@ -80,6 +95,17 @@ impl Exchange {
         let verdict = self.shared.ledger.ask(self.subject.id, claim).await;
         self.tally.asked_store(asked.elapsed());
         self.shared.metrics.claims.inc(met(verdict.as_ref().ok()));
+        (asked, verdict)
+    }
+
+    /// Dispatches where the claim is acquired.
+    pub async fn claimed(
+        self,
+        asked: Instant,
+        verdict: Result<Verdict, StoreError>,
+        asking: OwnedSemaphorePermit,
+    ) {
+        let policy = self.subject.policy();
         match verdict {
             Ok(Verdict::Acquired { seen, prior }) => {
                 drop(asking);

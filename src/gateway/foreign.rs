@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::ledger::Ledger;
+use crate::process;
 use crate::protocol::{Fingerprint, RecordId, Verdict};
 use crate::store::Hints;
 
@@ -70,7 +71,7 @@ impl Foreign {
         }
         let (stage, watching) = watch::channel(Stage::UnderWay);
         watches.insert(watched, stage.clone());
-        tokio::spawn(Arc::clone(self).watch(watched, stage));
+        tokio::spawn(process::task(Arc::clone(self).watch(watched, stage)));
         watching
     }
 

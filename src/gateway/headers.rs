@@ -1,32 +1,29 @@
 //! Which header lines cross the gateway, in which direction, and which are kept in a record.
 
-use std::net::IpAddr;
-
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, AGE, ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPECT, FORWARDED,
     HOST, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
+use super::forwarded::{self, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use super::message::{begins_folded, is_folded};
 use crate::identity::KeySource;
+use crate::server::Peer;
 
 /// What became of a request, on every answer of a protected route.
 pub const IDEMPOTENCY_STATUS: HeaderName = HeaderName::from_static("idempotency-status");
 /// `true` on replays, as Stripe writes it.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const OWN_PREFIX: &str = "oncegate-";
 
 /// Where a request came from, as the upstream is told.
 pub struct Origin<'a> {
-    /// The client's address.
-    pub peer: IpAddr,
+    /// Who sent it here.
+    pub peer: &'a Peer,
     /// The host it asked for, with its port.
     pub host: Option<&'a HeaderValue>,
     /// The protocol it spoke.
@@ -36,7 +33,7 @@ pub struct Origin<'a> {
 /// Prepares a request's headers for the upstream: hop-by-hop lines and `Oncegate-*` out, `X-Forwarded-*`, `Via`
 /// and one `Host` in (RFC 9110, sections 7.6.1 and 7.6.3).
 ///
-/// No proxy before this one is trusted, so what a client sent as `X-Forwarded-*` or `Forwarded` is not believed.
+/// What a client sent as `X-Forwarded-*` or `Forwarded` is not believed, unless it is a proxy that is trusted.
 pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
     let trailers_wanted = headers
         .get(TE)
@@ -46,7 +43,7 @@ pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
     remove_all(headers, |name| {
         is_hop_by_hop(name)
             // The body is at hand, or streams without waiting for a permission.
-            || matches!(*name, EXPECT | FORWARDED)
+            || *name == EXPECT
             || name.as_str().starts_with(OWN_PREFIX)
     });
     if trailers_wanted {
@@ -54,16 +51,10 @@ pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
         // RFC 9110, section 10.1.4.
         headers.append(CONNECTION, HeaderValue::from_static("te"));
     }
-    if let Some(peer) = address(origin.peer) {
-        headers.insert(X_FORWARDED_FOR, peer);
-    }
+    forwarded::tell(headers, origin.peer, origin.host);
     join_cookies(headers);
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     if let Some(host) = origin.host {
-        headers.insert(X_FORWARDED_HOST, host.clone());
         headers.insert(HOST, host.clone());
-    } else {
-        headers.remove(X_FORWARDED_HOST);
     }
     let via = match origin.version {
         Version::HTTP_2 => "2 oncegate",
@@ -71,23 +62,6 @@ pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
         _ => "1.1 oncegate",
     };
     headers.append(VIA, HeaderValue::from_static(via));
-}
-
-/// The address as a header's value. It is written for every request, which is why it does not go through [`fmt`].
-///
-/// [`fmt`]: std::fmt
-fn address(peer: IpAddr) -> Option<HeaderValue> {
-    let IpAddr::V4(peer) = peer.to_canonical() else {
-        return HeaderValue::from_str(&peer.to_string()).ok();
-    };
-    let mut text = BytesMut::with_capacity("255.255.255.255".len());
-    for octet in peer.octets() {
-        if !text.is_empty() {
-            text.put_u8(b'.');
-        }
-        text.put_slice(itoa::Buffer::new().format(octet).as_bytes());
-    }
-    HeaderValue::from_maybe_shared(text.freeze()).ok()
 }
 
 /// What a protected dispatch changes besides: the answer must be storable as it is, the body's length is known,
@@ -363,7 +337,7 @@ mod tests {
         to_upstream(
             &mut lines,
             &Origin {
-                peer: IpAddr::from([127, 0, 0, 1]),
+                peer: &forwarded::tests::peer("127.0.0.1", &[]),
                 host: Some(&HeaderValue::from_static("api.example.com")),
                 version: Version::HTTP_2,
             },

@@ -9,7 +9,8 @@
 //!
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
 //! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `resend` lets one of them
-//! dispatch what nobody knows the outcome of, `age` knows keys that are too old, `problem` words refusals.
+//! dispatch what nobody knows the outcome of, `probe` asks the upstream about it at the `pace` that it bears, `age` knows keys
+//! that are too old, `problem` words refusals.
 //! Nothing in here opens a socket or a file.
 
 mod age;
@@ -23,18 +24,23 @@ mod elsewhere;
 mod entry;
 mod exchange;
 mod foreign;
+mod forwarded;
 mod headers;
 mod lease;
 mod ledger;
 mod message;
 mod observe;
 mod outbound;
+mod pace;
 mod pass;
+mod probe;
 mod problem;
 mod protect;
 mod replay;
 mod resend;
 mod sight;
+#[cfg(test)]
+mod simulation;
 mod subject;
 mod tunnel;
 mod waiters;
@@ -66,6 +72,7 @@ use entry::{Entry, Sending};
 use foreign::Foreign;
 use ledger::Ledger;
 use observe::UnderWay;
+use pace::Paces;
 use problem::{Problem, Refusal};
 use replay::ReplayCache;
 use resend::Sightings;
@@ -114,6 +121,7 @@ pub struct Shared {
     foreign: Arc<Foreign>,
     cache: ReplayCache,
     sightings: Sightings,
+    paces: Arc<Paces>,
     budget: Arc<Budget>,
     late: Arc<Semaphore>,
     claims: Arc<Semaphore>,
@@ -173,6 +181,7 @@ impl Gateway {
             waiters: Waiters::new(limits.max_waiters, limits.max_waiters_per_key),
             cache: ReplayCache::new(limits.replay_cache),
             sightings: Sightings::new(),
+            paces: Paces::new(),
             budget: Budget::new(limits.max_buffered),
             late: Arc::new(Semaphore::new(limits.max_late)),
             claims: Arc::new(Semaphore::new(MAX_CLAIMS)),
@@ -221,6 +230,11 @@ impl Gateway {
         self.0.cache.forget(id, self.0.ledger.timeout());
     }
 
+    /// Asks upstreams about what is unresolved, where routes say how: to be run beside the gateway.
+    pub async fn probe_unresolved(&self) {
+        Arc::clone(&self.0).probe_unresolved().await;
+    }
+
     /// Sets the gauges that mirror what is held here; for each scrape.
     pub fn mirror(&self) {
         let metrics = &self.0.metrics;
@@ -248,7 +262,7 @@ impl Handler for Gateway {
     type Body = Body;
 
     async fn handle(&self, request: Box<Request<RequestBody>>, peer: Peer) -> Response<Body> {
-        let entry = Entry::begin(&self.0.access_log, &request, peer);
+        let entry = Entry::begin(&self.0.access_log, &request, &peer);
         // Dropped with this future where the client leaves before there is an answer.
         let sending = Sending::new(Arc::clone(&entry));
         let response = self.answer(request, peer, entry).await;
@@ -257,7 +271,7 @@ impl Handler for Gateway {
     }
 
     fn malformed(&self, fault: Fault, peer: Peer) -> Response<Body> {
-        let entry = Entry::unread(&self.0.access_log, peer);
+        let entry = Entry::unread(&self.0.access_log, &peer);
         let problem = match fault.is_too_large() {
             true => Problem::HeadTooLarge,
             false => Problem::BadRequest,

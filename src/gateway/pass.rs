@@ -49,7 +49,7 @@ pub async fn through(
 ) -> Response<Body> {
     let wish = Wish::of(&mut request);
     let verdict = request.body().verdict();
-    let mut request = prepared(request, peer, body);
+    let mut request = prepared(request, &peer, body);
     if let Some(wish) = &wish {
         headers::switch(request.headers_mut(), wish.protocols.clone());
     }
@@ -75,7 +75,7 @@ pub async fn unkeyed(
     let keys = policy.key.clone();
     let verdict = request.body().verdict();
     let counter = tally.counter();
-    let request = prepared(request, peer, |body| {
+    let request = prepared(request, &peer, |body| {
         OutBody::streaming(counter.over(WithoutKey { body, keys }))
     });
     let mut response = forwarded(shared, lane, &mut tally, request, Some(verdict)).await;
@@ -108,7 +108,7 @@ fn marked(response: &mut Response<Body>) {
 /// The request as its upstream gets it, around this body.
 fn prepared(
     request: Box<Request<RequestBody>>,
-    peer: Peer,
+    peer: &Peer,
     body: impl FnOnce(RequestBody) -> OutBody,
 ) -> Box<Request<OutBody>> {
     let host = super::host(&request);
@@ -116,7 +116,7 @@ fn prepared(
     headers::to_upstream(
         &mut head.headers,
         &headers::Origin {
-            peer: peer.addr.ip(),
+            peer,
             host: host.as_ref(),
             version: head.version,
         },

@@ -84,7 +84,7 @@ pub async fn protected(
         tally.decide(decision);
         return response;
     }
-    let outbound = outbound(policy, head, host.as_ref(), peer, whole);
+    let outbound = outbound(policy, head, host.as_ref(), &peer, whole);
     let call = Call {
         shared: Arc::clone(shared),
         subject: Arc::new(subject),
@@ -147,8 +147,12 @@ fn identified(
                 .map(|KeySource::Header(name)| name.as_str())
                 .collect();
             let mut refusal = shared.refusal(Problem::KeyMissing);
+            let which = match policy.key_format {
+                KeyFormat::Issued => "issued by POST /.well-known/oncegate/keys",
+                _ => "of your own making",
+            };
             refusal.detail = Some(format!(
-                "Send a key of your own making, a new one for each operation, in {}.",
+                "Send a key {which}, a new one for each operation, in {}.",
                 names.join(" or "),
             ));
             Err((Decision::KeyMissing, Box::new(refusal.protected())))
@@ -263,14 +267,14 @@ fn outbound(
     policy: &Policy,
     head: request::Parts,
     host: Option<&http::HeaderValue>,
-    peer: Peer,
+    peer: &Peer,
     whole: Whole,
 ) -> Box<Outbound> {
     let mut lines = head.headers;
     headers::to_upstream(
         &mut lines,
         &headers::Origin {
-            peer: peer.addr.ip(),
+            peer,
             host,
             version: head.version,
         },

@@ -174,7 +174,7 @@ impl Exchange {
     }
 
     /// Answers what the record says.
-    fn tell(self, verdict: Verdict) {
+    pub fn tell(self, verdict: Verdict) {
         let (decision, answer) = self.shared.told(&self.subject, verdict);
         drop(self.ticket);
         self.tally.decide(decision);

@@ -6,11 +6,15 @@
 mod forms;
 mod pattern;
 mod policy;
+mod probe;
 mod table;
 
 pub use pattern::{BadPathPattern, Matcher, PathPattern};
 pub use policy::{
     AfterExpiry, KEY_AGE_MARGIN, KEY_AHEAD_MAX, KeyAge, Mode, OnStoreDown, OnUnknown, Policy,
     RetentionPolicy, Route, Standing,
+};
+pub use probe::{
+    BadBraces, BadProbePath, KEY, Probe, ProbePath, ProbeResponse, ProbeValue, Silent, Template,
 };
 pub use table::{Found, Table};

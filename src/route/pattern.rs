@@ -123,6 +123,27 @@ impl PathPattern {
         true
     }
 
+    /// The names of the segments that are left open.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Literal(_) => None,
+            Segment::Any(name) => Some(name.as_str()),
+        })
+    }
+
+    /// What stands in the segments that are left open, as it was received; `None` where the pattern does not take the path.
+    #[must_use]
+    pub fn captures<'p>(&'p self, path: &'p [u8]) -> Option<Vec<(&'p str, &'p [u8])>> {
+        let parts = path.strip_prefix(b"/").filter(|_| self.matches(path))?;
+        let parts = parts.split(|byte| *byte == b'/');
+        let pairs = self.segments.iter().zip(parts);
+        let captured = pairs.filter_map(|(segment, part)| match segment {
+            Segment::Literal(_) => None,
+            Segment::Any(name) => Some((name.as_str(), part)),
+        });
+        Some(captured.collect())
+    }
+
     /// Whether it takes every path that the other one takes.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::identity::{FingerprintRules, KeyFormat, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, Retention, Timestamp};
-use crate::route::Matcher;
+use crate::route::{Matcher, Probe};
 
 /// One route, ready for use.
 #[derive(Clone, Debug)]
@@ -205,12 +205,14 @@ pub struct RetentionPolicy {
 }
 
 /// What a duplicate of an operation of unknown outcome meets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum OnUnknown {
     /// It is told so.
     Hold,
     /// It is sent again, with the next fence: the upstream recognises keys by itself.
     Resend,
+    /// The upstream is asked whether it happened.
+    Probe(Box<Probe>),
 }
 
 impl OnUnknown {
@@ -218,6 +220,15 @@ impl OnUnknown {
     #[must_use]
     pub fn is_resend(&self) -> bool {
         matches!(self, Self::Resend)
+    }
+
+    /// How the upstream is asked, where it is.
+    #[must_use]
+    pub fn probe(&self) -> Option<&Probe> {
+        match self {
+            Self::Hold | Self::Resend => None,
+            Self::Probe(probe) => Some(probe),
+        }
     }
 }
 

@@ -72,6 +72,13 @@ impl RequestBody {
         }
     }
 
+    /// A body of a connection that nothing watches.
+    #[cfg(test)]
+    pub(crate) fn unwatched(incoming: Incoming) -> Self {
+        let activity = Activity::new(false, Arc::default());
+        Self::new(incoming, Duration::from_secs(30), activity, None, None)
+    }
+
     /// What will know, once the body has failed, why; also when the body is gone.
     #[must_use]
     pub fn verdict(&self) -> BodyVerdict {

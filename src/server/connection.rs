@@ -16,17 +16,19 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::activity::{Activity, Judgement};
 use super::body::RequestBody;
+use super::entrance::{self, NotOpened, Opening};
 use super::flow::{ResponseBody, Streams};
 use super::socket::{Input, Socket};
+use super::stream::{Raw, Stream};
+use super::tls;
 use super::upgrade::Upgrade;
 use super::wire::{Findings, Wire};
-use super::{Closed, Drain, Handler, Limit, Peer, begins, refuses};
+use super::{Closed, Drain, Handler, Limit, Peer, Shared, begins, refuses};
 use crate::config::Limits;
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -54,27 +56,35 @@ const FIRST_READ: usize = 4096;
 
 /// Serves a connection until it ends, one of the limits is over, or a drain has let it finish.
 pub(super) async fn serve<H: Handler>(
-    mut stream: TcpStream,
-    peer: Peer,
-    limits: Limits,
-    closed: Arc<Closed>,
+    raw: Raw,
+    mut peer: Peer,
+    shared: Arc<Shared>,
     handler: H,
     mut drain: Drain,
 ) {
-    // Without it a small response may wait for the acknowledgement of the one before.
-    stream.set_nodelay(true).ok();
-    let detected = tokio::select! {
+    let (limits, closed) = (&shared.limits, &shared.closed);
+    let opening = Opening {
+        limits,
+        handshakes: &shared.handshakes,
+    };
+    let begun = async {
+        let mut stream = entrance::open(raw, &mut peer, opening).await?;
+        let first = timeout(limits.first_byte, detect(&mut stream)).await;
+        let first = first.map_err(|_| NotOpened::Silent(Limit::FirstByte))??;
+        Ok((stream, first.ok_or(NotOpened::Unfit)?))
+    };
+    let begun = tokio::select! {
         biased;
         // A client that has just come may have sent its request by now.
         () = refuses(&mut drain) => return,
-        detected = timeout(limits.first_byte, detect(&mut stream)) => detected,
+        begun = begun => begun,
     };
-    let (is_http2, first) = match detected {
-        Ok(Ok(Some(first))) => first,
-        Ok(_) => return,
-        Err(_) => return closed.count(Limit::FirstByte),
+    let (stream, (is_http2, first)) = match begun {
+        Ok(begun) => begun,
+        Err(NotOpened::Silent(limit)) => return closed.count(limit),
+        Err(NotOpened::Unfit) => return,
     };
-    let activity = Activity::new(is_http2, Arc::clone(&closed));
+    let activity = Activity::new(is_http2, Arc::clone(closed));
     let findings = (!is_http2).then(Arc::<Findings>::default);
     let input = match &findings {
         Some(findings) => Input::Http1(Wire::new(first, Arc::clone(findings))),
@@ -85,7 +95,7 @@ pub(super) async fn serve<H: Handler>(
         let (activity, body_idle) = (Arc::clone(&activity), limits.body_idle);
         move |request| {
             let context = Context {
-                peer,
+                peer: peer.clone(),
                 body_idle,
                 activity: Arc::clone(&activity),
                 findings: findings.clone(),
@@ -95,8 +105,8 @@ pub(super) async fn serve<H: Handler>(
     };
     let mut rules = Rules {
         activity: &activity,
-        limits: &limits,
-        closed: &closed,
+        limits,
+        closed,
         drain: &mut drain,
     };
     if is_http2 {
@@ -123,8 +133,23 @@ pub(super) async fn serve<H: Handler>(
     }
 }
 
-/// Reads until it is clear whether the client speaks HTTP/2; `None` where it left before that.
-async fn detect(stream: &mut TcpStream) -> io::Result<Option<(bool, Bytes)>> {
+/// Reads until it is clear whether the client speaks HTTP/2; `None` where it left before that. Under TLS it has chosen
+/// (RFC 9113, section 3.2), and is held to that.
+async fn detect(stream: &mut Stream) -> io::Result<Option<(bool, Bytes)>> {
+    match stream {
+        Stream::Plain(raw) => told_by_preface(raw).await,
+        Stream::Tls(stream) => {
+            let is_http2 = tls::speaks_http2(stream);
+            let mut first = BytesMut::with_capacity(FIRST_READ);
+            let count = stream.read_buf(&mut first).await?;
+            Ok((count > 0).then(|| (is_http2, first.freeze())))
+        }
+    }
+}
+
+async fn told_by_preface(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Option<(bool, Bytes)>> {
     let mut first = BytesMut::with_capacity(FIRST_READ);
     loop {
         if stream.read_buf(&mut first).await? == 0 {

@@ -1,22 +1,28 @@
-//! Where clients connect: sockets, HTTP/1.1 and HTTP/2 (prior knowledge, RFC 9113 section 3.3) on one port, limits,
-//! drain.
+//! Where clients connect: sockets, TLS, HTTP/1.1 and HTTP/2 (prior knowledge, RFC 9113 section 3.3, or ALPN) on one port,
+//! limits, drain.
 //!
 //! hyper speaks the protocols; everything that makes it safe to face strangers with is here: how many
 //! connections there are and how long each may be silent, in every phase. Nothing in here knows of routes,
 //! keys or records; a [`Handler`] makes the answers.
 //!
-//! Reading order: [`Server::run`], `connection`, `activity` (what a connection is doing, and for how long),
+//! Reading order: [`Server::run`], `listening`, `connection`, `entrance` (what comes before HTTP: `proxy_header`, `tls`),
+//! `stream` (what the bytes come through), `activity` (what a connection is doing, and for how long),
 //! `socket`, `wire` (what of HTTP/1 reaches hyper at all), `flow` (whether an HTTP/2 client takes its responses),
 //! [`RequestBody`], [`Upgrade`], `refusal`.
 
 mod activity;
 mod body;
 mod connection;
+mod entrance;
 mod flow;
+mod listening;
+mod proxy_header;
 mod refusal;
 mod socket;
+mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod upgrade;
 mod wire;
 
@@ -32,20 +38,21 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response};
 use http_body::Body;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::config::Limits;
+use crate::config::{Limits, ListenAddress, ListenerConfig};
 
 pub use body::{BodyVerdict, RequestBody, RequestBodyError};
+pub use entrance::{Entrance, Peer, ProxyFailure};
+pub use tls::{Change, HandshakeFailure, Tls, TlsFilesError};
 pub use upgrade::Upgrade;
 pub use wire::{Fault, is_plain_host};
 
-/// Connections that the kernel holds until they are accepted; it cuts this down to its own limit.
-const BACKLOG: i32 = 1024;
+use entrance::Opening;
+use listening::Listening;
+use stream::{Raw, Transport};
 
 /// How long accepting rests when the process or the machine is out of something, such as file descriptors.
 /// It goes on earlier when a connection ends.
@@ -89,19 +96,36 @@ pub trait Handler: Clone + Send + Sync + 'static {
     fn malformed(&self, fault: Fault, peer: Peer) -> Response<Self::Body>;
 }
 
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// The client's address.
-    pub addr: SocketAddr,
-    /// The address that it connected to.
-    pub local: SocketAddr,
-}
-
 /// Some sockets that listen.
 pub struct Server {
-    listeners: Vec<(TcpListener, SocketAddr)>,
+    listeners: Vec<Listener>,
     shared: Arc<Shared>,
+}
+
+/// One of them.
+struct Listener {
+    listening: Listening,
+    address: ListenAddress,
+    entrance: Arc<Entrance>,
+}
+
+/// Why a listener cannot begin.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {reason}")]
+pub struct BindError {
+    address: ListenAddress,
+    reason: BindFailure,
+}
+
+/// What is wrong.
+#[derive(Debug, thiserror::Error)]
+enum BindFailure {
+    /// The system refuses it.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Its certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsFilesError),
 }
 
 /// A server's counters; they can be read while it runs.
@@ -163,6 +187,7 @@ impl Closed {
 struct Shared {
     limits: Limits,
     places: Arc<Semaphore>,
+    handshakes: Semaphore,
     refusal_places: Arc<Semaphore>,
     refusal: Bytes,
     accepted: AtomicU64,
@@ -171,20 +196,22 @@ struct Shared {
 }
 
 impl Server {
-    /// Listens on every address. Connections wait in the kernel until [`Server::run`]. Must be called within
-    /// a tokio runtime.
+    /// Listens on every address, with the certificates that are there now. Connections wait in the kernel until
+    /// [`Server::run`]. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// Where an address cannot be listened on.
-    pub fn bind(addresses: &[SocketAddr], limits: &Limits) -> io::Result<Self> {
+    /// Where an address cannot be listened on, or certificates cannot be used.
+    pub fn bind(listeners: &[ListenerConfig], limits: &Limits) -> Result<Self, BindError> {
         let max = limits.max_connections.min(Semaphore::MAX_PERMITS);
         Ok(Self {
-            listeners: addresses
+            listeners: listeners
                 .iter()
-                .map(|address| listen(*address))
+                .map(Listener::begin)
                 .collect::<Result<_, _>>()?,
             shared: Arc::new(Shared {
                 places: Arc::new(Semaphore::new(max)),
+                // Those who never get beyond it leave the other half to those who do, and to other listeners.
+                handshakes: Semaphore::new((max / 2).max(1)),
                 refusal_places: Arc::new(Semaphore::new(MAX_REFUSALS)),
                 refusal: refusal::message(b""),
                 accepted: AtomicU64::new(0),
@@ -210,8 +237,18 @@ impl Server {
 
     /// The addresses that are listened on, in the order of [`Server::bind`], with the ports that the kernel chose.
     #[must_use]
-    pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(|(_, address)| *address).collect()
+    pub fn addresses(&self) -> Vec<ListenAddress> {
+        let addresses = self.listeners.iter();
+        addresses.map(|listener| listener.address.clone()).collect()
+    }
+
+    /// What the listeners are like, in the order of [`Server::bind`].
+    #[must_use]
+    pub fn entrances(&self) -> Vec<Arc<Entrance>> {
+        let entrances = self.listeners.iter();
+        entrances
+            .map(|listener| Arc::clone(&listener.entrance))
+            .collect()
     }
 
     /// The counters, to be kept while the server runs.
@@ -227,14 +264,16 @@ impl Server {
     /// closed (GOAWAY where it speaks HTTP/2): a balancer then goes elsewhere at once, and a person sees why.
     pub async fn run<H: Handler>(self, handler: H, drain: Drain) {
         let shared = &self.shared;
-        join_all(self.listeners.into_iter().map(|(listener, _)| {
+        join_all(self.listeners.into_iter().map(|listener| {
             let door = Door {
                 shared: Arc::clone(shared),
+                entrance: listener.entrance,
+                address: listener.address,
                 handler: handler.clone(),
                 drain: drain.clone(),
                 connections: JoinSet::new(),
             };
-            door.serve(listener)
+            door.serve(listener.listening)
         }))
         .await;
     }
@@ -260,66 +299,75 @@ impl Counters {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    // A restart must not wait for connections of the last run that the kernel still remembers.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    let listener = TcpListener::from_std(socket.into())?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
+impl Listener {
+    fn begin(config: &ListenerConfig) -> Result<Self, BindError> {
+        let because = |reason| BindError {
+            address: config.address.clone(),
+            reason,
+        };
+        // Nobody is to connect where nobody can be served.
+        let entrance = Entrance::new(config).map_err(|error| because(error.into()))?;
+        let (listening, address) = Listening::begin(&config.address, config.mode)
+            .map_err(|error| because(error.into()))?;
+        Ok(Self {
+            listening,
+            address,
+            entrance: Arc::new(entrance),
+        })
+    }
 }
 
 /// One listening socket with the connections that came through it.
 struct Door<H> {
     shared: Arc<Shared>,
+    entrance: Arc<Entrance>,
+    address: ListenAddress,
     handler: H,
     drain: Drain,
     connections: JoinSet<()>,
 }
 
 impl<H: Handler> Door<H> {
-    async fn serve(mut self, listener: TcpListener) {
+    async fn serve(mut self, listener: Listening) {
         loop {
             tokio::select! {
                 biased;
                 () = refuses(&mut self.drain) => break,
                 Some(_) = self.connections.join_next() => {}
-                (socket, address) = accept(&listener) => self.admit(socket, address),
+                (socket, addr) = accept(&listener) => self.admit(socket, addr),
             }
         }
         drop(listener);
         self.wait_for_connections().await;
     }
 
-    fn admit(&mut self, socket: TcpStream, addr: SocketAddr) {
-        let shared = &self.shared;
-        let Ok(local) = socket.local_addr() else {
+    fn admit(&mut self, socket: Transport, addr: Option<SocketAddr>) {
+        let local = match &socket {
+            Transport::Tcp(socket) => socket.local_addr().map(ListenAddress::Tcp),
+            Transport::Unix(_) => Ok(self.address.clone()),
+        };
+        let Ok(local) = local else {
             return; // It has gone already.
         };
+        let (shared, raw) = (Arc::clone(&self.shared), Raw::new(socket));
+        let peer = self.entrance.peer(addr, local);
         if let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() {
             shared.accepted.fetch_add(1, Ordering::Relaxed);
-            let peer = Peer { addr, local };
-            let limits = shared.limits.clone();
-            let closed = Arc::clone(&shared.closed);
             let (handler, drain) = (self.handler.clone(), self.drain.clone());
             self.connections.spawn(async move {
-                connection::serve(socket, peer, limits, closed, handler, drain).await;
+                connection::serve(raw, peer, shared, handler, drain).await;
                 drop(place);
             });
             return;
         }
         shared.refused.fetch_add(1, Ordering::Relaxed);
         if let Ok(place) = Arc::clone(&shared.refusal_places).try_acquire_owned() {
-            let message = shared.refusal.clone();
             self.connections.spawn(async move {
-                refusal::refuse(socket, &message).await;
+                let opening = Opening {
+                    limits: &shared.limits,
+                    handshakes: &shared.handshakes,
+                };
+                refusal::refuse(raw, peer, opening, &shared.refusal).await;
                 drop(place);
             });
         }
@@ -360,7 +408,7 @@ async fn refuses(drain: &mut Drain) {
     }
 }
 
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &Listening) -> (Transport, Option<SocketAddr>) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,

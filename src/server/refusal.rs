@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::connection::PREFACE;
+use super::entrance::{self, NotOpened, Opening, Peer};
+use super::stream::Raw;
 
 /// How long a refusal may take, from accepting the connection to closing it.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
@@ -34,8 +35,9 @@ pub(super) fn message(problem: &[u8]) -> Bytes {
 }
 
 /// Waits for the first bytes (an answer to nothing confuses clients), answers and closes.
-pub(super) async fn refuse(mut socket: TcpStream, message: &[u8]) {
+pub(super) async fn refuse(raw: Raw, mut peer: Peer, opening: Opening<'_>, message: &[u8]) {
     let refusal = async {
+        let mut socket = entrance::open(raw, &mut peer, opening).await?;
         let mut first = [0; PREFACE.len()];
         let count = socket.read(&mut first).await?;
         let speaks_http2 = count > 3 && PREFACE.starts_with(&first[..count]);
@@ -43,7 +45,8 @@ pub(super) async fn refuse(mut socket: TcpStream, message: &[u8]) {
         socket.write_all(answer).await?;
         socket.shutdown().await?;
         let mut rest = socket.take(MAX_FORGOTTEN);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+        Ok::<_, NotOpened>(())
     };
     // A client that has gone, or is slow, is closed all the same.
     drop(timeout(REFUSAL_TIME, refusal).await);

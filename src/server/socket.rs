@@ -1,4 +1,4 @@
-//! A client's socket as hyper sees it.
+//! A client's connection as hyper sees it.
 
 use std::io;
 use std::pin::Pin;
@@ -7,12 +7,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::activity::Activity;
+use super::stream::Stream;
 use super::wire::Wire;
 
 /// How long, and for how many bytes, a connection that was answered early is still read before it is closed.
@@ -23,7 +22,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// The socket, with the bytes in front that were read to tell the protocol by.
 pub(super) struct Socket {
     input: Input,
-    stream: TcpStream,
+    stream: Stream,
     activity: Arc<Activity>,
     end: End,
 }
@@ -44,7 +43,8 @@ enum End {
 }
 
 impl Socket {
-    pub(super) fn new(input: Input, stream: TcpStream, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(input: Input, mut stream: Stream, activity: Arc<Activity>) -> Self {
+        stream.watch(Arc::clone(&activity));
         Self {
             input,
             stream,
@@ -58,21 +58,12 @@ impl Socket {
         let is_refused = matches!(&self.input, Input::Http1(wire) if wire.is_over());
         is_refused || self.activity.has_unread()
     }
-
-    fn note<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        match written {
-            Poll::Pending => self.activity.stuck(),
-            Poll::Ready(_) => self.activity.unstuck(),
-        }
-        written
-    }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.activity.is_broken_off() {
-            // The client has gone where this fails.
-            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+            self.stream.break_off();
         }
     }
 }
@@ -105,7 +96,7 @@ impl AsyncRead for Socket {
 }
 
 fn poll_stream(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     activity: &Activity,
     cx: &mut Context<'_>,
     buf: &mut ReadBuf<'_>,
@@ -124,8 +115,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.note(written)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -133,16 +123,15 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.note(written)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -173,7 +162,7 @@ impl AsyncWrite for Socket {
 }
 
 /// Reads and forgets until the client has closed its side, something fails or enough was read.
-fn poll_discard(stream: &mut TcpStream, cx: &mut Context<'_>, left: &mut usize) -> Poll<()> {
+fn poll_discard(stream: &mut Stream, cx: &mut Context<'_>, left: &mut usize) -> Poll<()> {
     let mut bytes = [0; 4096];
     while *left > 0 {
         let mut buf = ReadBuf::new(&mut bytes);

@@ -5,7 +5,8 @@
 //!
 //! Reading order: [`Redis`], then `call` (what is sent, how often, and what a failure means), `servers` and `node`
 //! (to whom), `lane` and `answers` (what waits for replicas), `script` with `lua/`, `reply` (what scripts say), `identity`
-//! (whether it is still the same store), `listening` (who waits is told), `clock`, `epoch`, `unresolved`, `usage`, `rights`.
+//! (whether it is still the same store), `listening` (who waits is told), `clock`, `epoch`, `forget`, `unresolved`, `usage`,
+//! `rights`.
 
 mod answers;
 mod call;

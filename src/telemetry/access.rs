@@ -5,13 +5,13 @@
 
 use std::cell::RefCell;
 use std::fmt::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::log::{Format, Log, timestamp};
-use crate::config::AccessLogConfig;
+use crate::config::{AccessLogConfig, ListenAddress};
 use crate::identity::KeyRef;
 
 /// Writes what is to be written of requests.
@@ -166,10 +166,12 @@ macro_rules! fields {
 }
 
 fields! {
-    /// The client's address.
-    client: SocketAddr,
-    /// The address that it connected to.
-    listener: SocketAddr,
+    /// The client's address; without a port where trusted proxies tell it; `unix:` where it has none.
+    client: Whom,
+    /// The address of the proxy that sent the request, where another one is the client's.
+    proxy: Option<SocketAddr>,
+    /// The address that was connected to.
+    listener: &'a ListenAddress,
     /// The protocol: `HTTP/1.1`, `HTTP/2.0`.
     protocol: &'static str,
     /// The method, at most 32 bytes of it.
@@ -227,6 +229,17 @@ pub(super) fn fields() -> String {
         let _ = writeln!(text, "| `{name}` | {} |", help.trim());
     }
     text
+}
+
+/// Whose a request is, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// Its connection's.
+    Socket(SocketAddr),
+    /// Somebody's behind proxies.
+    Ip(IpAddr),
+    /// Somebody's behind a Unix socket.
+    Unix,
 }
 
 /// A duration in milliseconds with three decimals.
@@ -306,6 +319,36 @@ impl Field for SocketAddr {
     }
 }
 
+impl Field for Whom {
+    fn json(&self, text: &mut String) {
+        quoted(text, |text| self.show(text));
+    }
+
+    fn show(&self, text: &mut String) {
+        match self {
+            Self::Socket(address) => address.show(text),
+            Self::Ip(address) => shown(text, format_args!("{address}")),
+            Self::Unix => text.push_str("unix:"),
+        }
+    }
+}
+
+impl Field for &ListenAddress {
+    fn json(&self, text: &mut String) {
+        match self {
+            ListenAddress::Tcp(address) => address.json(text),
+            ListenAddress::Unix(_) => self.to_string().as_str().json(text),
+        }
+    }
+
+    fn show(&self, text: &mut String) {
+        match self {
+            ListenAddress::Tcp(address) => address.show(text),
+            ListenAddress::Unix(_) => self.to_string().as_str().show(text),
+        }
+    }
+}
+
 impl Field for Ms {
     fn json(&self, text: &mut String) {
         let micros = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
@@ -353,12 +396,19 @@ mod tests {
     use crate::identity::{IdKeyBytes, Identifier};
     use crate::protocol::RecordId;
 
+    /// Any address.
+    static ANY: ListenAddress = ListenAddress::Tcp(SocketAddr::new(
+        IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        4711,
+    ));
+
     fn line() -> Line<'static> {
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
         let ms = Some(Ms(Duration::from_micros(1234)));
         Line {
-            client: address,
-            listener: address,
+            client: Whom::Socket(address),
+            proxy: Some(address),
+            listener: &ANY,
             protocol: "HTTP/1.1",
             method: "POST",
             path: Some("/v1/\"pay\u{1b}ments\""),

@@ -233,6 +233,7 @@ impl Registrar<'_> {
 }
 
 /// Counters of one name whose labels are not yet bound.
+#[derive(Debug)]
 pub(super) struct CounterFamily(IntCounterVec);
 
 impl CounterFamily {
@@ -240,9 +241,18 @@ impl CounterFamily {
     pub(super) fn with(&self, values: &[&str]) -> Counter {
         Counter(self.0.with_label_values(values))
     }
+
+    /// The same, of something that another module counts.
+    pub(super) fn mirrored(&self, values: &[&str]) -> MirroredCounter {
+        MirroredCounter {
+            counter: self.with(values).0,
+            total: AtomicU64::new(0),
+        }
+    }
 }
 
 /// Gauges of one name whose labels are not yet bound.
+#[derive(Debug)]
 pub(super) struct GaugeFamily(IntGaugeVec);
 
 impl GaugeFamily {

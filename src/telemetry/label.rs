@@ -306,6 +306,46 @@ label! {
 }
 
 label! {
+    /// Why a TLS handshake came to nothing.
+    pub enum TlsFailed {
+        /// The client was silent for too long.
+        TimedOut = "timed_out",
+        /// The client left in the middle.
+        ClientGone = "client_gone",
+        /// The client refused, our certificate perhaps.
+        RefusedByClient = "refused_by_client",
+        /// The client's certificate is missing or not good.
+        ClientCertificate = "client_certificate",
+        /// No version, cipher or protocol is known to both.
+        Incompatible = "incompatible",
+        /// What came is no TLS.
+        Invalid = "invalid",
+        /// Half of max_connections were in a handshake.
+        Overloaded = "overloaded",
+    }
+}
+
+label! {
+    /// Why a connection was closed whose listener requires a PROXY header.
+    pub enum ProxyRefused {
+        /// It is not from one of the trusted proxies.
+        Untrusted = "untrusted",
+        /// It does not begin with such a header.
+        Invalid = "invalid",
+    }
+}
+
+label! {
+    /// What became of changed files.
+    pub enum Reload {
+        /// They are in use.
+        Done = "done",
+        /// They cannot be used.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// What a beat met.
     pub enum Beat {
         /// The claim is still the owner's.
@@ -353,6 +393,29 @@ label! {
         /// Somebody else took it over or settled it in between.
         Changed = "changed",
         /// The store gave no verdict; nothing was sent.
+        NoVerdict = "no_verdict",
+    }
+}
+
+label! {
+    /// What came of asking the upstream whether an operation happened.
+    pub enum ProbeResult {
+        /// It happened, and its answer is recorded.
+        Found = "found",
+        /// It did not happen, and the key is free again.
+        Absent = "absent",
+        /// The upstream does not know it, which says nothing: `absent_after` is not over, or the attempt's gateway has gone
+        /// without a word.
+        Held = "held",
+        /// The answer's status is in neither list.
+        Unclear = "unclear",
+        /// No whole answer in time, or none that can be recorded.
+        Failed = "failed",
+        /// There is no question to ask: the key does not fit into the path, or the record does not say what it is about.
+        Unaskable = "unaskable",
+        /// Somebody else settled it in between.
+        Changed = "changed",
+        /// The store gave no verdict.
         NoVerdict = "no_verdict",
     }
 }
@@ -448,10 +511,14 @@ mod tests {
         assert_well_formed::<StoreResult>();
         assert_well_formed::<ClaimResult>();
         assert_well_formed::<LimitOver>();
+        assert_well_formed::<TlsFailed>();
+        assert_well_formed::<ProxyRefused>();
+        assert_well_formed::<Reload>();
         assert_well_formed::<Beat>();
         assert_well_formed::<LeaseLost>();
         assert_well_formed::<LateAnswer>();
         assert_well_formed::<Resend>();
+        assert_well_formed::<ProbeResult>();
         assert_well_formed::<UpstreamError>();
         assert_well_formed::<Cause>();
         assert_well_formed::<NotStored>();

@@ -11,6 +11,7 @@ use super::instrument::{Counter, Gauge, MirroredCounter, PerLabel, Registrar, Ti
 use super::label::{
     Beat, ClaimResult, Label, LeaseLost, LimitOver, StoreOp, StoreResult, Unrouted, UpstreamError,
 };
+use super::listeners::ListenerMetrics;
 use super::resolutions::ResolutionMetrics;
 use super::routes::{RouteMetrics, register_routes};
 use super::unresolved::UnresolvedMetrics;
@@ -83,6 +84,8 @@ pub struct Metrics {
     pub unresolved: UnresolvedMetrics,
     /// Records settled by operators and probes.
     pub resolutions: ResolutionMetrics,
+    /// TLS and PROXY headers.
+    pub listeners: ListenerMetrics,
 }
 
 /// The metrics of one upstream.
@@ -233,6 +236,7 @@ impl Metrics {
             ),
             unresolved: UnresolvedMetrics::register(&registrar, routes),
             resolutions: ResolutionMetrics::register(&registrar, routes),
+            listeners: ListenerMetrics::register(&registrar),
             registry,
         }
     }

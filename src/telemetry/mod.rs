@@ -11,6 +11,7 @@ mod audit;
 mod health;
 mod instrument;
 mod label;
+mod listeners;
 pub mod log;
 mod metrics;
 mod reference;
@@ -19,14 +20,16 @@ mod routes;
 mod sink;
 mod unresolved;
 
-pub use access::{AccessLog, Line, Ms};
+pub use access::{AccessLog, Line, Ms, Whom};
 pub use audit::{AuditLog, Unwritten};
 pub use health::{Health, StoreHealth};
 pub use instrument::{Amount, Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};
 pub use label::{
-    Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, ObservedReplay, Resend,
-    Settled, Settler, StoreOp, StoreResult, Unrouted, UpstreamError, WouldBe,
+    Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, ObservedReplay,
+    ProbeResult, Resend, Settled, Settler, StoreOp, StoreResult, Unrouted, UpstreamError, WouldBe,
 };
+pub use label::{ProxyRefused, Reload, TlsFailed};
+pub use listeners::{ListenerMetrics, TlsMetrics};
 pub use metrics::{CacheMetrics, Metrics, StoreMetrics, UpstreamMetrics};
 pub use reference::{access_log_reference, reference};
 pub use resolutions::ResolutionMetrics;

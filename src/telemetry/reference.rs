@@ -17,7 +17,10 @@ const ANY: &str = "";
 pub fn reference() -> String {
     let mut text =
         String::from("| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n");
-    for family in Metrics::of_version(&[ANY], &[ANY], ANY).gather() {
+    let metrics = Metrics::of_version(&[ANY], &[ANY], ANY);
+    drop(metrics.listeners.tls(ANY, &[ANY]));
+    drop(metrics.listeners.proxy_protocol(ANY));
+    for family in metrics.gather() {
         let name = family.name();
         let kind = format!("{:?}", family.get_field_type()).to_lowercase();
         let labels = labels_of(&family);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::instrument::{Amount, Counter, Gauge, PerLabel, Registrar, Timing};
-use super::label::{Decision, Label, LateAnswer, ObservedReplay, Resend, WouldBe};
+use super::label::{Decision, Label, LateAnswer, ObservedReplay, ProbeResult, Resend, WouldBe};
 use super::metrics::REQUEST_SECONDS;
 use crate::protocol::{Cause, NotStored};
 
@@ -47,6 +47,8 @@ pub struct RouteMetrics {
     unknown_outcomes: PerLabel<Cause, Counter>,
     late_answers: PerLabel<LateAnswer, Counter>,
     resends: PerLabel<Resend, Counter>,
+    probes: PerLabel<ProbeResult, Counter>,
+    probe_duration: Timing,
     not_stored: PerLabel<NotStored, Counter>,
     observed: PerLabel<WouldBe, Counter>,
     observed_replays: PerLabel<ObservedReplay, Counter>,
@@ -101,6 +103,14 @@ impl RouteMetrics {
     /// A duplicate might have sent an operation of unknown outcome again.
     pub fn resend(&self, result: Resend) {
         self.resends.inc(result);
+    }
+
+    /// The upstream was asked whether an operation happened, or would have been; with how long that took.
+    pub fn probe(&self, result: ProbeResult, span: Option<Duration>) {
+        self.probes.inc(result);
+        if let Some(span) = span {
+            self.probe_duration.observe(span);
+        }
     }
 
     /// A request that was let through would have become this.
@@ -184,6 +194,17 @@ pub(super) fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box
         &["route", "result"],
         "What duplicates of operations of unknown outcome met where on_unknown is \"resend\".",
     );
+    let probes = registrar.counter_family(
+        "oncegate_probes_total",
+        &["route", "result"],
+        "What came of asking upstreams whether an operation of unknown outcome happened, where on_unknown is \"probe\".",
+    );
+    let probe_duration = registrar.timing_family(
+        "oncegate_probe_duration_seconds",
+        &["route"],
+        &REQUEST_SECONDS,
+        "How long asking took, to the answer's last byte.",
+    );
     let not_stored = registrar.counter_family(
         "oncegate_responses_not_stored_total",
         &["route", "reason"],
@@ -212,6 +233,8 @@ pub(super) fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box
             unknown_outcomes.with(&[route, Label::name(cause)])
         }),
         late_answers: PerLabel::new(|value: LateAnswer| late_answers.with(&[route, value.name()])),
+        probes: PerLabel::new(|value: ProbeResult| probes.with(&[route, value.name()])),
+        probe_duration: probe_duration.with(&[route]),
         resends: PerLabel::new(|value: Resend| resends.with(&[route, value.name()])),
         not_stored: PerLabel::new(|reason| not_stored.with(&[route, Label::name(reason)])),
         observed: PerLabel::new(|value: WouldBe| observed.with(&[route, value.name()])),

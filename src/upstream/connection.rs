@@ -15,15 +15,16 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::SendErrorKind;
 use super::body::{OutBody, RequestBodyFailed};
 use super::gate::Gate;
+use super::socket::Dialer;
 use super::stats::{Counters, OpenConnection};
 use super::wire::{Fate, Wire};
+use crate::process;
 
 /// The largest head of a response, in bytes, and the most that is read from or gathered for a socket at once.
 const MAX_RESPONSE_HEAD: usize = 128 * 1024;
@@ -60,18 +61,17 @@ pub(super) struct Failed {
 impl Connection {
     /// Connects to `address` within `limit`.
     pub(super) async fn open(
+        dialer: &Dialer,
         address: SocketAddr,
         limit: Duration,
         counters: &Arc<Counters>,
     ) -> Result<Self, SendErrorKind> {
-        let connecting = timeout(limit, TcpStream::connect(address));
+        let connecting = timeout(limit, dialer.connect(address));
         let socket = match connecting.await {
             Ok(Ok(socket)) => socket,
             Ok(Err(_)) => return Err(SendErrorKind::Connect),
             Err(_) => return Err(SendErrorKind::ConnectTimeout),
         };
-        // Without it a small request may wait for the acknowledgement of the one before.
-        socket.set_nodelay(true).ok();
         let (wire, io) = Wire::new(socket);
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_RESPONSE_HEAD)
@@ -79,7 +79,9 @@ impl Connection {
             .await
             .map_err(|_| SendErrorKind::Connect)?;
         // What the connection ends with reaches the request under way, if there is one.
-        let task = tokio::spawn(async move { drop(connection.with_upgrades().await) });
+        let task = tokio::spawn(process::task(async move {
+            drop(connection.with_upgrades().await);
+        }));
         Ok(Self {
             sender,
             wire,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::{Instant, timeout};
 
 use super::connection::{Condition, Connection};
@@ -62,6 +63,15 @@ impl Endpoint {
             epoch: Instant::now(),
             avoid_until: AtomicU64::new(0),
         }
+    }
+
+    pub(super) fn authority(&self) -> Option<HeaderValue> {
+        let (host, port) = (&self.host, self.port);
+        let authority = match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        };
+        HeaderValue::from_str(&authority).ok()
     }
 
     pub(super) fn standing(&self) -> Standing {

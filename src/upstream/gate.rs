@@ -92,10 +92,9 @@ impl Gate {
             return None;
         }
         let result = write();
-        if matches!(result, Poll::Ready(Ok(1..))) {
-            if !matches!(*state, State::Written { .. }) {
-                *state = State::Written { at: Instant::now() };
-            }
+        let is_first = !matches!(*state, State::Written { .. });
+        if is_first && matches!(result, Poll::Ready(Ok(1..))) {
+            *state = State::Written { at: Instant::now() };
         }
         Some(result)
     }

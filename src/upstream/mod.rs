@@ -15,6 +15,7 @@ mod framing;
 mod gate;
 mod head;
 mod lease;
+mod socket;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -30,13 +31,17 @@ use http::header::{CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
 
 use crate::config::UpstreamConfig;
+use crate::process;
 use connection::{Connection, Failed};
 use endpoint::Endpoint;
 use lease::{Lease, Place};
+use socket::Dialer;
 use stats::Counters;
 
 pub use body::{InBody, OutBody, RequestBodyFailed};
 pub use gate::Gate;
+#[cfg(test)]
+pub use socket::{Network, Scripted};
 pub use stats::Stats;
 pub use tunnel::{Tunnel, TunnelLost};
 
@@ -46,6 +51,7 @@ const REAP_EVERY: (Duration, Duration) = (Duration::from_millis(50), Duration::f
 /// An upstream: some endpoints that can take the same requests.
 pub struct Upstream {
     endpoints: Vec<Endpoint>,
+    dialer: Dialer,
     connect_timeout: Duration,
     idle_timeout: Duration,
     max_in_flight: usize,
@@ -129,7 +135,19 @@ impl Upstream {
     /// An upstream without connections; they are made as requests need them.
     #[must_use]
     pub fn new(config: &UpstreamConfig) -> Arc<Self> {
+        Self::through(Dialer::default(), config)
+    }
+
+    /// The same, in a network that a test scripts.
+    #[cfg(test)]
+    #[must_use]
+    pub fn within(network: Arc<dyn Network>, config: &UpstreamConfig) -> Arc<Self> {
+        Self::through(Dialer::of(network), config)
+    }
+
+    fn through(dialer: Dialer, config: &UpstreamConfig) -> Arc<Self> {
         Arc::new(Self {
+            dialer,
             endpoints: config.endpoints.iter().map(Endpoint::new).collect(),
             connect_timeout: config.connect_timeout,
             idle_timeout: config.idle_timeout,
@@ -168,6 +186,12 @@ impl Upstream {
             self.counters.failed(error.kind);
         }
         result
+    }
+
+    /// The host and port that it is called by where no client says one: its first endpoint's.
+    #[must_use]
+    pub fn authority(&self) -> Option<HeaderValue> {
+        self.endpoints.first().and_then(Endpoint::authority)
     }
 
     /// A snapshot of the counters.
@@ -251,7 +275,9 @@ impl Upstream {
         };
         for address in addresses {
             attempt.check_gate()?;
-            match Connection::open(address, self.connect_timeout, &self.counters).await {
+            match Connection::open(&self.dialer, address, self.connect_timeout, &self.counters)
+                .await
+            {
                 Ok(connection) => {
                     endpoint.succeeded();
                     if let Some(exchanged) = attempt.on(connection).await? {
@@ -273,7 +299,7 @@ impl Upstream {
             return;
         }
         let every = (self.idle_timeout / 2).clamp(REAP_EVERY.0, REAP_EVERY.1);
-        tokio::spawn(reap(Arc::downgrade(self), every));
+        tokio::spawn(process::task(reap(Arc::downgrade(self), every)));
     }
 }
 

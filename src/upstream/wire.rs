@@ -2,18 +2,15 @@
 //! gate, and it knows, exactly, whether the kernel has taken one. It judges the heads that come back.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::gate::Gate;
 use super::head::Heads;
+use super::socket::Socket;
 
 /// One socket, seen from both sides: hyper's connection reads and writes it ([`WireIo`]), the pool looks at it
 /// and closes it.
@@ -21,7 +18,7 @@ pub(super) struct Wire(Mutex<State>);
 
 struct State {
     /// Gone once either side has closed the connection; the file descriptor goes with it.
-    socket: Option<TcpStream>,
+    socket: Option<Socket>,
     request: Progress,
     /// Whether hyper has all of the request's body.
     body_ended: bool,
@@ -56,7 +53,7 @@ pub(super) enum Fate {
 }
 
 impl Wire {
-    pub(super) fn new(socket: TcpStream) -> (Arc<Self>, WireIo) {
+    pub(super) fn new(socket: Socket) -> (Arc<Self>, WireIo) {
         let wire = Arc::new(Self(Mutex::new(State {
             socket: Some(socket),
             request: Progress::None,
@@ -95,8 +92,7 @@ impl Wire {
     pub(super) fn reset(&self) {
         let mut state = self.state();
         if let Some(socket) = &state.socket {
-            // The upstream has gone where this fails.
-            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+            socket.end_with_reset();
         }
         state.socket = None;
     }
@@ -122,9 +118,9 @@ impl Wire {
             return false;
         };
         let peeked = if closely {
-            peek(socket)
+            socket.peek()
         } else {
-            socket.try_io(Interest::READABLE, || peek(socket))
+            socket.peek_as_told()
         };
         !state.unflushed && would_block(&peeked)
     }
@@ -135,14 +131,14 @@ impl Wire {
 }
 
 impl State {
-    fn socket(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+    fn socket(&mut self) -> io::Result<Pin<&mut Socket>> {
         let socket = self.socket.as_mut().map(Pin::new);
         socket.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn poll_write(
         &mut self,
-        write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
+        write: impl FnOnce(Pin<&mut Socket>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let socket = match &mut self.socket {
             Some(socket) => Pin::new(socket),
@@ -152,7 +148,7 @@ impl State {
             Progress::Sent => write(socket),
             // Whatever there is to read now is no answer to this request. hyper would take it for one where it cannot
             // write, so it is closed at once.
-            Progress::Waiting(_) if !would_block(&peek(&socket)) => {
+            Progress::Waiting(_) if !would_block(&socket.peek()) => {
                 self.socket = None;
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
@@ -172,11 +168,6 @@ impl State {
         self.unflushed = true;
         result
     }
-}
-
-/// One system call that does not block.
-fn peek(socket: &TcpStream) -> io::Result<usize> {
-    SockRef::from(socket).peek(&mut [MaybeUninit::uninit()])
 }
 
 /// Neither bytes nor an end are there.

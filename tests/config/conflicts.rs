@@ -1,5 +1,7 @@
 //! Settings that do not fit to one another are said with every place that is written, all at once.
 
+use oncegate::config::Config;
+
 use crate::{faults, faults_in_route, faults_with};
 
 #[test]
@@ -90,4 +92,133 @@ fn what_routes_are_to_one_another_is_said_beside_what_is_wrong_in_one_of_them() 
         said.contains("two routes have the name `rest`")
             && said.contains("no request reaches route `rest`")
     );
+}
+
+#[test]
+fn what_is_wrong_with_a_probe_is_said() {
+    let at = |path: &str, route: &str| {
+        let text = format!(
+            "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[[routes]]\nname = \"all\"\nupstream = \"api\"\n\
+             scope = [\"none\"]\npath = {path:?}\nlate_response = \"1m\"\n{route}\n"
+        );
+        match Config::parse(&text, "f") {
+            Ok(loaded) => {
+                let said: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+                said.join("\n")
+            }
+            Err(faults) => faults.to_string(),
+        }
+    };
+    let with = |route: &str| at("/v1/{id}/pay", route);
+    let probe = |probe: &str| with(&format!("on_unknown = \"probe\"\nprobe = {{ {probe} }}"));
+    assert_eq!(probe("path = \"/v1/{id}?key={key}\""), "");
+    for (said, expected) in [
+        (with("on_unknown = \"probe\""), "needs to know how"),
+        (with("probe = { path = \"/{key}\" }"), "is of no use here"),
+        (probe("method = \"GET\""), "probe.path: is required"),
+        (
+            probe("path = \"/{key}\", method = \"POST\""),
+            "write \"GET\" or \"HEAD\"",
+        ),
+        (
+            probe("path = \"/{nobody}/{key}\""),
+            "`{nobody}` is no segment of `/v1/{id}/pay`; there is `{key}`, `{id}`",
+        ),
+        (probe("path = \"v1/{key}\""), "it does not begin with `/`"),
+        (probe("path = \"/v1/{key\""), "braces hold a name"),
+        (
+            probe("path = \"/v1/all\""),
+            "has no `{key}`, and neither has a header",
+        ),
+        (
+            probe("path = \"/{key}\", found = [\"2xx\", \"404\"]"),
+            "404 is in `found` and in `absent`",
+        ),
+        (
+            probe("path = \"/{key}\", absent = [\"4xx\"], found = [\"200\", \"409\"]"),
+            "409 is in `found` and in `absent`",
+        ),
+        (
+            probe("path = \"/{key}\", absent_after = \"89s\", silent = \"release\""),
+            "89s is less than response_timeout + late_response = 90s",
+        ),
+        (
+            probe("path = \"/{key}\", absent_after = \"59s\""),
+            "59s is less than late_response = 1m",
+        ),
+        (
+            probe("path = \"/{key}\", method = \"HEAD\", response = \"json:/a\""),
+            "an answer to HEAD has no body",
+        ),
+        (
+            probe("path = \"/{key}\", response = \"json:a\""),
+            "write `probe` or `json:/POINTER`",
+        ),
+        (
+            probe("path = \"/{key}\", status = 201"),
+            "the probe's own answer has a status of its own",
+        ),
+        (
+            probe("path = \"/{key}\", headers = { X-A = \"{id}\" }"),
+            "braces hold `{key}` in a header",
+        ),
+        (
+            probe("path = \"/{key}\", headers = { Connection = \"close\" }"),
+            "`connection` is not yours to set",
+        ),
+        (
+            probe("path = \"/{key}\", headers = { X-A = 7 }"),
+            "write a text, or the place of a secret",
+        ),
+        (
+            probe("path = \"/{key}\", headers = { X-A = { env = \"ONCEGATE_NO_SUCH\" } }"),
+            "is not set",
+        ),
+        (probe("path = \"/{key}\", timeout = \"0s\""), "is zero"),
+        (
+            at(
+                "/v1/{key}/pay",
+                "on_unknown = \"probe\"\nprobe = { path = \"/{key}\" }",
+            ),
+            "give the segment another name",
+        ),
+    ] {
+        assert!(said.contains(expected), "{expected}\n{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_probe_in_the_defaults_is_for_the_routes_that_ask() {
+    let with = |one: &str, other: &str| {
+        let text = format!(
+            "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[defaults]\nupstream = \"api\"\n\
+             late_response = \"1m\"\nscope = [\"header:X-Tenant\"]\nprobe = {{ path = \"/v1/{{key}}\" }}\n[[routes]]\n\
+             name = \"one\"\npath = \"/one\"\n{one}\n[[routes]]\nname = \"other\"\npath = \"/other\"\n{other}\n"
+        );
+        match Config::parse(&text, "f") {
+            Ok(loaded) => {
+                let said: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+                said.join("\n")
+            }
+            Err(faults) => faults.to_string(),
+        }
+    };
+    let probes = "on_unknown = \"probe\"";
+    assert_eq!(with(probes, ""), "");
+    let said = with("", "");
+    assert!(said.contains("is of no use here"), "{said}");
+    let said = with(
+        probes,
+        &format!("{probes}\nprobe = {{ background = true }}"),
+    );
+    assert!(
+        said.contains("one of them gets the other's answer"),
+        "{said}"
+    );
+    let said = with(
+        probes,
+        &format!("{probes}\nkey_format = \"uuid\"\nprobe = {{ background = true }}"),
+    );
+    assert_eq!(said, "");
 }

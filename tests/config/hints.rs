@@ -39,7 +39,10 @@ fn a_misspelt_name_is_told_from_one_that_belongs_elsewhere() {
             "limits.drain_timeout = \"1s\"",
             "`drain_timeout` belongs at the top of the file, before the first section",
         ),
-        ("limits.timeout = \"1s\"", "`timeout` belongs to `[store]`"),
+        (
+            "limits.timeout = \"1s\"",
+            "`timeout` belongs to `[store]` or to `probe` in `[[routes]]` or `[defaults]`",
+        ),
         (
             "limits.respons_timeout = \"1s\"",
             "did you mean `response_timeout`? It belongs to `[[routes]]` or `[defaults]`",

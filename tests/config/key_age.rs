@@ -50,13 +50,13 @@ fn a_retention_in_which_no_key_would_be_young_is_refused() {
 #[test]
 fn a_store_that_may_take_longer_than_a_key_stays_young_is_refused() {
     let route = "defaults = { key_format = \"ulid\", key_age = \"reject\", lease = \"5m\" }\n";
-    let said = faults_with(&format!("{route}store.timeout = \"31s\"\n"));
+    let said = faults_with(&format!("{route}store.timeout = \"16s\"\n"));
     assert!(
-        said.contains("is \"reject\", and the 31s of `store.timeout`"),
+        said.contains("is \"reject\", and the 16s of `store.timeout`"),
         "{said}"
     );
-    assert!(said.contains("30s is the longest"), "{said}");
-    parse(&format!("{route}store.timeout = \"30s\"\n{SMALLEST}"));
+    assert!(said.contains("15s is the longest"), "{said}");
+    parse(&format!("{route}store.timeout = \"15s\"\n{SMALLEST}"));
 }
 
 #[test]

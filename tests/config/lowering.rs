@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderName, Method};
-use oncegate::config::{Config, Endpoint, StoreLocation};
+use oncegate::config::{Config, Endpoint, ListenAddress, StoreLocation};
 use oncegate::identity::{BodyRule, KeyFormat, KeySource, ScopeSource};
 use oncegate::route::{Mode, OnStoreDown};
 
@@ -30,7 +30,13 @@ fn defaults_are_those_of_the_reference() {
     assert_eq!(access_log.sample, 1.0);
     assert_eq!(access_log.slow, Duration::from_secs(5));
     assert_eq!(drain_delay, Duration::from_secs(1));
-    assert_eq!(listeners, ["127.0.0.1:8080".parse().unwrap()]);
+    let [listener] = &listeners[..] else {
+        panic!("{listeners:?}");
+    };
+    let address = ListenAddress::Tcp("127.0.0.1:8080".parse().unwrap());
+    assert_eq!(listener.address, address);
+    assert!(listener.tls.is_none() && !listener.proxy_protocol);
+    assert!(listener.trusted_proxies.is_empty());
     assert_eq!(admin, "127.0.0.1:9090".parse().unwrap());
     assert!(operators.is_none());
     assert_eq!(
@@ -290,6 +296,14 @@ fn the_annotated_example_has_every_setting_with_its_default() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// A section that stands in comments, `# [path]` and what follows it, as far as there is one.
+fn commented_section(text: &str, path: &str) -> Option<serde_json::Value> {
+    let (_, rest) = text.split_once(&format!("# [{path}]"))?;
+    let lines = rest.lines().skip(1);
+    let lines: Vec<&str> = lines.map_while(|line| line.strip_prefix("# ")).collect();
+    Some(toml::from_str(&lines.join("\n")).expect("TOML"))
+}
+
 fn properties(schema: &serde_json::Value) -> impl Iterator<Item = (&String, &serde_json::Value)> {
     schema["properties"].as_object().into_iter().flatten()
 }
@@ -302,6 +316,9 @@ fn compare(
     missing: &mut Vec<String>,
 ) {
     if schema["properties"].is_object() && path != "store.id_key" {
+        // A section that a file may do without stands in comments.
+        let commented = commented_section(text, path);
+        let written = commented.as_ref().unwrap_or(written);
         for (name, inner) in properties(schema) {
             compare(
                 &format!("{path}.{name}"),

@@ -5,6 +5,7 @@ mod conflicts;
 mod faults;
 mod hints;
 mod key_age;
+mod listeners;
 mod lowering;
 mod routes;
 mod secrets;

@@ -305,8 +305,11 @@ pub async fn forgets_what_has_ended(harness: &mut dyn Harness) {
     assert_eq!(store.usage().records, 201);
 
     harness.advance(day * 2).await;
+    assert_eq!(store.usage().aged_out, 0);
     used_until(harness, |usage| usage.records <= 1).await;
     assert!(matches!(store.read(lasting).await, Ok(Some(_))));
+    // The claims and the unknown outcomes: nobody has settled them.
+    assert_eq!(store.usage().aged_out, 67 + 67);
 }
 
 /// A closed store says so, and does nothing.

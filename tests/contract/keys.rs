@@ -214,6 +214,10 @@ async fn keys_that_were_not_issued_here_are_refused() {
         let detail = body["detail"].as_str().expect("a sentence");
         assert!(detail.contains("/.well-known/oncegate/keys"), "{detail}");
     }
+    let missing = gateway.send(&payment("k").without("Idempotency-Key")).await;
+    let body = missing.refuses(Problem::KEY_MISSING);
+    let detail = body["detail"].as_str().expect("a sentence");
+    assert!(detail.contains("/.well-known/oncegate/keys"), "{detail}");
     assert_eq!(upstream.charges(), 0);
 }
 

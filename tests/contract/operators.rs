@@ -104,6 +104,20 @@ async fn a_held_payment_is_found_told_and_settled_by_its_response() {
 }
 
 #[tokio::test]
+async fn what_was_seen_of_an_answer_that_broke_off_is_told() {
+    let (upstream, operator) = (ToyUpstream::start(), Operator::new());
+    let gateway = operator.starts(&Setup::payments(&upstream)).await;
+    upstream.next(Act::truncate(200, 100, b"half"));
+    gateway.send(&payment("k")).await.refuses(Problem::FAILED);
+    let record = operator.finds(&gateway, "k").await.json();
+    assert_eq!(record["cause"], "truncated");
+    assert_eq!(
+        (&record["status_seen"], &record["bytes_seen"]),
+        (&json!(200), &json!(4))
+    );
+}
+
+#[tokio::test]
 async fn what_was_not_executed_is_released_and_executed_by_the_retry() {
     let (upstream, operator) = (ToyUpstream::start(), Operator::new());
     let setup = Setup::payments(&upstream).route("response_timeout = \"200ms\"");

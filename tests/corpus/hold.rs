@@ -1,11 +1,13 @@
 //! Holds the gateway to the verdicts, before an upstream that says what it has understood.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::read::{Expected, Message, Outcome, corpus};
 use crate::support::{
-    Act, Answer, Connection, Gateway, PATIENCE, Received, Request, Setup, ToyUpstream,
+    Act, Answer, Authority, Connection, Gateway, PATIENCE, Received, Request, Setup, ToyUpstream,
 };
 
 /// What an upstream has understood, by its own word.
@@ -53,6 +55,10 @@ fn echo(request: &Received) -> Value {
 
 /// A gateway with two protected routes, which rely on different headers, before this upstream.
 pub async fn gateway(url: &str) -> Gateway {
+    setup(url).start().await
+}
+
+fn setup(url: &str) -> Setup {
     Setup::payments_at(url)
         .upstream("idle_timeout = \"1s\"")
         .another_route(
@@ -61,8 +67,6 @@ pub async fn gateway(url: &str) -> Gateway {
              fingerprint = { headers = [\"X-Amount\"] }",
         )
         .rest_passes()
-        .start()
-        .await
 }
 
 #[tokio::test]
@@ -86,6 +90,20 @@ async fn every_message_is_forwarded_as_it_says_or_refused_by_its_rule() {
     for request in upstream.requests() {
         is_freshly_framed(&request);
     }
+    assert_eq!(upstream.charges() as u64, report.understood);
+}
+
+#[tokio::test]
+async fn the_same_holds_under_tls() {
+    let upstream = recorder();
+    let authority = Arc::new(Authority::new());
+    let text = format!("{}{}", setup(&upstream.url()).toml(), authority.listener());
+    let mut gateway = Gateway::start(&text).await;
+    gateway.address = authority.passage(gateway.address).await;
+    let messages = corpus("messages");
+    let report = hold(&gateway, &messages).await;
+    assert!(report.faults.is_empty(), "{}", report.faults.join("\n"));
+    assert!(report.understood > 200, "{}", report.understood);
     assert_eq!(upstream.charges() as u64, report.understood);
 }
 

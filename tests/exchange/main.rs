@@ -19,6 +19,7 @@ mod hangups;
 mod losses;
 mod observing;
 mod priors;
+mod probing;
 mod recording;
 mod resending;
 mod waiting;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use oncegate::config::Config;
+use oncegate::config::{Config, ListenerConfig};
 use oncegate::gateway::{Gateway, Parts};
 use oncegate::identity::IdKeyBytes;
 use oncegate::route::Table;
@@ -73,13 +73,13 @@ impl Rig {
             metrics: Arc::clone(&metrics),
             access_log: telemetry::AccessLog::off(),
         });
-        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let any_port = ListenerConfig::plain(SocketAddr::from(([127, 0, 0, 1], 0)));
         let server = Server::bind(&[any_port], &config.limits).expect("a free port");
         let (drain, draining) = watch::channel(None);
         Self {
             store,
             gateway: gateway.clone(),
-            address: server.local_addrs()[0],
+            address: server.addresses()[0].tcp().expect("a port"),
             metrics,
             counters: server.counters(),
             server: tokio::spawn(server.run(gateway, draining)),

@@ -485,10 +485,30 @@ impl Store for FaultyStore {
 
     fn unresolved(
         &self,
-        _: Option<(Timestamp, RecordId)>,
-        _: usize,
+        after: Option<(Timestamp, RecordId)>,
+        limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Unresolved>, StoreError>> {
-        future::ready(Ok(Vec::new())).boxed()
+        // It always works.
+        let _ = self.called(StoreOp::Unresolved);
+        let records = self.records();
+        let now = records.now();
+        let mut listed: Vec<Unresolved> = records
+            .held
+            .iter()
+            .filter_map(|(id, record)| {
+                let since = match &record.state {
+                    State::Claimed(claim) if claim.lapsed(now) => claim.lease_until,
+                    State::Unknown(unknown) => unknown.since,
+                    _ => return None,
+                };
+                let (id, route) = (*id, Arc::clone(&record.route));
+                Some(Unresolved { id, route, since })
+            })
+            .filter(|unresolved| after.is_none_or(|after| unresolved.place() > after))
+            .collect();
+        listed.sort_by_key(Unresolved::place);
+        listed.truncate(limit);
+        future::ready(Ok(listed)).boxed()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), StoreError>> {

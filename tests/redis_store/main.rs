@@ -15,6 +15,7 @@ mod losses;
 mod mid_exchange;
 mod network;
 mod operators;
+mod probing;
 mod replicas;
 mod rig;
 mod rights;

@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use oncegate::config::RedisForm;
 use serde_json::json;
 
+use crate::conformance::Harness;
 use crate::gateways::{id_key, setup};
+use crate::rig::{Virtual, claim, complete, config, id};
 use crate::support::{Act, Operator, Problem, RedisServer, ToyUpstream, payment, until};
 
 /// How soon every gateway heeds an operator's word.
@@ -62,4 +65,21 @@ async fn what_one_gateway_sent_is_settled_at_another_one() {
     let replayed = one.send(&payment("resolve")).await;
     assert_eq!(replayed.is(201, "replayed").text(), "paid");
     one.send(&payment("release")).await.is(201, "executed");
+}
+
+#[tokio::test]
+async fn what_nobody_settled_in_its_retention_is_counted_once_by_whoever_lists() {
+    let server = RedisServer::start();
+    let mut store = Virtual::new(&config(RedisForm::Single, &[server.port]));
+    for n in 1..=2 {
+        store.store().apply(id(n), claim(1)).await.unwrap();
+    }
+    store.store().apply(id(2), complete(1)).await.unwrap();
+    store.advance(Duration::from_secs(30)).await;
+    assert_eq!(store.store().unresolved(None, 10).await.unwrap().len(), 1);
+    store.advance(Duration::from_secs(86_400)).await;
+    for _ in 0..2 {
+        assert_eq!(store.store().unresolved(None, 10).await, Ok(Vec::new()));
+        assert_eq!(store.store().usage().aged_out, 1);
+    }
 }

@@ -119,12 +119,13 @@ impl Setup {
             other_routes,
         } = self;
         // A path in the lines of a route takes the place of the usual one.
-        let path = if payments.contains("path = ") {
+        let has = |name: &str| payments.lines().any(|line| line.starts_with(name));
+        let path = if has("path = ") {
             ""
         } else {
             "path = \"/v1/payments\"\n"
         };
-        let methods = if payments.contains("methods = ") {
+        let methods = if has("methods = ") {
             ""
         } else {
             "methods = [\"POST\"]\n"

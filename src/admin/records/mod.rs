@@ -97,7 +97,7 @@ impl Records {
 
     /// Answers a request for one of these paths.
     pub async fn answer(
-        &self,
+        self: &Arc<Self>,
         request: Request<Incoming>,
         peer: SocketAddr,
     ) -> Response<Full<Bytes>> {
@@ -126,7 +126,7 @@ impl Records {
         is_same && scheme.eq_ignore_ascii_case("bearer")
     }
 
-    async fn answered(&self, asked: Asked) -> Result<(StatusCode, Json), Problem> {
+    async fn answered(self: &Arc<Self>, asked: Asked) -> Result<(StatusCode, Json), Problem> {
         let path = asked.parts.uri.path().to_owned();
         let words: Vec<&str> = path[PREFIX.len()..]
             .split('/')
@@ -142,12 +142,30 @@ impl Records {
             (&Method::POST, [id, act @ ("resolve" | "release" | "delete")]) => {
                 let (id, peer) = (record_id(id)?, asked.peer);
                 let word = asked.json().await?;
-                self.settle(id, act, word, peer).await
+                self.settled(id, (*act).to_owned(), word, peer).await
             }
             (_, [] | [_] | [_, "resolve" | "release" | "delete"]) => Err(Problem::Method),
             _ => Err(Problem::NoPage),
         };
         found.map(|json| (StatusCode::OK, json))
+    }
+}
+
+impl Records {
+    /// Settles a record in a task of its own: an operator who hangs up, or a deadline, does not come between the deed and
+    /// the line that says who did it.
+    async fn settled(
+        self: &Arc<Self>,
+        id: RecordId,
+        act: String,
+        word: settle::Word,
+        peer: SocketAddr,
+    ) -> Result<Json, Problem> {
+        let records = Arc::clone(self);
+        let settling = tokio::spawn(async move { records.settle(id, &act, word, peer).await });
+        settling
+            .await
+            .unwrap_or_else(|error| Err(Problem::InDoubt(error.to_string())))
     }
 }
 

@@ -98,7 +98,11 @@ impl Records {
         self.allowed(&id, settled, &before, version)?;
         let said = match (op, version) {
             (Some(verdict), Version::Open(seen)) => self.resolved(id, seen, verdict).await,
-            _ => self.deleted(id, version).await,
+            (None, version) => self.deleted(id, version).await,
+            // Only what is open can be settled; it was seen to be by now.
+            (Some(_), Version::Completed { .. } | Version::Expired(_)) => {
+                return Err(self.changed(&id, "It has a final outcome.").await);
+            }
         };
         let result = match said.answer {
             Ok(Verdict::Done) => "done",
@@ -117,10 +121,10 @@ impl Records {
         };
         let warning = self.tell(id).await;
         let place = self.route_of(&before).map(|(place, _)| place);
-        self.parts
-            .metrics
-            .resolutions
-            .inc(place, Settler::Operator, settled);
+        if result == "done" {
+            let resolutions = &self.parts.metrics.resolutions;
+            resolutions.inc(place, Settler::Operator, settled);
+        }
         let after = self.read(id).await;
         let entry = self.entry(&id, settled, result, &word, peer, &before, after.as_ref());
         let written = self.parts.audit.write(&entry).await;

@@ -5,8 +5,11 @@ use std::fmt::Write;
 use http::StatusCode;
 use serde_json::Value as Json;
 
+/// What a column shows of a record.
+type Cell = fn(&Json) -> String;
+
 /// What a table shows of each unresolved record.
-const COLUMNS: [(&str, fn(&Json) -> String); 7] = [
+const COLUMNS: [(&str, Cell); 7] = [
     ("KEY_REF", |record| text(&record["key_ref"])),
     ("ROUTE", |record| match record["route"].as_str() {
         Some(route) => route.to_owned(),

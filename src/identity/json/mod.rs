@@ -10,6 +10,7 @@
 
 mod number;
 mod pointer;
+mod select;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -17,6 +18,7 @@ use std::cmp::Ordering;
 use json_event_parser::{JsonEvent, SliceJsonParser};
 
 pub use pointer::{BadJsonPointer, JsonPointer};
+pub use select::select;
 
 /// How deep arrays and objects may be nested: as deep as `serde_json` reads them, and far beyond any request.
 pub const DEPTH_MAX: usize = 128;

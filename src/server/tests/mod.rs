@@ -1,7 +1,9 @@
 //! Over real sockets of the loopback interface, with clients made of a few scripted bytes, and hyper's for HTTP/2.
 
+mod edge;
 mod flow;
 mod limits;
+mod tls;
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -13,7 +15,8 @@ use http_body::Frame;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -70,7 +73,12 @@ impl Handler for Paths {
                 Err(RequestBodyError::Failed(_)) => full(StatusCode::BAD_REQUEST, "failed"),
             },
             "/early" => full(StatusCode::PAYLOAD_TOO_LARGE, "too large"),
-            "/peer" => full(StatusCode::OK, format!("{} {}", peer.addr, peer.local)),
+            "/peer" => {
+                let client = peer
+                    .addr
+                    .map_or("unix:".to_owned(), |addr| addr.to_string());
+                full(StatusCode::OK, format!("{client} {}", peer.local))
+            }
             "/hold" => {
                 let _token = self.token.lock().unwrap().take();
                 self.begun.notify_one();
@@ -120,20 +128,30 @@ struct Running {
     address: SocketAddr,
     paths: Paths,
     counters: Counters,
+    entrance: Arc<Entrance>,
     drain: watch::Sender<Option<Ending>>,
     server: JoinHandle<()>,
 }
 
 fn start(limits: &Limits) -> Running {
-    let server = Server::bind(&["127.0.0.1:0".parse().unwrap()], limits)
+    start_at(
+        &ListenerConfig::plain("127.0.0.1:0".parse().unwrap()),
+        limits,
+    )
+}
+
+fn start_at(listener: &ListenerConfig, limits: &Limits) -> Running {
+    let server = Server::bind(std::slice::from_ref(listener), limits)
         .unwrap()
         .when_full(b"{\"title\":\"full\"}");
     let (drain, drained) = watch::channel(None);
-    let (address, counters) = (server.local_addrs()[0], server.counters());
+    let (address, counters) = (server.addresses()[0].tcp(), server.counters());
+    let entrance = Arc::clone(&server.entrances()[0]);
     let paths = Paths::default();
     Running {
-        address,
+        address: address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
         counters,
+        entrance,
         drain,
         server: tokio::spawn(server.run(paths.clone(), drained)),
         paths,
@@ -169,7 +187,7 @@ impl Running {
     }
 }
 
-async fn say(socket: &mut TcpStream, bytes: impl AsRef<[u8]>) {
+async fn say(socket: &mut (impl AsyncWrite + Unpin), bytes: impl AsRef<[u8]>) {
     socket.write_all(bytes.as_ref()).await.unwrap();
 }
 
@@ -178,7 +196,7 @@ fn get(path: &str) -> String {
 }
 
 /// Reads until what was read ends so.
-async fn hear(socket: &mut TcpStream, end: &str) -> String {
+async fn hear(socket: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let mut heard = Vec::new();
     while !heard.ends_with(end.as_bytes()) {
         let more = timeout(FOREVER, socket.read_buf(&mut heard)).await;
@@ -189,7 +207,7 @@ async fn hear(socket: &mut TcpStream, end: &str) -> String {
 }
 
 /// Reads to the connection's end.
-async fn hear_all(socket: &mut TcpStream) -> Vec<u8> {
+async fn hear_all(socket: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut heard = Vec::new();
     let end = timeout(FOREVER, socket.read_to_end(&mut heard)).await;
     end.expect("the connection's end").ok();
@@ -197,7 +215,7 @@ async fn hear_all(socket: &mut TcpStream) -> Vec<u8> {
 }
 
 /// Asserts that the connection ends without a word, after one limit and before another.
-async fn ends_silently(socket: &mut TcpStream, after: Duration, before: Duration) {
+async fn ends_silently(socket: &mut (impl AsyncRead + Unpin), after: Duration, before: Duration) {
     let start = Instant::now();
     assert_eq!(hear_all(socket).await, b"");
     let took = start.elapsed();
@@ -463,5 +481,6 @@ async fn a_drain_drops_what_has_not_ended_at_its_deadline_which_may_be_moved() {
 #[tokio::test]
 async fn an_address_in_use_is_an_error() {
     let running = start(&limits());
-    assert!(Server::bind(&[running.address], &limits()).is_err());
+    let taken = ListenerConfig::plain(running.address);
+    assert!(Server::bind(&[taken], &limits()).is_err());
 }

@@ -335,7 +335,7 @@ async fn a_connection_that_is_reset_before_the_first_byte_gives_the_request_back
     let origin = Origin::bind().await;
     let upstream = origin.upstream();
     let address = origin.0.local_addr().unwrap();
-    let open = Connection::open(address, FOREVER, &upstream.counters);
+    let open = Connection::open(&upstream.dialer, address, FOREVER, &upstream.counters);
     let (Ok(connection), socket) = tokio::join!(open, origin.accept()) else {
         panic!("not connected");
     };
@@ -360,7 +360,12 @@ async fn a_connection_that_is_reset_before_the_first_byte_gives_the_request_back
 async fn a_gate_that_closes_after_the_connection_is_made_still_holds_the_first_byte_back() {
     let origin = Origin::bind().await;
     let upstream = origin.upstream();
-    let open = Connection::open(origin.0.local_addr().unwrap(), FOREVER, &upstream.counters);
+    let open = Connection::open(
+        &upstream.dialer,
+        origin.0.local_addr().unwrap(),
+        FOREVER,
+        &upstream.counters,
+    );
     let (Ok(connection), mut socket) = tokio::join!(open, origin.accept()) else {
         panic!("not connected");
     };
