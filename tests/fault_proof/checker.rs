@@ -274,7 +274,7 @@ impl<'a> Story<'a> {
                 _ => None,
             })
             .collect();
-        // An operator may settle what its owner has an answer to, and cannot record; or whose recorded answer a server of
+        // An operator, or a probe, may settle what its owner has an answer to, and cannot record; or whose recorded answer a server of
         // the store has lost.
         let says = |event: &&&Event| matches!(event.what, What::Says { .. });
         let by_hand = self.events.iter().rfind(says);
@@ -626,7 +626,8 @@ pub fn summary(events: &[Event]) -> String {
         }
     }
     let mut lines = format!(
-        "{} operations, {dispatches} dispatches, {resent} of them again; an operator spoke {settled} times\n",
+        "{} operations, {dispatches} dispatches, {resent} of them again; an operator or a probe \
+         spoke {settled} times\n",
         operations.len()
     );
     for (what, count) in &heard {
