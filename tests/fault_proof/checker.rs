@@ -274,17 +274,21 @@ impl<'a> Story<'a> {
                 _ => None,
             })
             .collect();
-        // An operator may settle what its owner has an answer to, and cannot record; or whose recorded answer a server of
+        // An operator, or a probe, may settle what its owner has an answer to, and cannot record; or whose recorded answer a server of
         // the store has lost.
         let says = |event: &&&Event| matches!(event.what, What::Says { .. });
-        let by_hand = self.events.iter().rfind(|event| says(&event));
+        let by_hand = self.events.iter().rfind(says);
         let may_differ = by_hand.is_some_and(|says| {
             let begun = self.events[0].at.saturating_sub(DEMOTED);
             let span = begun..=says.at.saturating_add(REPLICATED);
             let lost = |fault: &Fault| fault.on == On::StoreServer && fault.overlaps(&span);
             terms.loses_answers && self.faults.iter().any(lost)
         });
-        let mut first: Option<&Heard> = None;
+        // What an operator was told is recorded is the answer, though nobody has heard it yet.
+        let mut first = self.events.iter().find_map(|event| match &event.what {
+            What::Settled { status, body } => Some((*status, body)),
+            _ => None,
+        });
         let mut broken = Vec::new();
         for request in &self.requests {
             let Some((at, heard)) = request.heard else {
@@ -299,19 +303,20 @@ impl<'a> Story<'a> {
             }
             let is_the_answer = match &*heard.said {
                 "executed" | "replayed" => !may_differ,
-                "unrecorded" => by_hand.is_none(),
+                // What releases is no answer that anybody else hears, whether or not the store took it in time.
+                "unrecorded" => by_hand.is_none() && !RELEASED.contains(&heard.status),
                 _ => false,
             };
             if !is_the_answer {
                 continue;
             }
             match first {
-                Some(first) if (first.status, &first.body) != (heard.status, &heard.body) => {
-                    let why = format!("one client heard {first}, another one {heard}");
+                Some((status, body)) if (status, body) != (heard.status, &heard.body) => {
+                    let why = format!("its answer is {status} {body}, and a client heard {heard}");
                     broken.push((Promise::OneAnswer, at, why));
                 }
                 Some(_) => {}
-                None => first = Some(heard),
+                None => first = Some((heard.status, &heard.body)),
             }
         }
         for (promise, at, why) in broken {
@@ -621,7 +626,8 @@ pub fn summary(events: &[Event]) -> String {
         }
     }
     let mut lines = format!(
-        "{} operations, {dispatches} dispatches, {resent} of them again; an operator spoke {settled} times\n",
+        "{} operations, {dispatches} dispatches, {resent} of them again; an operator or a probe \
+         spoke {settled} times\n",
         operations.len()
     );
     for (what, count) in &heard {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::history::{Heard, Journal, RESENT, Sight, What, is_resent};
+use crate::history::{Heard, Journal, PROBED, RESENT, Sight, What, is_resent};
 use crate::support::{Answer, Connection, Request};
 
 /// Operations that clients may ask for again.
@@ -31,6 +31,8 @@ impl Operation {
     fn request(&self) -> Request {
         let path = if is_resent(&self.name()) {
             "/v1/transfers"
+        } else if self.key.starts_with(PROBED) {
+            "/v1/refunds"
         } else {
             "/v1/payments"
         };
@@ -211,7 +213,7 @@ impl Client {
             };
         }
         drop(latest);
-        let kind = if self.rng.u8(0..5) == 0 { RESENT } else { "" };
+        let kind = ["", "", "", RESENT, PROBED][self.rng.usize(0..5)];
         self.new_operation("alice", format!("{kind}c{client}-{number}"))
     }
 
@@ -249,6 +251,12 @@ impl Client {
                 .as_ref()
                 .is_none_or(|answer| matches!(answer.status, 409 | 425 | 429 | 500..));
             if !retries {
+                // Now and then somebody asks twice.
+                if self.rng.u8(0..8) == 0 {
+                    let gateway = self.any_gateway();
+                    let all = &self.all;
+                    all.ask(&self.name, gateway, operation, PATIENCE).await;
+                }
                 return;
             }
             let after = answer

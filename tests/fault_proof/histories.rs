@@ -202,6 +202,22 @@ fn what_the_upstream_released_may_be_dispatched_again() {
 }
 
 #[test]
+fn a_release_that_the_store_did_not_take_in_time_is_nobodys_answer() {
+    History::new()
+        .sends()
+        .leaves()
+        .received(7, "Busy", 429)
+        .returns(429)
+        .hears(1, answer("unrecorded", 429, "alice/k", "pay", 7))
+        .sends()
+        .leaves()
+        .received(8, "Busy", 201)
+        .returns(201)
+        .hears(2, answer("executed", 201, "alice/k", "pay", 8))
+        .keeps_every_promise();
+}
+
+#[test]
 fn a_release_that_never_came_back_releases_nothing() {
     History::new()
         .sends()
@@ -256,6 +272,15 @@ fn what_an_operator_says_is_the_answer_from_then_on() {
     settled().hears(3, by_hand.clone()).keeps_every_promise();
     settled()
         .hears(3, paid("replayed"))
+        .breaks(&[Promise::OneAnswer]);
+    let told = What::Settled {
+        status: 201,
+        body: body.clone(),
+    };
+    let unheard = History::new().sends().leaves().received(7, "Late", 201);
+    let unheard = unheard.hears(1, unknown()).then("alice/k", told).sends();
+    unheard
+        .hears(2, paid("replayed"))
         .breaks(&[Promise::OneAnswer]);
 }
 

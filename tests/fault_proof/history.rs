@@ -61,8 +61,10 @@ pub enum What {
         /// What it answers in the end, 0 for nothing whole.
         status: u16,
     },
-    /// An operator settles it: by this answer, or (status 0) as never done.
+    /// An operator, or the upstream when it is probed, settles it: by this answer, or (status 0) as never done.
     Says { status: u16, body: String },
+    /// The gateway says that it is settled so.
+    Settled { status: u16, body: String },
     /// The nemesis begins a fault.
     Begins { fault: u64, name: String, on: On },
     /// That fault is over.
@@ -120,6 +122,9 @@ pub enum Sight {
 /// Keys of operations that may be sent again, to an upstream that recognises them, begin with this.
 pub const RESENT: &str = "transfer-";
 
+/// Those of operations that the upstream is asked about, with this.
+pub const PROBED: &str = "refund-";
+
 /// Whether an operation (`SCOPE/KEY`) may be sent again.
 pub fn is_resent(operation: &str) -> bool {
     let key = operation.split('/').nth(1);
@@ -172,9 +177,10 @@ impl Journal {
                 (&self.clients, false)
             }
             What::Received { .. } => (&self.upstream, true),
-            What::Leaves { .. } | What::Returns { .. } | What::Says { .. } => {
-                (&self.upstream, false)
-            }
+            What::Leaves { .. }
+            | What::Returns { .. }
+            | What::Says { .. }
+            | What::Settled { .. } => (&self.upstream, false),
             What::Begins { .. } | What::Ends { .. } | What::Audit => (&self.faults, false),
         };
         let event = Event {
@@ -267,8 +273,11 @@ impl fmt::Display for Event {
                     "upstream has it from gateway {gateway} as charge {number}: {act} ({status})"
                 )
             }
-            What::Says { status: 0, .. } => write!(f, "an operator says that it was never done"),
-            What::Says { status, body } => write!(f, "an operator says {status} {body}"),
+            What::Says { status: 0, .. } => {
+                write!(f, "somebody who knows says that it was never done")
+            }
+            What::Says { status, body } => write!(f, "somebody who knows says {status} {body}"),
+            What::Settled { .. } => write!(f, "that is recorded"),
             What::Begins { fault, name, .. } => write!(f, "fault {fault} begins: {name}"),
             What::Ends { fault } => write!(f, "fault {fault} ends"),
             What::Audit => write!(f, "the audit begins"),

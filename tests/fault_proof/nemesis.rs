@@ -246,7 +246,7 @@ impl Nemesis {
     /// What befalls a cluster and the wires to it. It is whole when this returns.
     pub async fn of_cluster(mut self, mut cluster: Cluster) -> Cluster {
         while self.goes_on(100..1000).await {
-            match self.rng.u8(0..14) {
+            match self.rng.u8(0..17) {
                 0..=3 => self.one_server_far(&cluster).await,
                 4 | 5 => self.all_servers_far(&cluster).await,
                 6 => self.scripts_flushed(&cluster),
@@ -256,6 +256,7 @@ impl Nemesis {
                 }
                 9 | 10 => self.primary_killed(&mut cluster).await,
                 11 => self.primary_frozen(&cluster).await,
+                14..=16 => self.all_servers_slow(&cluster).await,
                 12 => self.primary_demoted(&cluster).await,
                 _ => self.replica_frozen(&cluster).await,
             }
@@ -285,6 +286,15 @@ impl Nemesis {
         sleep(Duration::from_millis(self.rng.u64(300..4000))).await;
         self.journal.ends(fault);
         cluster.set_all(Weather::Fair);
+    }
+
+    async fn all_servers_slow(&mut self, cluster: &Cluster) {
+        let longest = Duration::from_millis(self.rng.u64(20..400));
+        let fault = self.journal.begins("store slow", On::StoreLink);
+        cluster.set_all(Weather::Slow(longest));
+        sleep(Duration::from_millis(self.rng.u64(500..3000))).await;
+        cluster.set_all(Weather::Fair);
+        self.journal.ends(fault);
     }
 
     fn scripts_flushed(&self, cluster: &Cluster) {

@@ -42,7 +42,7 @@ pub fn work(
     };
     async move {
         while Instant::now() < acts.ends {
-            sleep(Duration::from_millis(operator.rng.u64(300..1500))).await;
+            sleep(Duration::from_millis(operator.rng.u64(100..800))).await;
             // What does not answer, or changes meanwhile, is looked at again.
             let _ = operator.looks().await;
         }
@@ -99,9 +99,18 @@ impl Operator {
         said.insert("actor".to_owned(), json!("ada"));
         said.insert("reason".to_owned(), json!("the upstream says so"));
         // Before it is said: it may be done though nobody hears so.
-        self.journal.note(&operation, What::Says { status, body });
+        let says = What::Says {
+            status,
+            body: body.clone(),
+        };
+        self.journal.note(&operation, says);
         let request = Request::post(&format!("/v1/records/{id}/{act}")).body(word.to_string());
-        self.asks(admin, request).await.map(drop)
+        self.asks(admin, request).await?;
+        if status > 0 {
+            self.journal
+                .note(&operation, What::Settled { status, body });
+        }
+        Some(())
     }
 
     /// The name of the operation of a record. The listing tells the key, not whose it is.

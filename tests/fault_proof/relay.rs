@@ -23,7 +23,7 @@ const BIND_AGAIN: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weather {
     Fair,
-    /// Each piece takes so long.
+    /// Each piece takes a while, at most so long.
     Slow(Duration),
     /// Nothing passes that way until the weather changes; then everything does.
     Holds(Way),
@@ -210,7 +210,7 @@ async fn pump(
         loop {
             let now = *weather.borrow_and_update();
             match now {
-                Weather::Slow(pause) => sleep(pause).await,
+                Weather::Slow(longest) => sleep(longest.mul_f64(fastrand::f64())).await,
                 Weather::Holds(held) if held.covers(way) => {
                     weather.changed().await.map_err(|_| Lost)?;
                     continue;

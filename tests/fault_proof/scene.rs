@@ -133,8 +133,17 @@ fn routes(setup: Setup) -> Setup {
         "path = \"/v1/transfers\"",
         "on_unknown = \"resend\"",
     ];
+    // The upstream has to have what it will ever have by then: longer than any wire holds a request back.
+    let refunds = [
+        "name = \"refunds\"",
+        "methods = [\"POST\"]",
+        "path = \"/v1/refunds\"",
+        "on_unknown = \"probe\"",
+        "probe = { path = \"/v1/refunds?key={key}\", absent_after = \"5s\", timeout = \"1s\" }",
+    ];
     setup
         .another_route(&[&transfers[..], &lines[..]].concat().join("\n"))
+        .another_route(&[&refunds[..], &lines[..]].concat().join("\n"))
         .top("drain_timeout = \"2s\"")
         .store("timeout = \"500ms\"")
 }

@@ -107,6 +107,9 @@ impl Manner {
 fn act(request: &Received, journal: &Journal, books: &Books, gateway: usize, seed: u64) -> Act {
     let scope = request.header("Authorization").unwrap_or_default();
     let scope = scope.trim_start_matches("Bearer ");
+    if let Some((_, key)) = request.target.split_once("?key=") {
+        return told(&format!("{scope}/{key}"), journal, books);
+    }
     let operation = format!("{scope}/{}", request.key());
     let payload = String::from_utf8_lossy(&request.body).into_owned();
     let mut number = journal.number();
@@ -150,6 +153,22 @@ fn act(request: &Received, journal: &Journal, books: &Books, gateway: usize, see
         Manner::Resets => Act::reset_after_reading(),
         Manner::Truncates => Act::truncate(201, body.len() + 9, body.as_bytes()),
     }
+}
+
+/// What somebody is told who asks what was done.
+fn told(operation: &str, journal: &Journal, books: &Books) -> Act {
+    let (status, body) = match books.of(operation) {
+        Some(Some(charge)) => (200, body(operation, &charge.payload, charge.number)),
+        Some(None) => return Act::respond(503, &[], "nobody knows"),
+        None => (0, String::new()),
+    };
+    let says = What::Says {
+        status,
+        body: body.clone(),
+    };
+    journal.note(operation, says);
+    let status = if status == 0 { 404 } else { status };
+    Act::respond(status, &[("Content-Type", "application/json")], body)
 }
 
 /// An answer, as the checker reads it: whose it is, for what, and which of the charges.

@@ -49,6 +49,10 @@ impl Wiretap {
                 let head = String::from_utf8_lossy(&std::mem::take(&mut line.head)).into_owned();
                 let length = value(&head, "content-length").unwrap_or_default();
                 line.body = length.parse().unwrap_or(0);
+                // What asks is no dispatch.
+                if !head.starts_with("POST ") {
+                    continue;
+                }
                 let operation = operation(&head);
                 let gateway = self.gateway;
                 let fence = value(&head, "oncegate-fence").and_then(|fence| fence.parse().ok());
