@@ -186,22 +186,26 @@ fn backwards<'h>(
     })
 }
 
-/// Splits at marks that are not within quotes.
+/// Splits at marks that are not within quotes. Read from its end, which is the proxy's: a quote that its client left open
+/// does not swallow what the proxy says behind it.
 fn split(text: &str, mark: char) -> Vec<String> {
-    let (mut parts, mut part) = (Vec::new(), String::new());
-    let (mut is_quoted, mut is_escaped) = (false, false);
-    for char in text.chars() {
+    let (mut parts, mut end, mut is_quoted) = (Vec::new(), text.len(), false);
+    for (place, char) in text.char_indices().rev() {
         if char == mark && !is_quoted {
-            parts.push(std::mem::take(&mut part));
-            continue;
+            parts.push(&text[place + char.len_utf8()..end]);
+            end = place;
         }
-        is_quoted ^= char == '"' && !is_escaped;
-        is_escaped = is_quoted && char == '\\' && !is_escaped;
-        part.push(char);
+        is_quoted ^= char == '"' && !is_escaped(&text[..place]);
     }
-    parts.push(part);
-    let parts = parts.iter().map(|part| part.trim().to_owned());
+    parts.push(&text[..end]);
+    let parts = parts.iter().rev().map(|part| part.trim().to_owned());
     parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// Whether what comes after this is escaped.
+fn is_escaped(before: &str) -> bool {
+    let backslashes = before.bytes().rev().take_while(|byte| *byte == b'\\');
+    backslashes.count() % 2 == 1
 }
 
 /// A parameter of an element of `Forwarded`.
@@ -473,6 +477,27 @@ pub mod tests {
             ],
             Some("8.8.8.8"),
         );
+    }
+
+    #[test]
+    fn a_quote_that_a_client_left_open_hides_nobody() {
+        for open in ["\"", "x=\"\\", "\\\"", "\"a\\\"", "for=\"10.7.7.7"] {
+            is(
+                &[&format!("x-forwarded-for: {open}, 192.0.2.7")],
+                ["192.0.2.7, 10.0.0.1", "http", "a.example", ""],
+                Some("192.0.2.7"),
+            );
+            is(
+                &[&format!("forwarded: {open}, for=192.0.2.7;by=\"a\\\", b\"")],
+                [
+                    "192.0.2.7, 10.0.0.1",
+                    "http",
+                    "a.example",
+                    "for=192.0.2.7;by=\"a\\\", b\", for=10.0.0.1;host=\"a.example\";proto=http",
+                ],
+                Some("192.0.2.7"),
+            );
+        }
     }
 
     #[test]
