@@ -10,7 +10,9 @@ use http::HeaderValue;
 use tokio::time::{Instant, timeout};
 
 use super::connection::{Condition, Connection};
-use crate::config;
+use super::socket::Address;
+use super::tls::Security;
+use crate::config::{self, UpstreamConfig, UpstreamEndpoint, UpstreamTls};
 
 /// Idle connections kept for one endpoint; more are closed when their exchange ends. It holds the bursts of a
 /// busy gateway, and stays well below the usual limit of 1024 file descriptors.
@@ -23,10 +25,9 @@ const MAX_ADDRESSES: usize = 16;
 const AVOID_MS: u64 = 2_000;
 
 pub(super) struct Endpoint {
-    host: String,
-    port: u16,
-    /// The address, where `host` is one.
-    literal: Option<SocketAddr>,
+    place: Where,
+    /// Where TLS is spoken to it.
+    security: Option<Security>,
     /// Requests whose response has not ended.
     pub(super) in_flight: AtomicUsize,
     /// The last one in is the first one out: the others may grow old and go.
@@ -35,6 +36,11 @@ pub(super) struct Endpoint {
     epoch: Instant,
     /// Milliseconds since `epoch`; 0 for an endpoint that is well.
     avoid_until: AtomicU64,
+}
+
+enum Where {
+    Name { host: String, port: u16 },
+    Address(Address),
 }
 
 struct Idle {
@@ -51,13 +57,44 @@ pub(super) enum Standing {
     Avoided,
 }
 
+impl Where {
+    fn of(endpoint: &config::Endpoint) -> Self {
+        let config::Endpoint { host, port } = endpoint;
+        match host.parse::<IpAddr>() {
+            Ok(address) => Self::Address(Address::Tcp(SocketAddr::new(address, *port))),
+            Err(_) => Self::Name {
+                host: host.clone(),
+                port: *port,
+            },
+        }
+    }
+}
+
 impl Endpoint {
-    pub(super) fn new(endpoint: &config::Endpoint) -> Self {
-        let literal: Option<IpAddr> = endpoint.host.parse().ok();
+    pub(super) fn all(config: &UpstreamConfig) -> Vec<Self> {
+        let tls = config.tls.as_ref();
+        let endpoints = config.endpoints.iter();
+        endpoints.map(|endpoint| Self::new(endpoint, tls)).collect()
+    }
+
+    pub(super) fn new(endpoint: &UpstreamEndpoint, tls: Option<&UpstreamTls>) -> Self {
+        let (place, security) = match endpoint {
+            UpstreamEndpoint::Http(endpoint) => (Where::of(endpoint), None),
+            UpstreamEndpoint::Https(endpoint) => {
+                let tls = tls.expect("an `https:` endpoint is lowered with its TLS");
+                (
+                    Where::of(endpoint),
+                    Some(Security::new(tls, &endpoint.host)),
+                )
+            }
+            UpstreamEndpoint::Unix(path) => {
+                let address = Address::Unix(path.as_path().into());
+                (Where::Address(address), None)
+            }
+        };
         Self {
-            host: endpoint.host.clone(),
-            port: endpoint.port,
-            literal: literal.map(|address| SocketAddr::new(address, endpoint.port)),
+            place,
+            security,
             in_flight: AtomicUsize::new(0),
             idle: Mutex::default(),
             epoch: Instant::now(),
@@ -65,13 +102,18 @@ impl Endpoint {
         }
     }
 
+    /// What it is called by where no client says a host; a path has no name of its own.
     pub(super) fn authority(&self) -> Option<HeaderValue> {
-        let (host, port) = (&self.host, self.port);
-        let authority = match host.contains(':') {
-            true => format!("[{host}]:{port}"),
-            false => format!("{host}:{port}"),
+        let authority = match &self.place {
+            Where::Name { host, port } => format!("{host}:{port}"),
+            Where::Address(Address::Tcp(address)) => address.to_string(),
+            Where::Address(Address::Unix(_)) => "localhost".to_owned(),
         };
         HeaderValue::from_str(&authority).ok()
+    }
+
+    pub(super) fn security(&self) -> Option<&Security> {
+        self.security.as_ref()
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -109,12 +151,14 @@ impl Endpoint {
     ///
     /// # Errors
     /// Where the name has no address, or the resolver says nothing within `limit`.
-    pub(super) async fn addresses(&self, limit: Duration) -> io::Result<Vec<SocketAddr>> {
-        if let Some(literal) = self.literal {
-            return Ok(vec![literal]);
-        }
-        let lookup = tokio::net::lookup_host((self.host.as_str(), self.port));
-        let found: Vec<_> = timeout(limit, lookup).await??.take(MAX_ADDRESSES).collect();
+    pub(super) async fn addresses(&self, limit: Duration) -> io::Result<Vec<Address>> {
+        let (host, port) = match &self.place {
+            Where::Name { host, port } => (host.as_str(), *port),
+            Where::Address(address) => return Ok(vec![address.clone()]),
+        };
+        let lookup = tokio::net::lookup_host((host, port));
+        let found = timeout(limit, lookup).await??.take(MAX_ADDRESSES);
+        let found: Vec<_> = found.map(Address::Tcp).collect();
         if found.is_empty() {
             return Err(io::ErrorKind::NotFound.into());
         }
