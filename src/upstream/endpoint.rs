@@ -7,9 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::connection::{Condition, Connection};
+use super::resolved::Resolved;
 use super::socket::Address;
 use super::tls::Security;
 use crate::config::{self, UpstreamConfig, UpstreamEndpoint, UpstreamTls};
@@ -17,9 +18,6 @@ use crate::config::{self, UpstreamConfig, UpstreamEndpoint, UpstreamTls};
 /// Idle connections kept for one endpoint; more are closed when their exchange ends. It holds the bursts of a
 /// busy gateway, and stays well below the usual limit of 1024 file descriptors.
 pub(super) const MAX_IDLE: usize = 256;
-
-/// Addresses of one name that are tried, so that a name with very many cannot hold a request for ever.
-const MAX_ADDRESSES: usize = 16;
 
 /// How long an endpoint that could not be connected to is tried only after the others.
 const AVOID_MS: u64 = 2_000;
@@ -39,7 +37,7 @@ pub(super) struct Endpoint {
 }
 
 enum Where {
-    Name { host: String, port: u16 },
+    Name { names: Resolved, authority: String },
     Address(Address),
 }
 
@@ -63,8 +61,8 @@ impl Where {
         match host.parse::<IpAddr>() {
             Ok(address) => Self::Address(Address::Tcp(SocketAddr::new(address, *port))),
             Err(_) => Self::Name {
-                host: host.clone(),
-                port: *port,
+                names: Resolved::new(host, *port),
+                authority: format!("{host}:{port}"),
             },
         }
     }
@@ -105,7 +103,7 @@ impl Endpoint {
     /// What it is called by where no client says a host; a path has no name of its own.
     pub(super) fn authority(&self) -> Option<HeaderValue> {
         let authority = match &self.place {
-            Where::Name { host, port } => format!("{host}:{port}"),
+            Where::Name { authority, .. } => authority.clone(),
             Where::Address(Address::Tcp(address)) => address.to_string(),
             Where::Address(Address::Unix(_)) => "localhost".to_owned(),
         };
@@ -147,22 +145,15 @@ impl Endpoint {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
     }
 
-    /// The addresses to try, in the resolver's order, at least one.
+    /// The addresses to try, at least one; those of a name take turns in being the first.
     ///
     /// # Errors
     /// Where the name has no address, or the resolver says nothing within `limit`.
     pub(super) async fn addresses(&self, limit: Duration) -> io::Result<Vec<Address>> {
-        let (host, port) = match &self.place {
-            Where::Name { host, port } => (host.as_str(), *port),
-            Where::Address(address) => return Ok(vec![address.clone()]),
-        };
-        let lookup = tokio::net::lookup_host((host, port));
-        let found = timeout(limit, lookup).await??.take(MAX_ADDRESSES);
-        let found: Vec<_> = found.map(Address::Tcp).collect();
-        if found.is_empty() {
-            return Err(io::ErrorKind::NotFound.into());
+        match &self.place {
+            Where::Name { names, .. } => names.addresses(limit).await,
+            Where::Address(address) => Ok(vec![address.clone()]),
         }
-        Ok(found)
     }
 
     /// The youngest idle connection that may take a request; those known to be dead or too old on the way are closed. The

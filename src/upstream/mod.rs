@@ -6,7 +6,7 @@
 //! can close. Nothing in here knows of keys, claims or records.
 //!
 //! Reading order: [`Upstream::send`], `connection`, `wire` with [`Gate`], `head` and `framing` (what is no answer),
-//! `endpoint` (pool), `lease` and [`InBody`] (how a connection comes back), [`Tunnel`] (how it does not).
+//! `tls` (what is between), `endpoint` (pool), `resolved` (names), `lease` and [`InBody`] (how a connection comes back), [`Tunnel`] (how it does not).
 
 mod body;
 mod connection;
@@ -15,6 +15,7 @@ mod framing;
 mod gate;
 mod head;
 mod lease;
+mod resolved;
 mod socket;
 mod stats;
 #[cfg(test)]

@@ -378,3 +378,32 @@ impl AsyncWrite for Below {
         Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_followed_whatever_the_pieces() {
+        let mut bytes = Vec::new();
+        for length in [0_u16, 1, 300] {
+            bytes.extend([23, 3, 3]);
+            bytes.extend(length.to_be_bytes());
+            bytes.resize(bytes.len() + usize::from(length), b'a');
+        }
+        for piece in [1, 2, 3, 5, 7, 300, bytes.len()] {
+            let mut records = Records::default();
+            for piece in bytes.chunks(piece) {
+                records.read(piece);
+            }
+            assert_eq!((records.whole, records.is_between()), (3, true), "{piece}");
+            records.read(&[23]);
+            assert!(!records.is_between());
+        }
+        let mut records = Records::default();
+        records.read(&bytes[..5]);
+        assert_eq!((records.whole, records.is_between()), (1, true));
+        records.read(&bytes[5..10]);
+        assert_eq!((records.whole, records.is_between()), (1, false));
+    }
+}

@@ -199,6 +199,59 @@ fn what_is_wrong_in_an_upstream_is_said() {
 }
 
 #[test]
+fn what_is_wrong_in_the_tls_of_an_upstream_is_said() {
+    let wrong = |endpoint: &str, tls: &str| {
+        faults(&SMALLEST.replace(
+            "[\"http://127.0.0.1:9000\"]",
+            &format!("[{endpoint:?}]\ntls = {{ {tls} }}\n"),
+        ))
+    };
+    for (endpoint, tls, expected) in [
+        (
+            "http://a:1",
+            "",
+            "tls: is for endpoints on `https://`, and there is none",
+        ),
+        (
+            "https://a:1",
+            "roots = \"no/such/file\"",
+            "tls.roots: cannot be read: No such file",
+        ),
+        (
+            "https://a:1",
+            "roots = \"Cargo.toml\"",
+            "tls.roots: holds no certificate in PEM",
+        ),
+        (
+            "https://a:1",
+            "certificate = \"Cargo.toml\"",
+            "tls.certificate: needs its `key`",
+        ),
+        (
+            "https://a:1",
+            "key = { file = \"Cargo.toml\" }",
+            "tls.key: needs its `certificate`",
+        ),
+        (
+            "https://a:1",
+            "certificate = \"Cargo.toml\", key = { file = \"Cargo.toml\" }",
+            "tls.certificate: holds no certificate in PEM",
+        ),
+        (
+            "https://a:1",
+            "server_name = \"a b\"",
+            "tls.server_name: is \"a b\"; write a host's name, or an IP address",
+        ),
+    ] {
+        let said = wrong(endpoint, tls);
+        assert!(
+            said.contains(&format!("upstreams.api.{expected}")),
+            "{tls}: {said}"
+        );
+    }
+}
+
+#[test]
 fn what_is_wrong_in_a_route_is_said() {
     let path = "write a path such as \"/v1/payments\", \"/v1/*\" or \"/v1/{id}/refund\"";
     for (settings, expected) in [
@@ -303,7 +356,7 @@ fn what_is_missing_is_said() {
     let scope = "is required on a protected route, here or in `defaults`; write what names the client, such as \
                  [\"header:X-Tenant\"], or [\"none\"] where there is only one";
     let expected = [
-        "f:1:1: upstreams.a.endpoints: is required; write a list of: `http://HOST:PORT`".to_owned(),
+        "f:1:1: upstreams.a.endpoints: is required; write a list of: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`".to_owned(),
         "f:3:1: routes[0].name: is required; write 1 to 100 letters, digits, `.`, `_` or `-`".to_owned(),
         "f:3:1: routes[0].path: is required, here or in `defaults`; write a path such as \"/v1/payments\", \"/v1/*\" or \"/v1/{id}/refund\"".to_owned(),
         format!("f:3:1: routes[0].scope: {scope}"),

@@ -14,12 +14,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::support::{Authority, Gateway, Problem, Setup, ToyUpstream, payment, until, within};
 
-/// A certificate of this authority that is long over.
-const EXPIRED: &str = r#"
-set -e
-openssl x509 -req -in gate.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile gate.ext \
-    -not_before 20200101000000Z -not_after 20200102000000Z -out gate.pem 2>/dev/null
-"#;
+/// A certificate of this authority that is over when it is made.
+const EXPIRED: &str = "openssl x509 -req -in gate.csr -CA ca.pem -CAkey ca.key -CAcreateserial \
+                       -extfile gate.ext -days 0 -out gate.pem 2>/dev/null";
 
 /// TLS before an upstream; its certificate names 127.0.0.1.
 struct Front {
