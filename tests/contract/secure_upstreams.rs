@@ -14,9 +14,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::support::{Authority, Gateway, Problem, Setup, ToyUpstream, payment, until, within};
 
-/// A certificate of this authority that is over when it is made.
+/// A certificate of this authority that was over a day ago.
 const EXPIRED: &str = "openssl x509 -req -in gate.csr -CA ca.pem -CAkey ca.key -CAcreateserial \
-                       -extfile gate.ext -days 0 -out gate.pem 2>/dev/null";
+                       -extfile gate.ext -days -1 -out gate.pem 2>/dev/null";
 
 /// TLS before an upstream; its certificate names 127.0.0.1.
 struct Front {
