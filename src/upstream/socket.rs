@@ -98,13 +98,13 @@ impl Socket {
     /// told, which takes none where it has heard of nothing.
     pub(super) fn listen(&mut self, closely: bool) -> Heard {
         let peeked = match self {
-            Self::Tcp(socket) if closely => peek(SockRef::from(&*socket)),
+            Self::Tcp(socket) if closely => peek(&SockRef::from(&*socket)),
             Self::Tcp(socket) => {
-                socket.try_io(Interest::READABLE, || peek(SockRef::from(&*socket)))
+                socket.try_io(Interest::READABLE, || peek(&SockRef::from(&*socket)))
             }
-            Self::Unix(socket) if closely => peek(SockRef::from(&*socket)),
+            Self::Unix(socket) if closely => peek(&SockRef::from(&*socket)),
             Self::Unix(socket) => {
-                socket.try_io(Interest::READABLE, || peek(SockRef::from(&*socket)))
+                socket.try_io(Interest::READABLE, || peek(&SockRef::from(&*socket)))
             }
             Self::Tls(secure) => return secure.listen(closely),
             #[cfg(test)]
@@ -157,7 +157,7 @@ pub(super) enum Heard {
     Something,
 }
 
-fn peek(socket: SockRef<'_>) -> io::Result<usize> {
+fn peek(socket: &SockRef<'_>) -> io::Result<usize> {
     socket.peek(&mut [MaybeUninit::uninit()])
 }
 
