@@ -98,11 +98,12 @@ fn a_bad_or_missing_configuration_ends_with_78_and_every_fault() {
         assert_eq!(output.status.code(), Some(78), "{command}");
         assert!(said(&output.stderr).starts_with("no/such/file: error: cannot be read: "));
     }
-    let output = oncegate(&["serve", "--upstream", "https://127.0.0.1:1"]);
+    let output = oncegate(&["serve", "--upstream", "ftp://127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(78));
     assert_eq!(
         said(&output.stderr),
-        "command line: error: --upstream: `https:` is not in this version; write `http://HOST:PORT`\n"
+        "command line: error: --upstream: begins with neither `http://`, `https://` nor `unix:`; write `http://HOST:PORT`, \
+         `https://HOST:PORT` or `unix:PATH`\n"
     );
 }
 

@@ -6,13 +6,11 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-
 use super::{Check, Failure, report, summary};
 use crate::app;
-use crate::config::{Config, Endpoint, Loaded, StoreConfig, StoreLocation, UpstreamConfig};
+use crate::config::{Config, Loaded, StoreConfig, StoreLocation, UpstreamConfig, UpstreamEndpoint};
 use crate::store::{Inspected, Redis};
+use crate::upstream::Upstream;
 
 pub(super) async fn run(arguments: &Check) -> Result<(), Failure> {
     let Loaded { config, warnings } = Config::load(&arguments.config)?;
@@ -114,22 +112,20 @@ fn store(location: &StoreLocation) -> Result<String, String> {
 }
 
 /// Whether an endpoint takes connections. It is sent nothing: what a request would do is known to the service alone.
-async fn ask(upstream: &UpstreamConfig, endpoint: &Endpoint) -> Result<String, String> {
-    let (name, url) = (&upstream.name, summary::url(endpoint));
+async fn ask(upstream: &UpstreamConfig, endpoint: &UpstreamEndpoint) -> Result<String, String> {
+    let name = &upstream.name;
     let begun = Instant::now();
-    let address = (endpoint.host.as_str(), endpoint.port);
-    let wrong = match timeout(upstream.connect_timeout, TcpStream::connect(address)).await {
-        Ok(Ok(_)) => {
+    match Upstream::try_out(upstream, endpoint).await {
+        Ok(()) => {
             let took = begun.elapsed().as_millis();
-            return Ok(format!(
-                "the upstream {name} at {url} takes connections ({took} ms)"
-            ));
+            Ok(format!(
+                "the upstream {name} at {endpoint} takes connections ({took} ms)"
+            ))
         }
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!(
-            "no connection within connect_timeout ({:?})",
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(format!(
+            "the upstream {name} at {endpoint}: no connection within connect_timeout ({:?})",
             upstream.connect_timeout
-        ),
-    };
-    Err(format!("the upstream {name} at {url}: {wrong}"))
+        )),
+        Err(error) => Err(format!("the upstream {name} at {endpoint}: {error}")),
+    }
 }

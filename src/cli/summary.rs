@@ -4,9 +4,7 @@ use std::fmt::Write;
 
 use http::Method;
 
-use crate::config::{
-    ClientAuth, Config, Endpoint, ListenerConfig, RedisForm, StoreConfig, StoreLocation,
-};
+use crate::config::{ClientAuth, Config, ListenerConfig, RedisForm, StoreConfig, StoreLocation};
 use crate::identity::{KeySource, ScopeSource};
 use crate::route::{Mode, Policy, Route};
 
@@ -22,7 +20,7 @@ pub(super) fn of(config: &Config) -> String {
     );
     let _ = writeln!(text, "  keeps        {}", store(&config.store));
     for upstream in &config.upstreams {
-        let endpoints: Vec<String> = upstream.endpoints.iter().map(url).collect();
+        let endpoints: Vec<String> = upstream.endpoints.iter().map(ToString::to_string).collect();
         let _ = writeln!(
             text,
             "  upstream     {}: {}",
@@ -93,16 +91,6 @@ pub(super) fn store(store: &StoreConfig) -> String {
             let (servers, namespace) = (servers.join(", "), &store.namespace);
             format!("records {kind} {servers}, shared by the gateways of {namespace}")
         }
-    }
-}
-
-/// An endpoint as it is written in a configuration.
-pub(super) fn url(endpoint: &Endpoint) -> String {
-    let (host, port) = (&endpoint.host, endpoint.port);
-    if host.contains(':') {
-        format!("http://[{host}]:{port}")
-    } else {
-        format!("http://{host}:{port}")
     }
 }
 

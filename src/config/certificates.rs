@@ -22,7 +22,7 @@ use super::secret::{self, Secret};
 use super::setting::choice;
 
 /// The largest file of authorities, in bytes: more than all that a browser knows.
-const MAX_AUTHORITIES: u64 = 1 << 20;
+pub(super) const MAX_AUTHORITIES: u64 = 1 << 20;
 
 choice!(ClientAuthWord { None = "none", Optional = "optional", Required = "required" } later {});
 
@@ -235,12 +235,16 @@ impl Certificate {
     }
 }
 
-fn unreadable(error: &std::io::Error) -> String {
+pub(super) fn unreadable(error: &std::io::Error) -> String {
     format!("cannot be read: {error}")
 }
 
 /// `Err`: whether it is about the key, and what.
-fn certificate(file: &Path, chain: &[u8], key: &[u8]) -> Result<Certificate, (bool, String)> {
+pub(super) fn certificate(
+    file: &Path,
+    chain: &[u8],
+    key: &[u8],
+) -> Result<Certificate, (bool, String)> {
     let chain = certificates(chain).map_err(|wrong| (false, wrong))?;
     let leaf = X509::from_der(&chain[0]).map_err(|error| {
         (
@@ -306,7 +310,7 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     })
 }
 
-fn authorities(pem: &[u8]) -> Result<Arc<RootCertStore>, String> {
+pub(super) fn authorities(pem: &[u8]) -> Result<Arc<RootCertStore>, String> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(pem)? {
         let added = store.add(certificate);

@@ -8,6 +8,7 @@ use http::{HeaderName, Method};
 
 use super::certificates::ClientAuthWord;
 use super::document::OWN;
+use super::endpoint::ServerNameWord;
 use super::finding::Findings;
 use super::listener::{ListenAddress, ProxyProtocolWord, SocketMode, TrustedProxy};
 use super::probe::ProbeFile;
@@ -20,7 +21,7 @@ use super::words::{
     AfterExpiryWord, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAgeWord, KeyWord,
     ModeWord, OnStoreDownWord, OnUnknownWord, Profile, ScopeWord, StatusWord, UnknownStatus,
 };
-use super::{Endpoint, StoreLocation};
+use super::{StoreLocation, UpstreamEndpoint};
 use crate::identity::{JsonPointer, KeyFormat};
 use crate::route::PathPattern;
 
@@ -249,16 +250,39 @@ section! {
 section! {
     /// A service behind the gateway.
     UpstreamFile {
-        /// Its addresses. Requests are balanced over several.
-        endpoints: Vec<Endpoint>,
-        /// How long one attempt to connect to one address may take.
+        /// Its addresses. Requests are balanced over several. A `unix:` path is relative to the working directory; where no
+        /// client says one, the `Host` of requests to it is `localhost`.
+        endpoints: Vec<UpstreamEndpoint>,
+        /// TLS to its `https:` endpoints, where the defaults will not do: `roots`, a file of the certificates to trust in
+        /// place of the system's; `certificate`, a file with what the endpoints are shown; `key`, where its private key
+        /// is, `{ file = "path" }` or `{ env = "NAME" }`; and `server_name`, the name to ask for and to verify in place
+        /// of the endpoint's own. All in PEM, read at the start, and each may be left out. Certificates are always
+        /// verified. TLS 1.2 and 1.3, HTTP/1.1.
+        tls: Option<UpstreamTlsFile>,
+        /// How long one attempt to connect to one address may take, the TLS handshake included.
         connect_timeout: Positive<Duration> = "1s",
         /// How long an idle connection is kept: less than the service keeps it (Node.js: 5 s).
         idle_timeout: Positive<Duration> = "4s",
         /// Requests under way at a time.
         max_in_flight: Count = 1024,
     }
-    later { "tls", "proxy_protocol" }
+    later { "proxy_protocol" }
+}
+
+section! {
+    /// TLS to the endpoints of an upstream.
+    UpstreamTlsFile {
+        /// A file of root certificates to trust, in PEM, in the place of the system's.
+        roots: Option<FilePath>,
+        /// A file with the certificate that the endpoints are shown, and those above it, in PEM.
+        certificate: Option<FilePath>,
+        /// The private key of that certificate, in PEM and without a passphrase.
+        key: Option<Secret>,
+        /// The name that the endpoints are asked for, and that their certificates have to bear: the host of each unless
+        /// set.
+        server_name: Option<ServerNameWord>,
+    }
+    later {}
 }
 
 section! {

@@ -15,13 +15,13 @@ use super::setting::{choice, quoted};
 use super::value::Text;
 
 /// The longest path of a Unix socket, in bytes: the kernel's field has one more, for the zero at its end.
-const MAX_UNIX_PATH: usize = 107;
+pub(super) const MAX_UNIX_PATH: usize = 107;
 
 /// The permissions of a socket's file unless they are set: its owner and their group may connect.
 const SOCKET_MODE: u32 = 0o660;
 
 /// What a Unix address begins with.
-const UNIX: &str = "unix:";
+pub(super) const UNIX: &str = "unix:";
 
 choice!(ProxyProtocolWord { Off = "off", Required = "required" } later {});
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use http::HeaderName;
 
+use super::endpoint;
 use super::file::{
     AccessLogFile, AdminFile, ConfigFile, EncryptionKeyFile, FingerprintFile, LimitsFile,
     OutcomesFile, RetentionFile, RouteFile, StoreFile, UpstreamFile,
@@ -268,12 +269,13 @@ fn upstream(name: &str, file: &UpstreamFile, findings: &mut Findings) -> Option<
         );
     }
     if let Some(twice) = repeated(&endpoints) {
-        let message = format!("has {}:{} twice", twice.host, twice.port);
-        findings.whole(&file.endpoints.place, message);
+        findings.whole(&file.endpoints.place, format!("has {twice} twice"));
     }
+    let tls = endpoint::tls(&endpoints, file, findings)?;
     Some(UpstreamConfig {
         name: name.to_owned(),
         endpoints,
+        tls,
         connect_timeout: file.connect_timeout.get()?.0,
         idle_timeout: file.idle_timeout.get()?.0,
         max_in_flight: file.max_in_flight.get()?.0,

@@ -5,6 +5,7 @@
 
 mod certificates;
 mod document;
+mod endpoint;
 mod file;
 mod finding;
 mod fit;
@@ -39,6 +40,7 @@ use crate::route::{Mode, Route};
 pub use self::certificates::{
     Certificate, Certificates, ClientAuth, TlsConfig, TlsFault, TlsFiles,
 };
+pub use self::endpoint::{UpstreamEndpoint, UpstreamTls};
 pub use self::finding::{Faults, Finding, Position};
 pub use self::listener::{ListenAddress, ListenerConfig, TrustedProxies, TrustedProxy};
 pub use self::redis::{ClientCertificate, Password, PrivateKey, RedisConfig, RedisForm, RedisTls};
@@ -286,7 +288,9 @@ pub struct UpstreamConfig {
     /// The name in routes, metrics and logs.
     pub name: String,
     /// At least one.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<UpstreamEndpoint>,
+    /// Where there is an `https:` endpoint.
+    pub tls: Option<UpstreamTls>,
     /// Of one attempt at one address.
     pub connect_timeout: Duration,
     /// How long an idle connection is kept.
@@ -295,7 +299,7 @@ pub struct UpstreamConfig {
     pub max_in_flight: usize,
 }
 
-/// One address of an upstream.
+/// A server's address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// A name or an IP address, IPv6 without brackets.

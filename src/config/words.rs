@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, header};
 use serde_json::{Value as Json, json};
 use toml::de::DeValue;
@@ -10,7 +9,7 @@ use toml::de::DeValue;
 use super::home::nearest;
 use super::setting::{choice, quoted, type_in_words};
 use super::value::{Scalar, Text};
-use super::{Endpoint, RedisConfig, StoreLocation};
+use super::{RedisConfig, StoreLocation};
 use crate::identity::{BodyRule, JsonPointer, KeyFormat};
 use crate::protocol::StatusSet;
 use crate::route::PathPattern;
@@ -96,67 +95,6 @@ impl Text for StoreLocation {
     fn restrict(schema: &mut Json) {
         schema["pattern"] =
             json!("^(memory:|embedded:.+|rediss?://.+|redis-(sentinel|cluster)://.+)$");
-    }
-}
-
-impl Text for Endpoint {
-    const LATER: &[&str] = &["https:", "unix:"];
-
-    // A user and password are not repeated in what is said.
-    fn from_text(text: &str) -> Result<Self, String> {
-        let rest = text
-            .strip_prefix("http://")
-            .ok_or("does not begin with `http://`")?;
-        if rest.contains('@') {
-            return Err("has a user or password".to_owned());
-        }
-        for (mark, what) in [('?', "query"), ('#', "fragment"), ('/', "path")] {
-            if rest.contains(mark) {
-                return Err(format!("has a {what}"));
-            }
-        }
-        let wrong = || format!("is {}", quoted(text));
-        let authority: Authority = rest.parse().map_err(|_| wrong())?;
-        let port = match authority.port_u16() {
-            None | Some(0) => return Err(format!("is {}, without a port", quoted(text))),
-            Some(port) => port,
-        };
-        let host = authority.host();
-        let host = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host);
-        if !is_host(host) {
-            return Err(wrong());
-        }
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
-    }
-
-    fn meant(text: &str) -> Option<String> {
-        let text = text
-            .strip_prefix("http://")
-            .unwrap_or(text)
-            .trim_end_matches('/');
-        let is_url = text.contains("://");
-        let has_port = text
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        match (is_url, has_port) {
-            (true, _) => None,
-            (false, true) => Some(format!("http://{text}")),
-            (false, false) => Some(format!("http://{text}:80")),
-        }
-    }
-
-    fn kind() -> String {
-        "`http://HOST:PORT`".to_owned()
-    }
-
-    fn restrict(schema: &mut Json) {
-        schema["pattern"] = json!("^http://[^/?#@]+:[0-9]+$");
     }
 }
 

@@ -36,8 +36,8 @@ impl Dispatched {
     /// The address that has answered.
     pub fn endpoint(&self) -> Option<SocketAddr> {
         match self {
-            Self::Answered(answered) => Some(answered.endpoint),
-            Self::Streaming(streaming) => Some(streaming.rest.endpoint()),
+            Self::Answered(answered) => answered.endpoint,
+            Self::Streaming(streaming) => streaming.rest.endpoint(),
             Self::NotSent(_) | Self::Unanswered(_) => None,
         }
     }
@@ -55,8 +55,8 @@ pub struct Answered {
     pub recorded: Arc<Response>,
     /// What it takes of the budget.
     pub held: Held,
-    /// Where it comes from.
-    pub endpoint: SocketAddr,
+    /// Where it comes from; a `unix:` path is no address.
+    pub endpoint: Option<SocketAddr>,
 }
 
 /// An answer that passes through.

@@ -152,7 +152,7 @@ async fn forwarded(
     let sent = timeout(head_timeout, sending).await;
     let took = started.elapsed();
     let answer = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok());
-    tally.dispatched(took, answer.map(|answer| answer.body().endpoint()));
+    tally.dispatched(took, answer.and_then(|answer| answer.body().endpoint()));
     let problem = match sent {
         Ok(Ok(response)) => {
             lane.upstream_metrics().observe(took);

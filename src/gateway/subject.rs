@@ -64,9 +64,10 @@ impl Lane {
     /// Counts what went wrong at the upstream; what went wrong here or at the client is not its fault.
     pub fn failed(&self, kind: SendErrorKind) {
         let error = match kind {
-            SendErrorKind::Resolve | SendErrorKind::Connect | SendErrorKind::ConnectTimeout => {
-                UpstreamError::Connect
-            }
+            SendErrorKind::Resolve
+            | SendErrorKind::Connect
+            | SendErrorKind::ConnectTimeout
+            | SendErrorKind::Tls => UpstreamError::Connect,
             SendErrorKind::Overloaded => UpstreamError::Saturated,
             SendErrorKind::ConnectionLost => UpstreamError::ConnectionLost,
             SendErrorKind::BadResponse => UpstreamError::Truncated,

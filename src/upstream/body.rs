@@ -102,13 +102,17 @@ impl Body for OutBody {
 /// counts as in flight until then.
 pub struct InBody {
     incoming: Incoming,
-    endpoint: SocketAddr,
+    endpoint: Option<SocketAddr>,
     /// Gone once the end was read or the body has failed; the tunnel has it where protocols were switched.
     lease: Option<Lease>,
 }
 
 impl InBody {
-    pub(super) fn new(incoming: Incoming, endpoint: SocketAddr, lease: Option<Lease>) -> Self {
+    pub(super) fn new(
+        incoming: Incoming,
+        endpoint: Option<SocketAddr>,
+        lease: Option<Lease>,
+    ) -> Self {
         let mut body = Self {
             incoming,
             endpoint,
@@ -118,9 +122,9 @@ impl InBody {
         body
     }
 
-    /// The address that the response comes from.
+    /// The address that the response comes from; a `unix:` path is none.
     #[must_use]
-    pub fn endpoint(&self) -> SocketAddr {
+    pub fn endpoint(&self) -> Option<SocketAddr> {
         self.endpoint
     }
 

@@ -21,8 +21,9 @@ use tokio::time::timeout;
 use super::SendErrorKind;
 use super::body::{OutBody, RequestBodyFailed};
 use super::gate::Gate;
-use super::socket::Dialer;
+use super::socket::{Address, Dialer};
 use super::stats::{Counters, OpenConnection};
+use super::tls::Security;
 use super::wire::{Fate, Wire};
 use crate::process;
 
@@ -34,7 +35,7 @@ pub(super) struct Connection {
     sender: SendRequest<Sending>,
     wire: Arc<Wire>,
     task: AbortHandle,
-    address: SocketAddr,
+    address: Address,
     _open: OpenConnection,
 }
 
@@ -59,19 +60,28 @@ pub(super) struct Failed {
 }
 
 impl Connection {
-    /// Connects to `address` within `limit`.
+    /// Connects to `address` within `limit`, the handshake of TLS included.
     pub(super) async fn open(
         dialer: &Dialer,
-        address: SocketAddr,
+        address: Address,
+        security: Option<&Security>,
         limit: Duration,
         counters: &Arc<Counters>,
     ) -> Result<Self, SendErrorKind> {
-        let connecting = timeout(limit, dialer.connect(address));
-        let socket = match connecting.await {
-            Ok(Ok(socket)) => socket,
-            Ok(Err(_)) => return Err(SendErrorKind::Connect),
-            Err(_) => return Err(SendErrorKind::ConnectTimeout),
+        let connecting = async {
+            let connected = dialer.connect(&address).await;
+            let socket = connected.map_err(|_| SendErrorKind::Connect)?;
+            match security {
+                Some(security) => security
+                    .shake_hands(socket)
+                    .await
+                    .map_err(|_| SendErrorKind::Tls),
+                None => Ok(socket),
+            }
         };
+        let socket = timeout(limit, connecting)
+            .await
+            .unwrap_or(Err(SendErrorKind::ConnectTimeout))?;
         let (wire, io) = Wire::new(socket);
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_RESPONSE_HEAD)
@@ -91,9 +101,9 @@ impl Connection {
         })
     }
 
-    /// The other end.
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
+    /// The other end, where it has an address.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.address.tcp()
     }
 
     /// Looks, without blocking, whether the connection may take a request.

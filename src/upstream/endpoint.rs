@@ -7,26 +7,25 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::connection::{Condition, Connection};
-use crate::config;
+use super::resolved::Resolved;
+use super::socket::Address;
+use super::tls::Security;
+use crate::config::{self, UpstreamConfig, UpstreamEndpoint, UpstreamTls};
 
 /// Idle connections kept for one endpoint; more are closed when their exchange ends. It holds the bursts of a
 /// busy gateway, and stays well below the usual limit of 1024 file descriptors.
 pub(super) const MAX_IDLE: usize = 256;
 
-/// Addresses of one name that are tried, so that a name with very many cannot hold a request for ever.
-const MAX_ADDRESSES: usize = 16;
-
 /// How long an endpoint that could not be connected to is tried only after the others.
 const AVOID_MS: u64 = 2_000;
 
 pub(super) struct Endpoint {
-    host: String,
-    port: u16,
-    /// The address, where `host` is one.
-    literal: Option<SocketAddr>,
+    place: Where,
+    /// Where TLS is spoken to it.
+    security: Option<Security>,
     /// Requests whose response has not ended.
     pub(super) in_flight: AtomicUsize,
     /// The last one in is the first one out: the others may grow old and go.
@@ -35,6 +34,11 @@ pub(super) struct Endpoint {
     epoch: Instant,
     /// Milliseconds since `epoch`; 0 for an endpoint that is well.
     avoid_until: AtomicU64,
+}
+
+enum Where {
+    Name { names: Resolved, authority: String },
+    Address(Address),
 }
 
 struct Idle {
@@ -51,13 +55,44 @@ pub(super) enum Standing {
     Avoided,
 }
 
+impl Where {
+    fn of(endpoint: &config::Endpoint) -> Self {
+        let config::Endpoint { host, port } = endpoint;
+        match host.parse::<IpAddr>() {
+            Ok(address) => Self::Address(Address::Tcp(SocketAddr::new(address, *port))),
+            Err(_) => Self::Name {
+                names: Resolved::new(host, *port),
+                authority: format!("{host}:{port}"),
+            },
+        }
+    }
+}
+
 impl Endpoint {
-    pub(super) fn new(endpoint: &config::Endpoint) -> Self {
-        let literal: Option<IpAddr> = endpoint.host.parse().ok();
+    pub(super) fn all(config: &UpstreamConfig) -> Vec<Self> {
+        let tls = config.tls.as_ref();
+        let endpoints = config.endpoints.iter();
+        endpoints.map(|endpoint| Self::new(endpoint, tls)).collect()
+    }
+
+    pub(super) fn new(endpoint: &UpstreamEndpoint, tls: Option<&UpstreamTls>) -> Self {
+        let (place, security) = match endpoint {
+            UpstreamEndpoint::Http(endpoint) => (Where::of(endpoint), None),
+            UpstreamEndpoint::Https(endpoint) => {
+                let tls = tls.expect("an `https:` endpoint is lowered with its TLS");
+                (
+                    Where::of(endpoint),
+                    Some(Security::new(tls, &endpoint.host)),
+                )
+            }
+            UpstreamEndpoint::Unix(path) => {
+                let address = Address::Unix(path.as_path().into());
+                (Where::Address(address), None)
+            }
+        };
         Self {
-            host: endpoint.host.clone(),
-            port: endpoint.port,
-            literal: literal.map(|address| SocketAddr::new(address, endpoint.port)),
+            place,
+            security,
             in_flight: AtomicUsize::new(0),
             idle: Mutex::default(),
             epoch: Instant::now(),
@@ -65,13 +100,18 @@ impl Endpoint {
         }
     }
 
+    /// What it is called by where no client says a host; a path has no name of its own.
     pub(super) fn authority(&self) -> Option<HeaderValue> {
-        let (host, port) = (&self.host, self.port);
-        let authority = match host.contains(':') {
-            true => format!("[{host}]:{port}"),
-            false => format!("{host}:{port}"),
+        let authority = match &self.place {
+            Where::Name { authority, .. } => authority.clone(),
+            Where::Address(Address::Tcp(address)) => address.to_string(),
+            Where::Address(Address::Unix(_)) => "localhost".to_owned(),
         };
         HeaderValue::from_str(&authority).ok()
+    }
+
+    pub(super) fn security(&self) -> Option<&Security> {
+        self.security.as_ref()
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -105,20 +145,15 @@ impl Endpoint {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
     }
 
-    /// The addresses to try, in the resolver's order, at least one.
+    /// The addresses to try, at least one; those of a name take turns in being the first.
     ///
     /// # Errors
     /// Where the name has no address, or the resolver says nothing within `limit`.
-    pub(super) async fn addresses(&self, limit: Duration) -> io::Result<Vec<SocketAddr>> {
-        if let Some(literal) = self.literal {
-            return Ok(vec![literal]);
+    pub(super) async fn addresses(&self, limit: Duration) -> io::Result<Vec<Address>> {
+        match &self.place {
+            Where::Name { names, .. } => names.addresses(limit).await,
+            Where::Address(address) => Ok(vec![address.clone()]),
         }
-        let lookup = tokio::net::lookup_host((self.host.as_str(), self.port));
-        let found: Vec<_> = timeout(limit, lookup).await??.take(MAX_ADDRESSES).collect();
-        if found.is_empty() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        Ok(found)
     }
 
     /// The youngest idle connection that may take a request; those known to be dead or too old on the way are closed. The

@@ -72,8 +72,8 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Who is at the other end.
-    pub(super) fn address(&self) -> SocketAddr {
+    /// Who is at the other end, where it has an address.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
         self.connection.address()
     }
 

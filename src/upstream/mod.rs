@@ -6,7 +6,7 @@
 //! can close. Nothing in here knows of keys, claims or records.
 //!
 //! Reading order: [`Upstream::send`], `connection`, `wire` with [`Gate`], `head` and `framing` (what is no answer),
-//! `endpoint` (pool), `lease` and [`InBody`] (how a connection comes back), [`Tunnel`] (how it does not).
+//! `tls` (what is between), `endpoint` (pool), `resolved` (names), `lease` and [`InBody`] (how a connection comes back), [`Tunnel`] (how it does not).
 
 mod body;
 mod connection;
@@ -15,13 +15,16 @@ mod framing;
 mod gate;
 mod head;
 mod lease;
+mod resolved;
 mod socket;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tunnel;
 mod wire;
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -30,7 +33,7 @@ use futures_util::FutureExt;
 use http::header::{CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
 
-use crate::config::UpstreamConfig;
+use crate::config::{UpstreamConfig, UpstreamEndpoint};
 use crate::process;
 use connection::{Connection, Failed};
 use endpoint::Endpoint;
@@ -81,9 +84,12 @@ pub enum SendErrorKind {
     /// The connection was refused or failed.
     #[error("the upstream could not be connected to")]
     Connect,
-    /// No connection within `connect_timeout`.
+    /// No connection within `connect_timeout`, the handshake of TLS included.
     #[error("connecting to the upstream took too long")]
     ConnectTimeout,
+    /// The handshake of TLS failed: the certificate of one side, or what both speak, did not please the other one.
+    #[error("the TLS handshake with the upstream failed")]
+    Tls,
     /// The [`Gate`] was closed, or its deadline over, before the first byte.
     #[error("the request was withdrawn before its first byte")]
     GateClosed,
@@ -104,10 +110,11 @@ pub enum SendErrorKind {
 
 impl SendErrorKind {
     /// Every kind, in the order of their declaration.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Resolve,
         Self::Connect,
         Self::ConnectTimeout,
+        Self::Tls,
         Self::GateClosed,
         Self::Overloaded,
         Self::ConnectionLost,
@@ -122,6 +129,7 @@ impl SendErrorKind {
             Self::Resolve => "resolve",
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
+            Self::Tls => "tls",
             Self::GateClosed => "gate_closed",
             Self::Overloaded => "overloaded",
             Self::ConnectionLost => "connection_lost",
@@ -148,7 +156,7 @@ impl Upstream {
     fn through(dialer: Dialer, config: &UpstreamConfig) -> Arc<Self> {
         Arc::new(Self {
             dialer,
-            endpoints: config.endpoints.iter().map(Endpoint::new).collect(),
+            endpoints: Endpoint::all(config),
             connect_timeout: config.connect_timeout,
             idle_timeout: config.idle_timeout,
             max_in_flight: config.max_in_flight,
@@ -157,6 +165,31 @@ impl Upstream {
             has_reaper: AtomicBool::new(false),
             counters: Arc::default(),
         })
+    }
+
+    /// Connects to an endpoint once, as a request would, and sends it nothing.
+    ///
+    /// # Errors
+    /// Why there is no connection: `TimedOut` where it took longer than `connect_timeout`.
+    pub async fn try_out(config: &UpstreamConfig, endpoint: &UpstreamEndpoint) -> io::Result<()> {
+        let (limit, dialer) = (config.connect_timeout, Dialer::default());
+        let endpoint = Endpoint::new(endpoint, config.tls.as_ref());
+        let mut last = io::ErrorKind::NotFound.into();
+        for address in endpoint.addresses(limit).await? {
+            let connecting = async {
+                let socket = dialer.connect(&address).await?;
+                match endpoint.security() {
+                    Some(security) => security.shake_hands(socket).await.map(drop),
+                    None => Ok(()),
+                }
+            };
+            match tokio::time::timeout(limit, connecting).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => last = error,
+                Err(over) => last = over.into(),
+            }
+        }
+        Err(last)
     }
 
     /// Sends a request once and returns the head of its response with the body to come.
@@ -275,9 +308,14 @@ impl Upstream {
         };
         for address in addresses {
             attempt.check_gate()?;
-            match Connection::open(&self.dialer, address, self.connect_timeout, &self.counters)
-                .await
-            {
+            let connecting = Connection::open(
+                &self.dialer,
+                address,
+                endpoint.security(),
+                self.connect_timeout,
+                &self.counters,
+            );
+            match connecting.await {
                 Ok(connection) => {
                     endpoint.succeeded();
                     if let Some(exchanged) = attempt.on(connection).await? {

@@ -1,10 +1,10 @@
-//! What is under a wire: a socket of the kernel's, or, in tests, one whose other end is scripted.
+//! What is under a wire: a socket of the kernel's, TLS over one, or, in tests, one whose other end is scripted.
 
-use std::io;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
-#[cfg(test)]
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,7 +13,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
+
+use super::tls::Secure;
 
 /// What makes sockets.
 #[derive(Default)]
@@ -51,7 +53,11 @@ impl Dialer {
         }
     }
 
-    pub(super) async fn connect(&self, address: SocketAddr) -> io::Result<Socket> {
+    pub(super) async fn connect(&self, address: &Address) -> io::Result<Socket> {
+        let address = match address {
+            Address::Tcp(address) => *address,
+            Address::Unix(path) => return Ok(Socket::Unix(UnixStream::connect(path).await?)),
+        };
         #[cfg(test)]
         if let Some(network) = &self.network {
             return network.connect(address).await.map(Socket::Scripted);
@@ -63,28 +69,67 @@ impl Dialer {
     }
 }
 
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    Tcp(SocketAddr),
+    Unix(Arc<Path>),
+}
+
+impl Address {
+    /// The address of a network, where it has one.
+    pub(super) fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 pub(super) enum Socket {
     Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<Secure>),
     #[cfg(test)]
     Scripted(Box<dyn Scripted>),
 }
 
 impl Socket {
-    /// Looks whether there is something to read, as the kernel knows it now: one system call that does not block.
-    pub(super) fn peek(&self) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]),
+    /// Looks, without blocking, what there is to read.
+    ///
+    /// `closely`: as the kernel knows it now, which takes one system call. Otherwise: as far as the runtime has been
+    /// told, which takes none where it has heard of nothing.
+    pub(super) fn listen(&mut self, closely: bool) -> Heard {
+        let peeked = match self {
+            Self::Tcp(socket) if closely => peek(&SockRef::from(&*socket)),
+            Self::Tcp(socket) => {
+                socket.try_io(Interest::READABLE, || peek(&SockRef::from(&*socket)))
+            }
+            Self::Unix(socket) if closely => peek(&SockRef::from(&*socket)),
+            Self::Unix(socket) => {
+                socket.try_io(Interest::READABLE, || peek(&SockRef::from(&*socket)))
+            }
+            Self::Tls(secure) => return secure.listen(closely),
             #[cfg(test)]
             Self::Scripted(socket) => socket.peek(),
+        };
+        match peeked {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Heard::Nothing,
+            _ => Heard::Something,
         }
     }
 
-    /// The same, as far as the runtime has been told: no system call where it has heard of nothing.
-    pub(super) fn peek_as_told(&self) -> io::Result<usize> {
+    /// Takes what there is to read, without blocking; `closely` as above.
+    pub(super) fn take(&mut self, bytes: &mut [u8], closely: bool) -> io::Result<usize> {
         match self {
-            Self::Tcp(socket) => socket.try_io(Interest::READABLE, || self.peek()),
+            Self::Tcp(socket) if closely => (&*SockRef::from(&*socket)).read(bytes),
+            Self::Tcp(socket) => socket.try_read(bytes),
+            Self::Unix(socket) if closely => (&*SockRef::from(&*socket)).read(bytes),
+            Self::Unix(socket) => socket.try_read(bytes),
+            // TLS over TLS is not spoken, and scripted sockets speak none.
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
             #[cfg(test)]
-            Self::Scripted(socket) => socket.peek(),
+            Self::Scripted(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -95,10 +140,28 @@ impl Socket {
                 // The upstream has gone where this fails.
                 let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
             }
+            // Here an end with bytes unread is a reset, and there is no other one.
+            Self::Unix(_) => {}
+            Self::Tls(secure) => secure.end_with_reset(),
             #[cfg(test)]
             Self::Scripted(socket) => socket.end_with_reset(),
         }
     }
+}
+
+/// What there is to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Heard {
+    /// Neither bytes nor an end.
+    Nothing,
+    /// Part of what only TLS is concerned with, or else of an answer: the rest will tell.
+    Part,
+    /// Bytes, an end, or a fault.
+    Something,
+}
+
+fn peek(socket: &SockRef<'_>) -> io::Result<usize> {
+    socket.peek(&mut [MaybeUninit::uninit()])
 }
 
 impl AsyncRead for Socket {
@@ -109,6 +172,8 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tls(secure) => secure.poll_read(cx, buf),
             #[cfg(test)]
             Self::Scripted(socket) => Pin::new(socket).poll_read(cx, buf),
         }
@@ -123,6 +188,8 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tls(secure) => secure.poll_write(cx, bytes),
             #[cfg(test)]
             Self::Scripted(socket) => Pin::new(socket).poll_write(cx, bytes),
         }
@@ -135,6 +202,8 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Tls(secure) => secure.poll_write_vectored(cx, slices),
             #[cfg(test)]
             Self::Scripted(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
         }
@@ -147,6 +216,8 @@ impl AsyncWrite for Socket {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Unix(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(secure) => secure.poll_flush(cx),
             #[cfg(test)]
             Self::Scripted(socket) => Pin::new(socket).poll_flush(cx),
         }
@@ -155,6 +226,8 @@ impl AsyncWrite for Socket {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(secure) => secure.poll_shutdown(cx),
             #[cfg(test)]
             Self::Scripted(socket) => Pin::new(socket).poll_shutdown(cx),
         }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::gate::Gate;
 use super::head::Heads;
-use super::socket::Socket;
+use super::socket::{Heard, Socket};
 
 /// One socket, seen from both sides: hyper's connection reads and writes it ([`WireIo`]), the pool looks at it
 /// and closes it.
@@ -113,16 +113,16 @@ impl Wire {
     /// `closely`: as the kernel knows it now, which takes one system call that does not block. Otherwise: as far as
     /// the runtime has been told, which takes none.
     pub(super) fn is_quiet(&self, closely: bool) -> bool {
-        let state = self.state();
-        let Some(socket) = &state.socket else {
+        let mut state = self.state();
+        let State {
+            socket: Some(socket),
+            unflushed: false,
+            ..
+        } = &mut *state
+        else {
             return false;
         };
-        let peeked = if closely {
-            socket.peek()
-        } else {
-            socket.peek_as_told()
-        };
-        !state.unflushed && would_block(&peeked)
+        socket.listen(closely) == Heard::Nothing
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -140,26 +140,33 @@ impl State {
         &mut self,
         write: impl FnOnce(Pin<&mut Socket>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let socket = match &mut self.socket {
-            Some(socket) => Pin::new(socket),
-            None => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        let Some(socket) = &mut self.socket else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         let result = match &self.request {
-            Progress::Sent => write(socket),
+            Progress::Sent => write(Pin::new(socket)),
             // Whatever there is to read now is no answer to this request. hyper would take it for one where it cannot
             // write, so it is closed at once.
-            Progress::Waiting(_) if !would_block(&socket.peek()) => {
-                self.socket = None;
-                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-            }
             Progress::Waiting(gate) => {
-                let Some(result) = gate.pass(|| write(socket)) else {
+                match socket.listen(true) {
+                    Heard::Nothing => {}
+                    // hyper reads as well as it writes: the rest wakes it.
+                    Heard::Part => return Poll::Pending,
+                    Heard::Something => {
+                        self.socket = None;
+                        return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                    }
+                }
+                let Some(result) = gate.pass(|| write(Pin::new(socket))) else {
                     self.request = Progress::Refused;
                     self.socket = None;
                     return Poll::Ready(Err(refusal()));
                 };
-                if matches!(result, Poll::Ready(Ok(1..))) {
-                    self.request = Progress::Sent;
+                match result {
+                    Poll::Ready(Ok(1..)) => self.request = Progress::Sent,
+                    // What TLS has made of it and not been rid of must not go later.
+                    Poll::Ready(Err(_)) => self.socket = None,
+                    Poll::Ready(Ok(0)) | Poll::Pending => {}
                 }
                 result
             }
@@ -168,11 +175,6 @@ impl State {
         self.unflushed = true;
         result
     }
-}
-
-/// Neither bytes nor an end are there.
-fn would_block(peeked: &io::Result<usize>) -> bool {
-    matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 fn refusal() -> io::Error {
@@ -221,9 +223,13 @@ impl AsyncWrite for WireIo {
         true
     }
 
-    /// hyper flushes when it has no bytes left to write.
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.state().unflushed = false;
+    /// hyper flushes when it has no bytes left to write; under TLS the kernel may not have them all by then.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.0.state();
+        if let Some(socket) = &mut state.socket {
+            ready!(Pin::new(socket).poll_flush(cx))?;
+        }
+        state.unflushed = false;
         Poll::Ready(Ok(()))
     }
 

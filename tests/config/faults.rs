@@ -126,7 +126,7 @@ fn what_is_wrong_in_an_upstream_is_said() {
                 .replace("\n\n", "\n"),
         )
     };
-    let write = "write `http://HOST:PORT`";
+    let write = "write `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`";
     for (endpoints, expected) in [
         (
             "[]",
@@ -135,12 +135,20 @@ fn what_is_wrong_in_an_upstream_is_said() {
         (
             r#"["127.0.0.1:80"]"#,
             format!(
-                "endpoints[0]: does not begin with `http://`; {write}; did you mean \"http://127.0.0.1:80\"?"
+                "endpoints[0]: begins with neither `http://`, `https://` nor `unix:`; {write}; did you mean \"http://127.0.0.1:80\"?"
             ),
         ),
         (
-            r#"["https://a:1"]"#,
-            format!("endpoints[0]: `https:` is not in this version; {write}"),
+            r#"["https://a"]"#,
+            format!(
+                "endpoints[0]: is \"https://a\", without a port; {write}; did you mean \"https://a:443\"?"
+            ),
+        ),
+        (
+            r#"["unix:///run/a"]"#,
+            format!(
+                "endpoints[0]: is \"unix:///run/a\", and a socket's path has 1 to 107 bytes; {write}; did you mean \"unix:/run/a\"?"
+            ),
         ),
         (
             r#"["http://a:1/"]"#,
@@ -174,7 +182,7 @@ fn what_is_wrong_in_an_upstream_is_said() {
         ),
         (
             r#"["http://a:1", "http://a:1"]"#,
-            "endpoints: has a:1 twice".to_owned(),
+            "endpoints: has http://a:1 twice".to_owned(),
         ),
     ] {
         let column = if expected.starts_with("endpoints[") {
@@ -186,6 +194,59 @@ fn what_is_wrong_in_an_upstream_is_said() {
             wrong(endpoints),
             format!("f:3:{column}: upstreams.api.{expected}"),
             "{endpoints}"
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_in_the_tls_of_an_upstream_is_said() {
+    let wrong = |endpoint: &str, tls: &str| {
+        faults(&SMALLEST.replace(
+            "[\"http://127.0.0.1:9000\"]",
+            &format!("[{endpoint:?}]\ntls = {{ {tls} }}\n"),
+        ))
+    };
+    for (endpoint, tls, expected) in [
+        (
+            "http://a:1",
+            "",
+            "tls: is for endpoints on `https://`, and there is none",
+        ),
+        (
+            "https://a:1",
+            "roots = \"no/such/file\"",
+            "tls.roots: cannot be read: No such file",
+        ),
+        (
+            "https://a:1",
+            "roots = \"Cargo.toml\"",
+            "tls.roots: holds no certificate in PEM",
+        ),
+        (
+            "https://a:1",
+            "certificate = \"Cargo.toml\"",
+            "tls.certificate: needs its `key`",
+        ),
+        (
+            "https://a:1",
+            "key = { file = \"Cargo.toml\" }",
+            "tls.key: needs its `certificate`",
+        ),
+        (
+            "https://a:1",
+            "certificate = \"Cargo.toml\", key = { file = \"Cargo.toml\" }",
+            "tls.certificate: holds no certificate in PEM",
+        ),
+        (
+            "https://a:1",
+            "server_name = \"a b\"",
+            "tls.server_name: is \"a b\"; write a host's name, or an IP address",
+        ),
+    ] {
+        let said = wrong(endpoint, tls);
+        assert!(
+            said.contains(&format!("upstreams.api.{expected}")),
+            "{tls}: {said}"
         );
     }
 }
@@ -295,7 +356,7 @@ fn what_is_missing_is_said() {
     let scope = "is required on a protected route, here or in `defaults`; write what names the client, such as \
                  [\"header:X-Tenant\"], or [\"none\"] where there is only one";
     let expected = [
-        "f:1:1: upstreams.a.endpoints: is required; write a list of: `http://HOST:PORT`".to_owned(),
+        "f:1:1: upstreams.a.endpoints: is required; write a list of: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`".to_owned(),
         "f:3:1: routes[0].name: is required; write 1 to 100 letters, digits, `.`, `_` or `-`".to_owned(),
         "f:3:1: routes[0].path: is required, here or in `defaults`; write a path such as \"/v1/payments\", \"/v1/*\" or \"/v1/{id}/refund\"".to_owned(),
         format!("f:3:1: routes[0].scope: {scope}"),
@@ -407,7 +468,7 @@ fn columns_count_characters() {
 
 #[test]
 fn faults_of_arguments_name_the_arguments() {
-    let faults = Config::quick("https://a:1", "x", "y\"\n", "redis://:password@h/0").unwrap_err();
+    let faults = Config::quick("ftp://a:1", "x", "y\"\n", "redis://:password@h/0").unwrap_err();
     assert_eq!(
         faults.to_string(),
         "command line: --listen: is \"x\"; write an IP address and a port, such as \"127.0.0.1:8080\" or \
@@ -416,6 +477,7 @@ fn faults_of_arguments_name_the_arguments() {
          \"[::]:8080\"\n\
          command line: --store: is shared by gateways; it needs `store.namespace`, which goes before every key, and \
          `store.id_key`, the same for every gateway\n\
-         command line: --upstream: `https:` is not in this version; write `http://HOST:PORT`"
+         command line: --upstream: begins with neither `http://`, `https://` nor `unix:`; write `http://HOST:PORT`, \
+         `https://HOST:PORT` or `unix:PATH`"
     );
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderName, Method};
-use oncegate::config::{Config, Endpoint, ListenAddress, StoreLocation};
+use oncegate::config::{Config, Endpoint, ListenAddress, StoreLocation, UpstreamEndpoint};
 use oncegate::identity::{BodyRule, KeyFormat, KeySource, ScopeSource};
 use oncegate::route::{Mode, OnStoreDown};
 
@@ -50,11 +50,12 @@ fn defaults_are_those_of_the_reference() {
     assert_eq!(limits.max_connections, 4096);
     assert_eq!(limits.max_buffered, 64 << 20);
     assert_eq!(limits.keep_alive, Duration::from_secs(75));
-    let endpoint = Endpoint {
+    let endpoint = UpstreamEndpoint::Http(Endpoint {
         host: "127.0.0.1".to_owned(),
         port: 9000,
-    };
+    });
     assert_eq!(upstreams[0].endpoints, [endpoint]);
+    assert!(upstreams[0].tls.is_none());
     assert_eq!(upstreams[0].max_in_flight, 1024);
     let route = &routes[0];
     assert_eq!((route.name.as_str(), &*route.id), ("all", "all"));
@@ -137,7 +138,8 @@ headers = ["X-Mode"]
     assert_eq!(two.fingerprint.ignore.len(), 1);
     assert_eq!(two.fingerprint.headers, [HeaderName::from_static("x-mode")]);
     assert_eq!(routes[1].matcher.host.as_deref(), Some("api.example.com"));
-    assert_eq!(loaded.config.upstreams[0].endpoints[1].host, "::1");
+    let second = &loaded.config.upstreams[0].endpoints[1];
+    assert!(second.to_string().starts_with("http://[::1]:"), "{second}");
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 }
 
@@ -264,7 +266,8 @@ fn the_quick_configuration_protects_what_bears_a_key() {
     )
     .unwrap();
     assert_eq!(config.store.location, StoreLocation::Memory);
-    assert_eq!(config.upstreams[0].endpoints[0].port, 9000);
+    let endpoint = &config.upstreams[0].endpoints[0];
+    assert_eq!(endpoint.to_string(), "http://127.0.0.1:9000");
     let [protected, rest] = config.routes.as_slice() else {
         panic!("{:?}", config.routes);
     };

@@ -26,6 +26,7 @@ mod probing;
 mod problems;
 mod resending;
 mod sealed;
+mod secure_upstreams;
 mod tunnels;
 mod unresolved;
 mod upstreams;

@@ -24,7 +24,7 @@ async fn a_name_without_an_address_sends_nothing() {
 #[tokio::test]
 async fn a_name_is_resolved_and_the_other_endpoints_of_a_dead_one_are_tried() {
     let origin = Origin::bind().await;
-    let live = endpoint("localhost", origin.endpoint().port);
+    let live = endpoint("localhost", origin.0.local_addr().unwrap().port());
     let upstream = Upstream::new(&config(vec![nobody().await, live]));
     for _ in 0..2 {
         let (response, _) = tokio::join!(send(&upstream), origin.answer(OK));

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use super::socket::Address;
 use super::*;
 use crate::config;
 
@@ -31,7 +32,7 @@ impl Origin {
         Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
     }
 
-    fn endpoint(&self) -> config::Endpoint {
+    fn endpoint(&self) -> UpstreamEndpoint {
         endpoint("127.0.0.1", self.0.local_addr().unwrap().port())
     }
 
@@ -52,20 +53,21 @@ impl Origin {
     }
 }
 
-fn endpoint(host: &str, port: u16) -> config::Endpoint {
+fn endpoint(host: &str, port: u16) -> UpstreamEndpoint {
     let host = host.to_owned();
-    config::Endpoint { host, port }
+    UpstreamEndpoint::Http(config::Endpoint { host, port })
 }
 
 /// An endpoint at which nobody listens.
-async fn nobody() -> config::Endpoint {
+async fn nobody() -> UpstreamEndpoint {
     Origin::bind().await.endpoint()
 }
 
-fn config(endpoints: Vec<config::Endpoint>) -> UpstreamConfig {
+fn config(endpoints: Vec<UpstreamEndpoint>) -> UpstreamConfig {
     UpstreamConfig {
         name: "payments".to_owned(),
         endpoints,
+        tls: None,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(4),
         max_in_flight: 8,
@@ -334,8 +336,8 @@ async fn behind_a_closed_gate_nothing_is_on_the_wire() {
 async fn a_connection_that_is_reset_before_the_first_byte_gives_the_request_back() {
     let origin = Origin::bind().await;
     let upstream = origin.upstream();
-    let address = origin.0.local_addr().unwrap();
-    let open = Connection::open(&upstream.dialer, address, FOREVER, &upstream.counters);
+    let address = Address::Tcp(origin.0.local_addr().unwrap());
+    let open = Connection::open(&upstream.dialer, address, None, FOREVER, &upstream.counters);
     let (Ok(connection), socket) = tokio::join!(open, origin.accept()) else {
         panic!("not connected");
     };
@@ -362,7 +364,8 @@ async fn a_gate_that_closes_after_the_connection_is_made_still_holds_the_first_b
     let upstream = origin.upstream();
     let open = Connection::open(
         &upstream.dialer,
-        origin.0.local_addr().unwrap(),
+        Address::Tcp(origin.0.local_addr().unwrap()),
+        None,
         FOREVER,
         &upstream.counters,
     );
