@@ -18,10 +18,10 @@ use super::value::Text;
 const MAX_UNIX_PATH: usize = 107;
 
 /// The permissions of a socket's file unless they are set: its owner and their group may connect.
-const SOCKET_MODE: u32 = 0o660;
+pub(super) const SOCKET_MODE: u32 = 0o660;
 
 /// What a Unix address begins with.
-const UNIX: &str = "unix:";
+pub(super) const UNIX: &str = "unix:";
 
 choice!(ProxyProtocolWord { Off = "off", Required = "required" } later {});
 

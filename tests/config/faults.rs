@@ -35,7 +35,7 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_allowed() {
         ),
         (
             "\"a b\" = 1",
-            "f:1:1: \"a b\": is not a setting; there are `profile`, `problem_base`, `drain_timeout`, `drain_delay`, `[[listeners]]`, \
+            "f:1:1: \"a b\": is not a setting; there are `profile`, `reload`, `problem_base`, `drain_timeout`, `drain_delay`, `[[listeners]]`, \
              `[admin]`, `[store]`, `[limits]`, `[access_log]`, `[upstreams.NAME]`, `[defaults]`, `[[routes]]`"
                 .to_owned(),
         ),
@@ -317,7 +317,6 @@ fn what_is_missing_is_said() {
 #[test]
 fn what_a_later_version_will_know_is_refused_by_name() {
     for top in [
-        "profile = \"edge\"",
         "admin.address = \"unix:/run/admin.sock\"",
         "admin.cors = true",
         "store.url = \"dynamodb://table\"",
@@ -349,7 +348,7 @@ fn what_a_later_version_will_know_is_refused_by_name() {
 
 #[test]
 fn every_fault_of_a_file_is_said_at_once_in_the_order_of_the_file() {
-    let text = r#"profile = "edge"
+    let text = r#"profile = "edgy"
 drain_timout = "30s"
 [store]
 url = "redis://:password@host/0"
