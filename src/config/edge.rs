@@ -3,6 +3,7 @@
 use super::StoreLocation;
 use super::file::{ConfigFile, ListenerFile, StoreFile};
 use super::finding::Findings;
+use super::listener::ListenAddress;
 use super::words::Profile;
 
 /// Warns of what an edge should not be without.
@@ -31,7 +32,7 @@ fn sealing(store: &StoreFile, findings: &mut Findings) {
 
 /// Whoever reaches an address of a network does so in the clear, or by a proxy that is not believed.
 fn exposure(listener: &ListenerFile, findings: &mut Findings) {
-    let address = listener.address.get().and_then(|address| address.tcp());
+    let address = listener.address.get().and_then(ListenAddress::tcp);
     let is_open = address.is_some_and(|address| !address.ip().is_loopback());
     let has_tls = listener.tls.get().is_none_or(Option::is_some);
     let has_proxies = listener

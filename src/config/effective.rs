@@ -120,8 +120,8 @@ impl Writer<'_> {
             let parsed = section
                 .default
                 .and_then(|default| DeValue::parse(default).ok());
-            let written = root.get(section.name).map(|value| value.get_ref());
-            let value = written.or(parsed.as_ref().map(|default| default.get_ref()));
+            let written = root.get(section.name).map(toml::Spanned::get_ref);
+            let value = written.or(parsed.as_ref().map(toml::Spanned::get_ref));
             let Some(value) = value else { continue };
             self.section(section, value);
         }
@@ -179,7 +179,7 @@ impl Writer<'_> {
             let written = table.get(setting.name);
             if setting.form == Form::Section {
                 let nothing = DeTable::default();
-                let inner = match written.map(|value| value.get_ref()) {
+                let inner = match written.map(toml::Spanned::get_ref) {
                     Some(DeValue::Table(inner)) => Some(inner),
                     Some(_) => None,
                     None => setting.default.map(|_| &nothing),

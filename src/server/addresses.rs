@@ -77,7 +77,7 @@ fn client(address: IpAddr) -> IpAddr {
             let mask = u128::MAX << (Ipv6Addr::BITS - IPV6_CLIENT);
             Ipv6Addr::from_bits(address.to_bits() & mask).into()
         }
-        address => address,
+        address @ IpAddr::V4(_) => address,
     }
 }
 

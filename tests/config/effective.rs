@@ -41,7 +41,7 @@ fn each_setting_is_shown_with_where_it_comes_from() {
     has("[[routes]]");
     has("id = \"all\"  # default");
     has("wait = \"3s\"  # oncegate.toml:3");
-    has("retention.success = \"1h\"  # oncegate.toml:9");
+    has("retention.success = \"1h\"  # oncegate.toml:10");
     has("retention.failure = \"24h\"  # default");
     assert!(!printed.contains("[defaults]"));
 }
