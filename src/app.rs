@@ -3,6 +3,7 @@
 
 mod entrances;
 mod open_files;
+mod reload;
 mod unresolved;
 
 use std::net::SocketAddr;
@@ -15,22 +16,26 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use arc_swap::ArcSwap;
+
 use self::entrances::Entrances;
+use self::reload::Reloader;
 use self::unresolved::Census;
 use crate::admin::{Admin, Readiness, Records, RecordsParts};
 use crate::config::{
-    Config, EncryptionKey, OperatorsConfig, RedisConfig, StoreConfig, StoreLocation,
+    Config, EncryptionKey, Loaded, OperatorsConfig, RedisConfig, StoreConfig, StoreLocation,
+    UpstreamConfig,
 };
 use crate::gateway::{Gateway, Parts};
 use crate::identity::{IdKeyBytes, Identifier};
-use crate::route::Table;
-use crate::server::{BindError, Ending, Limit, Server};
+use crate::route::{Route, Table};
+use crate::server::{BindError, Ending, Inherited, Limit, Refused, Server};
 use crate::store::{
     Accepted, ContactError, Embedded, Found, Inspected, Memory, OpenError, Redis, Sealing,
     SealingKey, Store, Time, system_clock,
 };
 use crate::telemetry::log::Log;
-use crate::telemetry::{AccessLog, AuditLog, LimitOver, Metrics, StoreHealth};
+use crate::telemetry::{AccessLog, AuditLog, ConnectionRefused, LimitOver, Metrics, StoreHealth};
 use crate::upstream::Upstream;
 
 /// How often the store is asked whether it is there, until it was there once.
@@ -100,22 +105,28 @@ pub enum Error {
         /// Why not.
         error: std::io::Error,
     },
+    /// A socket that was passed to the process is none that it can serve.
+    #[error("the sockets passed to the process (LISTEN_FDS) cannot be used: {0}")]
+    Inherited(std::io::Error),
     /// Signals cannot be caught.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
 }
 
-/// Runs a gateway until SIGTERM or SIGINT and the end of its drain; a second signal ends it at once.
+/// Runs a gateway until SIGTERM or SIGINT and the end of its drain; a second signal ends it at once. With the file that
+/// the configuration was read from, it is read again when that is asked for.
 ///
 /// # Errors
 /// Where it cannot start.
-pub async fn run(config: Config, log: &Log) -> Result<(), Error> {
+pub async fn run(loaded: Loaded, file: Option<&Path>, log: &Log) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
     let hangups = signal(SignalKind::hangup()).map_err(Error::Signals)?;
-    open_files::raise(&config);
-    let metrics = Arc::new(metrics(&config));
+    open_files::raise(&loaded.config);
+    let metrics = Arc::new(metrics(&loaded.config));
+    metrics.config_loaded.set(reload::now());
     let readiness = Arc::new(Readiness::new(Arc::clone(&metrics.store.health)));
-    let running = Running::start(config, metrics, Arc::clone(&readiness), hangups, log).await?;
+    let running =
+        Running::start(loaded, file, metrics, Arc::clone(&readiness), hangups, log).await?;
     signals.next().await;
     tracing::info!("draining; a second signal ends at once");
     readiness.draining();
@@ -138,12 +149,20 @@ struct Running {
 
 impl Running {
     async fn start(
-        config: Config,
+        loaded: Loaded,
+        file: Option<&Path>,
         metrics: Arc<Metrics>,
         readiness: Arc<Readiness>,
         hangups: Signal,
         log: &Log,
     ) -> Result<Self, Error> {
+        let Loaded {
+            config,
+            effective,
+            digest,
+            ..
+        } = loaded;
+        let inherited = Inherited::from_env().map_err(Error::Inherited)?;
         let (store, id_key) = open(&config.store).await?;
         let store = sealed(store, &config.store.encryption_keys);
         let upstreams: Vec<(String, Arc<Upstream>)> = config
@@ -151,58 +170,68 @@ impl Running {
             .iter()
             .map(|upstream| (upstream.name.clone(), Upstream::new(upstream)))
             .collect();
-        let census = Census::new(Arc::clone(&metrics), &config.routes);
-        let audit = config
-            .operators
-            .as_ref()
-            .map(|operators| audit_log(operators, log))
-            .transpose()?;
         let routes = Table::new(config.routes);
-        let identifier = Identifier::new(&id_key, &config.store.namespace);
         let listed = routes.routes().to_vec();
+        let census = Census::new(Arc::clone(&metrics), &listed);
+        let census = Arc::new(ArcSwap::from_pointee(census));
         let gateway = Gateway::new(Parts {
             routes,
-            upstreams: upstreams.clone(),
+            upstreams,
             store: Arc::clone(&store),
             store_timeout: config.store.timeout,
-            id_key,
-            namespace: config.store.namespace,
+            id_key: id_key.clone(),
+            namespace: config.store.namespace.clone(),
             limits: config.limits.clone(),
             problem_base: config.problem_base,
             metrics: Arc::clone(&metrics),
             access_log: AccessLog::new(config.access_log, log),
         });
-        let server = Server::bind(&config.listeners, &config.limits)?
+        let server = Server::bind_or_take(&config.listeners, &config.limits, inherited)?
             .when_full(&gateway.refusal_when_full());
         let entrances = Entrances::new(&server, &config.listeners, &metrics);
-        let refresh = refresh(
-            &gateway, &store, &upstreams, &server, &entrances, log, &metrics,
-        );
+        let refresh = refresh(&gateway, &store, &server, &entrances, log, &metrics);
         let admin = Admin::bind(config.admin, Arc::clone(&metrics), readiness, refresh)
             .await
             .map_err(|error| Error::Bind {
                 address: config.admin,
                 error,
             })?;
-        let forgetful = gateway.clone();
-        let records = config.operators.zip(audit).map(|(operators, audit)| {
-            Records::new(RecordsParts {
-                token: operators.token,
-                store: Arc::clone(&store),
-                store_timeout: config.store.timeout,
-                routes: listed,
-                identifier,
-                metrics: Arc::clone(&metrics),
-                audit,
-                forgotten: Arc::new(move |id| forgetful.forget(id)),
-            })
-        });
-        let admin = admin.with_records(records);
+        let desk = Desk {
+            store: Arc::clone(&store),
+            store_timeout: config.store.timeout,
+            id_key,
+            namespace: config.store.namespace.clone(),
+            gateway: gateway.clone(),
+        };
+        let records = config
+            .operators
+            .map(|operators| desk.records(operators, listed, &metrics, log))
+            .transpose()?;
+        admin.records().store(records.map(Arc::new));
         for address in server.addresses() {
             tracing::info!(%address, "listening");
         }
         if let Ok(address) = admin.local_address() {
             tracing::info!(%address, "admin listening");
+        }
+        if let Some(file) = file {
+            let reloader = Reloader {
+                file: file.to_owned(),
+                every: config.reload_every,
+                seen: Some(digest),
+                in_force: effective,
+                store: config.store,
+                upstreams: config.upstreams,
+                gateway: gateway.clone(),
+                server: server.counters(),
+                desk,
+                records: admin.records(),
+                census: Arc::clone(&census),
+                metrics: Arc::clone(&metrics),
+                log: log.clone(),
+            };
+            let hangups = signal(SignalKind::hangup()).map_err(Error::Signals)?;
+            tokio::spawn(reloader.watch(hangups));
         }
         tokio::spawn(admin.serve());
         tokio::spawn(entrances.watch(hangups));
@@ -254,6 +283,38 @@ impl Running {
             }
         }
         self.store.close().await;
+    }
+}
+
+/// What the pages about records are made of, whatever routes and operators there are.
+struct Desk {
+    store: Arc<dyn Store>,
+    store_timeout: Duration,
+    id_key: IdKeyBytes,
+    namespace: String,
+    gateway: Gateway,
+}
+
+impl Desk {
+    fn records(
+        &self,
+        operators: OperatorsConfig,
+        routes: Vec<Arc<Route>>,
+        metrics: &Arc<Metrics>,
+        log: &Log,
+    ) -> Result<Records, Error> {
+        let audit = audit_log(&operators, log)?;
+        let forgetful = self.gateway.clone();
+        Ok(Records::new(RecordsParts {
+            token: operators.token,
+            store: Arc::clone(&self.store),
+            store_timeout: self.store_timeout,
+            routes,
+            identifier: Identifier::new(&self.id_key, &self.namespace),
+            metrics: Arc::clone(metrics),
+            audit,
+            forgotten: Arc::new(move |id| forgetful.forget(id)),
+        }))
     }
 }
 
@@ -430,25 +491,27 @@ fn metrics(config: &Config) -> Metrics {
     metrics
         .connections_limit
         .set(config.limits.max_connections as u64);
-    for (index, upstream) in config.upstreams.iter().enumerate() {
+    set_limits(&metrics, &config.upstreams);
+    metrics
+}
+
+fn set_limits(metrics: &Metrics, upstreams: &[UpstreamConfig]) {
+    for (index, upstream) in upstreams.iter().enumerate() {
         let limit = &metrics.upstream(index).in_flight_limit;
         limit.set(upstream.max_in_flight as u64);
     }
-    metrics
 }
 
 /// Sets the gauges that mirror what other parts hold; called before each scrape.
 fn refresh(
     gateway: &Gateway,
     store: &Arc<dyn Store>,
-    upstreams: &[(String, Arc<Upstream>)],
     server: &Server,
     entrances: &Arc<Entrances>,
     log: &Log,
     metrics: &Arc<Metrics>,
 ) -> crate::admin::Refresh {
     let (gateway, store, metrics) = (gateway.clone(), Arc::clone(store), Arc::clone(metrics));
-    let upstreams = upstreams.to_vec();
     let (server, log) = (server.counters(), log.clone());
     let entrances = Arc::clone(entrances);
     Arc::new(move || {
@@ -458,16 +521,16 @@ fn refresh(
         metrics.store.bytes.set(usage.bytes);
         metrics.store.limit_bytes.set(usage.limit_bytes);
         metrics.store.aged_out.mirror(usage.aged_out);
-        for (index, (_, upstream)) in upstreams.iter().enumerate() {
-            let (stats, mirrored) = (upstream.stats(), metrics.upstream(index));
-            mirrored.connections.set(stats.open as u64);
-            mirrored.connections_idle.set(stats.idle as u64);
-            mirrored.in_flight.set(stats.in_flight as u64);
-        }
         let stats = server.snapshot();
         metrics.connections.set(stats.connections as u64);
         metrics.connections_total.mirror(stats.accepted);
-        metrics.connections_refused.mirror(stats.refused);
+        for (reason, refused) in Refused::ALL.into_iter().zip(stats.refused) {
+            let reason = match reason {
+                Refused::Full => ConnectionRefused::MaxConnections,
+                Refused::Address => ConnectionRefused::MaxConnectionsPerAddress,
+            };
+            metrics.connections_refused.of(reason).mirror(refused);
+        }
         for (limit, closed) in Limit::ALL.into_iter().zip(stats.closed) {
             metrics.client_timeouts.of(limit_over(limit)).mirror(closed);
         }
@@ -489,11 +552,18 @@ fn limit_over(limit: Limit) -> LimitOver {
 
 /// Asks the store from time to time, so that readiness, `store_up` and what is unresolved are true without traffic,
 /// too. What requests hear of the store counts as well.
-async fn watch_store(gateway: Gateway, census: Census, health: Arc<StoreHealth>) {
+async fn watch_store(gateway: Gateway, census: Arc<ArcSwap<Census>>, health: Arc<StoreHealth>) {
+    let mut counting = census.load_full();
     loop {
+        let in_force = census.load_full();
+        if !Arc::ptr_eq(&in_force, &counting) {
+            // What is counted anew is set anew, and the rest is gone.
+            counting.end();
+            counting = in_force;
+        }
         // What it says is heard by the health itself.
         if gateway.ping_store().await.is_ok() {
-            let _ = census.take(&gateway).await;
+            let _ = counting.take(&gateway).await;
         }
         sleep(match health.was_contacted() {
             true => PINGS_EVERY,

@@ -81,6 +81,23 @@ fn a_good_configuration_is_ok_and_is_said_as_it_was_understood() {
 }
 
 #[test]
+fn what_is_in_force_is_printed_as_a_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = configuration(directory.path(), nobody(), "profile = \"edge\"");
+    let check = oncegate(&["check", "--config", &path, "--effective"]);
+    assert_eq!(check.status.code(), Some(0), "{check:?}");
+    let printed = said(&check.stdout);
+    assert!(
+        printed.contains(&format!("\nprofile = \"edge\"  # {path}:1\n")),
+        "{printed}"
+    );
+    let again = directory.path().join("again.toml");
+    std::fs::write(&again, &printed).unwrap();
+    let check = oncegate(&["check", "--config", &again.display().to_string()]);
+    assert_eq!(check.status.code(), Some(0), "{check:?}");
+}
+
+#[test]
 fn a_bad_or_missing_configuration_ends_with_78_and_every_fault() {
     let directory = tempfile::tempdir().unwrap();
     let path = configuration(directory.path(), nobody(), "profile = \"x\"\nlimit = 1");
@@ -90,7 +107,7 @@ fn a_bad_or_missing_configuration_ends_with_78_and_every_fault() {
         assert_eq!(
             said(&output.stderr),
             format!(
-                "{path}:1:11: error: profile: is \"x\"; write \"sidecar\"\n\
+                "{path}:1:11: error: profile: is \"x\"; write \"sidecar\" or \"edge\"\n\
                  {path}:2:1: error: limit: is not a setting; did you mean `[limits]`?\n"
             ),
         );

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -73,20 +74,16 @@ impl Admin {
                 metrics,
                 readiness,
                 refresh,
-                records: None,
+                records: Arc::default(),
             }),
             deadline: CONNECTION_DEADLINE,
         })
     }
 
-    /// Also serves `/v1/records`, to whoever shows the token.
+    /// What answers `/v1/records`, to whoever shows the token: nothing at first. It may be changed at any time.
     #[must_use]
-    pub fn with_records(mut self, records: Option<Records>) -> Self {
-        let records = records.map(Arc::new);
-        Arc::get_mut(&mut self.pages)
-            .expect("nobody is served yet")
-            .records = records;
-        self
+    pub fn records(&self) -> Arc<ArcSwapOption<Records>> {
+        Arc::clone(&self.pages.records)
     }
 
     /// Where it listens: the port that was chosen where 0 was asked for.
@@ -136,7 +133,7 @@ async fn converse(stream: TcpStream, peer: SocketAddr, pages: Arc<Pages>, deadli
         let pages = Arc::clone(&pages);
         async move {
             let path = request.uri().path();
-            let answer = match &pages.records {
+            let answer = match pages.records.load_full() {
                 Some(records) if Records::has(path) => records.answer(request, peer).await,
                 _ => pages.answer(request.method(), path),
             };
@@ -159,7 +156,7 @@ struct Pages {
     readiness: Arc<Readiness>,
     refresh: Refresh,
     /// `None` where there is no token.
-    records: Option<Arc<Records>>,
+    records: Arc<ArcSwapOption<Records>>,
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

@@ -31,7 +31,7 @@ struct Count {
 
 impl Census {
     /// Of these routes, in the order of the metrics.
-    pub fn new(metrics: Arc<Metrics>, routes: &[Route]) -> Self {
+    pub fn new(metrics: Arc<Metrics>, routes: &[Arc<Route>]) -> Self {
         // The first one of an id comes last, and stays.
         let last_first = routes.iter().enumerate().rev();
         let by_id = last_first.map(|(place, route)| (Arc::clone(&route.id), place));
@@ -63,6 +63,11 @@ impl Census {
         }
         self.show(&counts);
         Ok(())
+    }
+
+    /// Sets the gauges to nothing: other routes are counted from now on.
+    pub fn end(&self) {
+        self.show(&HashMap::new());
     }
 
     fn show(&self, counts: &HashMap<Option<usize>, Count>) {

@@ -13,9 +13,17 @@ use crate::store::{Inspected, Redis};
 use crate::upstream::Upstream;
 
 pub(super) async fn run(arguments: &Check) -> Result<(), Failure> {
-    let Loaded { config, warnings } = Config::load(&arguments.config)?;
+    let Loaded {
+        config,
+        warnings,
+        effective,
+        ..
+    } = Config::load(&arguments.config)?;
     report::warnings(&warnings);
     let mut stdout = io::stdout();
+    if arguments.effective {
+        return Ok(write!(stdout, "{effective}")?);
+    }
     writeln!(stdout, "{}: ok", arguments.config.display())?;
     write!(stdout, "{}", summary::of(&config))?;
     if arguments.connect {

@@ -115,6 +115,10 @@ struct Check {
     /// Also asks store and upstreams.
     #[arg(long)]
     connect: bool,
+    /// Prints the whole configuration in force instead, as TOML: each setting, and where it comes from. Secrets are left
+    /// out.
+    #[arg(long, conflicts_with = "connect")]
+    effective: bool,
 }
 
 /// Why a command did not do what it was to do.

@@ -2,7 +2,7 @@
 
 use super::{Failure, Serve};
 use crate::app;
-use crate::config::{Config, Loaded};
+use crate::config::Config;
 use crate::telemetry::log;
 
 pub(super) async fn run(arguments: Serve) -> Result<(), Failure> {
@@ -13,22 +13,19 @@ pub(super) async fn run(arguments: Serve) -> Result<(), Failure> {
         admin,
         store,
     } = arguments;
-    let Loaded { config, warnings } = match config {
-        Some(path) => Config::load(&path)?,
+    let loaded = match &config {
+        Some(path) => Config::load(path)?,
         None => {
             let upstream = upstream.unwrap_or_default();
-            let config = Config::quick(&upstream, &listen, &admin, &store)?;
-            Loaded {
-                config,
-                warnings: Vec::new(),
-            }
+            Config::quick(&upstream, &listen, &admin, &store)?
         }
     };
     let log = log::start()?;
-    for warning in warnings {
+    // The arguments are nothing to warn of.
+    for warning in loaded.warnings.iter().filter(|_| config.is_some()) {
         tracing::warn!("{warning}");
     }
-    let run = app::run(config, &log).await;
+    let run = app::run(loaded, config.as_deref(), &log).await;
     log.finish();
     Ok(run?)
 }

@@ -12,14 +12,15 @@ use super::endpoint::ServerNameWord;
 use super::finding::Findings;
 use super::listener::{ListenAddress, ProxyProtocolWord, SocketMode, TrustedProxy};
 use super::probe::ProbeFile;
-use super::quantity::{Count, Positive, Share, Size};
+use super::quantity::{Count, CountOrNone, Positive, Share, Size, Window};
 use super::redis::{FilePath, ReplicasAck, User};
 use super::secret::Secret;
 use super::setting::{Definition, Form, Value, Written, joined, section, table_schema};
 use super::value::{Label, Named, Partly};
 use super::words::{
     AfterExpiryWord, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAgeWord, KeyWord,
-    ModeWord, OnStoreDownWord, OnUnknownWord, Profile, ScopeWord, StatusWord, UnknownStatus,
+    ModeWord, OnStoreDownWord, OnUnknownWord, Profile, ReloadWord, ScopeWord, StatusWord,
+    UnknownStatus,
 };
 use super::{StoreLocation, UpstreamEndpoint};
 use crate::identity::{JsonPointer, KeyFormat};
@@ -28,8 +29,12 @@ use crate::route::PathPattern;
 section! {
     /// The configuration of oncegate.
     ConfigFile {
-        /// Which defaults the limits and timeouts have: those of a sidecar beside one service.
+        /// Which defaults the limits and timeouts have: those of a sidecar beside one service, whose clients are known, or those
+        /// of an edge that strangers reach. What is written wins over either.
         profile: Profile = "sidecar",
+        /// When the file is read again: whenever the process gets SIGHUP; with a duration also when its content has changed,
+        /// which is looked at that often.
+        reload: ReloadWord = "signal",
         /// The URL that the slug of a problem is appended to, to make its `type`. Without it the types are
         /// `urn:oncegate:problem:SLUG`.
         problem_base: Option<BaseUrl>,
@@ -200,29 +205,44 @@ section! {
     /// The bounds of everything that waits or is held. Each says what happens beyond it.
     LimitsFile {
         /// Client connections at a time. A further one is answered with 503 `overloaded` and closed.
-        max_connections: Count = 4096,
+        max_connections: Count = 4096 edge 16384,
+        /// Client connections of one address at a time, of one /64 with IPv6; 0 for as many as there are. A further one is
+        /// refused as one beyond `max_connections` is. Behind a PROXY header the address is the client's. Connections of
+        /// trusted proxies, which bring many clients, and over Unix sockets are not counted.
+        max_connections_per_address: CountOrNone = 0 edge 256,
         /// Bodies held in memory, all requests together: those of requests, and recorded answers until their clients
         /// have taken them. A request whose body or replay finds no room is answered with 503 `overloaded`.
-        max_buffered: Positive<Size> = "64MiB",
+        max_buffered: Positive<Size> = "64MiB" edge "256MiB",
         /// Duplicates that wait for the first of one key. A further one is answered with 503 `overloaded`.
         max_waiters_per_key: Count = 16,
         /// Duplicates that wait, all keys together. A further one is answered with 503 `overloaded`.
-        max_waiters: Count = 256,
+        max_waiters: Count = 256 edge 4096,
         /// Dispatches kept open past their `response_timeout`. A further one is not kept open: its late answer is
         /// lost, and the outcome stays unknown.
-        max_late: Count = 256,
+        max_late: Count = 256 edge 1024,
         /// From accepting a connection to its first byte; then it is closed. A PROXY header has that long to come whole,
         /// and so have the first byte of TLS and, behind the handshake, that of HTTP.
-        first_byte: Positive<Duration> = "10s",
+        first_byte: Positive<Duration> = "10s" edge "5s",
         /// From the first byte of a request to the end of its head; then the connection is closed. So is one whose TLS
         /// handshake takes longer. A head that stalls
         /// over HTTP/2 leaves its connection idle, and `keep_alive` closes it.
-        headers: Positive<Duration> = "10s",
+        headers: Positive<Duration> = "10s" edge "5s",
         /// Between two pieces of a body; then the request is given up, or the client that takes nothing of its
         /// answer.
-        body_idle: Positive<Duration> = "30s",
-        /// Between two requests on a connection; then it is closed.
-        keep_alive: Positive<Duration> = "75s",
+        body_idle: Positive<Duration> = "30s" edge "15s",
+        /// Between two requests on a connection; then it is closed. It has to be longer than a balancer in front keeps its
+        /// idle connections.
+        keep_alive: Positive<Duration> = "75s" edge "30s",
+        /// Requests under way on one HTTP/2 connection; a client is told, and a further one is refused.
+        http2_streams: Count = 128 edge 64,
+        /// What an HTTP/2 client may send ahead of its being read, for one body.
+        http2_stream_window: Window = "256KiB" edge "64KiB",
+        /// The same for all bodies of a connection.
+        http2_connection_window: Window = "1MiB" edge "256KiB",
+        /// How often an HTTP/2 client is asked whether it is still there.
+        http2_ping_every: Positive<Duration> = "20s" edge "15s",
+        /// How long it may take to answer that; then its connection is closed.
+        http2_ping_timeout: Positive<Duration> = "20s" edge "10s",
         /// Recorded responses held in memory, so that a replay need not ask the store. The least used make room
         /// for new ones, and their replays ask the store. 0 switches it off.
         replay_cache: Size = "64MiB",

@@ -18,7 +18,7 @@ use super::value::Text;
 pub(super) const MAX_UNIX_PATH: usize = 107;
 
 /// The permissions of a socket's file unless they are set: its owner and their group may connect.
-const SOCKET_MODE: u32 = 0o660;
+pub(super) const SOCKET_MODE: u32 = 0o660;
 
 /// What a Unix address begins with.
 pub(super) const UNIX: &str = "unix:";

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use http::HeaderName;
 
+use super::edge;
 use super::endpoint;
 use super::file::{
     AccessLogFile, AdminFile, ConfigFile, EncryptionKeyFile, FingerprintFile, LimitsFile,
@@ -26,8 +27,8 @@ use super::words::{
     StatusWord,
 };
 use super::{
-    AccessLogConfig, Config, EncryptionKey, Limits, OperatorsConfig, StoreConfig, StoreLocation,
-    UpstreamConfig,
+    AccessLogConfig, Config, EncryptionKey, Http2Limits, Limits, OperatorsConfig, StoreConfig,
+    StoreLocation, UpstreamConfig,
 };
 use crate::identity::{FingerprintRules, IdKeyBytes, KeyFormat, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
@@ -36,10 +37,10 @@ use crate::route::{
 };
 
 /// What a store may hold unless it is set, in bytes.
-const MAX_SIZE: u64 = 10 << 30;
+pub(super) const MAX_SIZE: u64 = 10 << 30;
 
 /// The same for a store in memory.
-const MAX_SIZE_IN_MEMORY: u64 = 256 << 20;
+pub(super) const MAX_SIZE_IN_MEMORY: u64 = 256 << 20;
 
 /// The shortest admin token, in characters: nobody guesses 16 random ones.
 const MIN_TOKEN: usize = 16;
@@ -55,7 +56,9 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
     let access_log = file.access_log.get().and_then(access_log);
     let upstreams = upstreams(file, findings);
     let routes = routes(file, findings);
+    edge::look(file, findings);
     Some(Config {
+        reload_every: file.reload.get()?.0,
         problem_base: file.problem_base.value()?.map(|base| base.0),
         drain_timeout: file.drain_timeout.value()?,
         drain_delay: file.drain_delay.value()?,
@@ -224,6 +227,7 @@ fn encryption_keys(
 fn limits(file: &LimitsFile) -> Option<Limits> {
     Some(Limits {
         max_connections: file.max_connections.get()?.0,
+        max_connections_per_address: file.max_connections_per_address.get()?.0,
         max_buffered: file.max_buffered.get()?.0.0,
         max_waiters_per_key: file.max_waiters_per_key.get()?.0,
         max_waiters: file.max_waiters.get()?.0,
@@ -232,6 +236,13 @@ fn limits(file: &LimitsFile) -> Option<Limits> {
         headers: file.headers.get()?.0,
         body_idle: file.body_idle.get()?.0,
         keep_alive: file.keep_alive.get()?.0,
+        http2: Http2Limits {
+            streams: u32::try_from(file.http2_streams.get()?.0).unwrap_or(u32::MAX),
+            stream_window: file.http2_stream_window.get()?.0,
+            connection_window: file.http2_connection_window.get()?.0,
+            ping_every: file.http2_ping_every.get()?.0,
+            ping_timeout: file.http2_ping_timeout.get()?.0,
+        },
         replay_cache: file.replay_cache.get()?.0,
     })
 }

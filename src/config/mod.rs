@@ -5,6 +5,8 @@
 
 mod certificates;
 mod document;
+mod edge;
+mod effective;
 mod endpoint;
 mod file;
 mod finding;
@@ -40,6 +42,7 @@ use crate::route::{Mode, Route};
 pub use self::certificates::{
     Certificate, Certificates, ClientAuth, TlsConfig, TlsFault, TlsFiles,
 };
+pub use self::effective::Effective;
 pub use self::endpoint::{UpstreamEndpoint, UpstreamTls};
 pub use self::finding::{Faults, Finding, Position};
 pub use self::listener::{ListenAddress, ListenerConfig, TrustedProxies, TrustedProxy};
@@ -52,6 +55,8 @@ const MAX_FILE: u64 = 1 << 20;
 /// What the program needs to run.
 #[derive(Debug)]
 pub struct Config {
+    /// How often the file is looked at for changes; `None`: when the process is told to.
+    pub reload_every: Option<Duration>,
     /// A URL that the problem slugs are appended to; `None`: `urn:oncegate:problem:`.
     pub problem_base: Option<String>,
     /// How long a drain may take.
@@ -83,6 +88,10 @@ pub struct Loaded {
     pub config: Config,
     /// In the order of the file.
     pub warnings: Vec<Finding>,
+    /// Every setting, and where it comes from.
+    pub effective: Effective,
+    /// Tells the text that it was read from from any other.
+    pub digest: [u8; 32],
 }
 
 impl Config {
@@ -105,6 +114,12 @@ impl Config {
         Self::parse(&text, &name)
     }
 
+    /// Tells the content of a configuration file from any other; `None` where it cannot be read.
+    #[must_use]
+    pub fn digest(path: &Path) -> Option<[u8; 32]> {
+        read(path).ok().map(|text| digest_of(&text))
+    }
+
     /// Reads a configuration from a text, and the secrets that it names. `name` stands before every fault.
     ///
     /// # Errors
@@ -116,7 +131,12 @@ impl Config {
             .and_then(|file| lower::lower(&file, &mut findings));
         let (faults, warnings) = findings.resolve(text, name);
         match config {
-            Some(config) if faults.is_empty() => Ok(Loaded { config, warnings }),
+            Some(config) if faults.is_empty() => Ok(Loaded {
+                config,
+                warnings,
+                effective: Effective::of(&root, text, name),
+                digest: digest_of(text),
+            }),
             _ => Err(Faults(faults)),
         }
     }
@@ -126,7 +146,7 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong with the arguments, at once.
-    pub fn quick(upstream: &str, listen: &str, admin: &str, store: &str) -> Result<Self, Faults> {
+    pub fn quick(upstream: &str, listen: &str, admin: &str, store: &str) -> Result<Loaded, Faults> {
         let quote = |text: &str| toml::Value::from(text).to_string();
         let text = format!(
             include_str!("quick.toml"),
@@ -137,7 +157,10 @@ impl Config {
         );
         let loaded = Self::parse(&text, "command line");
         loaded
-            .map(|loaded| scoped_where_sent(loaded.config))
+            .map(|loaded| Loaded {
+                config: scoped_where_sent(loaded.config),
+                ..loaded
+            })
             .map_err(|Faults(mut faults)| {
                 for fault in &mut faults {
                     fault.position = None;
@@ -165,6 +188,13 @@ fn scoped_where_sent(mut config: Config) -> Config {
         }
     }
     config
+}
+
+fn digest_of(text: &str) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest.as_ref());
+    bytes
 }
 
 fn read(path: &Path) -> Result<String, String> {
@@ -203,7 +233,7 @@ impl fmt::Debug for OperatorsConfig {
 }
 
 /// Where records are kept.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StoreConfig {
     /// Which store.
     pub location: StoreLocation,
@@ -220,6 +250,7 @@ pub struct StoreConfig {
 }
 
 /// What recorded responses are encrypted with.
+#[derive(Clone, PartialEq, Eq)]
 pub struct EncryptionKey {
     /// Its name.
     pub id: String,
@@ -249,6 +280,8 @@ pub enum StoreLocation {
 pub struct Limits {
     /// Client connections at a time.
     pub max_connections: usize,
+    /// The same of one address; 0: as many as there are.
+    pub max_connections_per_address: usize,
     /// Bytes of bodies held in memory, all requests together.
     pub max_buffered: u64,
     /// Duplicates that wait for one key.
@@ -265,8 +298,25 @@ pub struct Limits {
     pub body_idle: Duration,
     /// Between two requests on a connection.
     pub keep_alive: Duration,
+    /// What HTTP/2 connections may do.
+    pub http2: Http2Limits,
     /// Bytes of completed records held for replay; 0 switches the cache off.
     pub replay_cache: u64,
+}
+
+/// What of `[limits]` is about HTTP/2 alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Http2Limits {
+    /// Requests under way on one connection.
+    pub streams: u32,
+    /// Bytes of one body that a client may send ahead of their being read.
+    pub stream_window: u32,
+    /// The same of all bodies of a connection.
+    pub connection_window: u32,
+    /// How often a client is asked whether it is still there.
+    pub ping_every: Duration,
+    /// How long it may take to answer.
+    pub ping_timeout: Duration,
 }
 
 /// Section `[access_log]`.
@@ -283,7 +333,7 @@ pub struct AccessLogConfig {
 }
 
 /// One `[upstreams.NAME]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamConfig {
     /// The name in routes, metrics and logs.
     pub name: String,

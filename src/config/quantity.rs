@@ -278,6 +278,60 @@ impl Scalar for Count {
     }
 }
 
+/// How many of something at most; 0: as many as there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CountOrNone(pub(super) usize);
+
+impl Scalar for CountOrNone {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value {
+            DeValue::Integer(number) if number.as_str() == "0" => Ok(Self(0)),
+            value => Count::from_toml(value).map(|count| Self(count.0)),
+        }
+    }
+
+    fn meant(value: &DeValue<'_>) -> Option<String> {
+        Count::meant(value)
+    }
+
+    fn kind() -> String {
+        format!("a whole number from 0 to {MAX_COUNT}")
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "integer", "minimum": 0, "maximum": MAX_COUNT })
+    }
+}
+
+/// How much an HTTP/2 client may send ahead, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Window(pub(super) u32);
+
+/// The smallest window, one frame of the usual size, and the largest, far below what the protocol allows.
+const WINDOWS: std::ops::RangeInclusive<u32> = 16 << 10..=64 << 20;
+
+impl Scalar for Window {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        let size = Size::from_toml(value)?;
+        match u32::try_from(size.0) {
+            Ok(window) if WINDOWS.contains(&window) => Ok(Self(window)),
+            _ => Err(format!("is {}", size_in_words(size))),
+        }
+    }
+
+    fn meant(value: &DeValue<'_>) -> Option<String> {
+        Size::meant(value)
+    }
+
+    fn kind() -> String {
+        "a size from \"16KiB\" to \"64MiB\"".to_owned()
+    }
+
+    fn schema() -> Json {
+        Size::positive_schema()
+    }
+}
+
 /// A part of a whole, from none of it to all.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Share(pub(super) f64);

@@ -63,7 +63,10 @@ fn table(text: &mut String, settings: &[Definition]) {
 
 fn row(text: &mut String, prefix: &str, setting: &Definition) {
     let default = match setting.default {
-        Some(default) if setting.form == Form::Single => format!("`{default}`"),
+        Some(default) if setting.form == Form::Single => match setting.edge {
+            Some(edge) => format!("`{default}`; edge: `{edge}`"),
+            None => format!("`{default}`"),
+        },
         _ => String::new(),
     };
     let cells = [&default, &setting.kind, &setting.about].map(|cell| cell.replace('|', "\\|"));

@@ -6,6 +6,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::finding::{Findings, Place};
 use super::home;
+use super::value::Text;
+use super::words::Profile;
 
 /// Anything that may stand in a configuration file.
 pub(super) trait Value: Sized {
@@ -58,6 +60,8 @@ pub(super) struct Written<'a> {
     pub(super) place: Place,
     /// It is a default: whatever is in it has the place of the section that does not write it.
     is_default: bool,
+    /// Whose defaults hold.
+    profile: Profile,
 }
 
 impl<'a> Written<'a> {
@@ -78,6 +82,7 @@ impl<'a> Written<'a> {
             value,
             place: Place::default(),
             is_default: false,
+            profile: profile_of(value),
         }
     }
 
@@ -92,8 +97,16 @@ impl<'a> Written<'a> {
             value: value.get_ref(),
             place: self.place.child(offset, name),
             is_default: self.is_default,
+            profile: self.profile,
         }
     }
+}
+
+/// The profile of a file, before anything else of it is read; what is wrong with it is said in its turn.
+pub(super) fn profile_of(root: &DeValue<'_>) -> Profile {
+    root.get("profile")
+        .and_then(|profile| Profile::from_text(profile.get_ref().as_str()?).ok())
+        .unwrap_or(Profile::Sidecar)
 }
 
 /// One setting as it was read.
@@ -130,6 +143,8 @@ pub(super) struct Definition {
     pub(super) about: String,
     /// In TOML.
     pub(super) default: Option<&'static str>,
+    /// The same with `profile = "edge"`, where it is another one.
+    pub(super) edge: Option<&'static str>,
     pub(super) required: bool,
     pub(super) kind: String,
     pub(super) schema: Json,
@@ -137,11 +152,19 @@ pub(super) struct Definition {
     pub(super) inner: Vec<Definition>,
 }
 
+/// What holds where nothing is written, in TOML; and with `profile = "edge"`, where that is something else.
+pub(super) type Defaults = (Option<&'static str>, Option<&'static str>);
+
 impl Definition {
+    /// What holds where nothing is written.
+    pub(super) fn default_of(&self, profile: Profile) -> Option<&'static str> {
+        default_of((self.default, self.edge), profile)
+    }
+
     pub(super) fn of<T: Value>(
         name: &'static str,
         docs: &[&str],
-        default: Option<&'static str>,
+        (default, edge): Defaults,
     ) -> Self {
         let mut schema = T::schema();
         let about = if docs.is_empty() {
@@ -149,7 +172,10 @@ impl Definition {
         } else {
             joined(docs)
         };
-        schema["description"] = json!(about);
+        schema["description"] = match edge {
+            Some(edge) => json!(format!("{about} With `profile = \"edge\"`: {edge}.")),
+            None => json!(about),
+        };
         if let Some(default) = default.filter(|_| T::form() == Form::Single) {
             schema["default"] = json_of(default);
         }
@@ -157,12 +183,20 @@ impl Definition {
             name,
             about,
             default,
+            edge,
             required: default.is_none() && T::absent().is_none(),
             kind: T::kind(),
             schema,
             form: T::form(),
             inner: T::settings(),
         }
+    }
+}
+
+fn default_of((default, edge): Defaults, profile: Profile) -> Option<&'static str> {
+    match profile {
+        Profile::Sidecar => default,
+        Profile::Edge => edge.or(default),
     }
 }
 
@@ -242,9 +276,10 @@ impl<'a> Table<'a> {
     pub(super) fn setting<T: Value>(
         &self,
         name: &'static str,
-        default: Option<&'static str>,
+        defaults: Defaults,
         findings: &mut Findings,
     ) -> Setting<T> {
+        let default = default_of(defaults, self.written.profile);
         if let Some(value) = self.table.get(name) {
             let written = self.written.child(name, value);
             return Setting {
@@ -255,7 +290,7 @@ impl<'a> Table<'a> {
         }
         let place = self.written.place.child(self.written.place.offset, name);
         let value = match default {
-            Some(default) => read_default(default, &place, findings),
+            Some(default) => read_default(default, &place, self.written.profile, findings),
             None if self.misspelt.contains(&name) => None,
             None => T::absent(),
         };
@@ -284,12 +319,18 @@ fn how(name: &str, form: Form) -> String {
     }
 }
 
-fn read_default<T: Value>(default: &str, place: &Place, findings: &mut Findings) -> Option<T> {
+fn read_default<T: Value>(
+    default: &str,
+    place: &Place,
+    profile: Profile,
+    findings: &mut Findings,
+) -> Option<T> {
     let value = DeValue::parse(default).ok()?;
     let written = Written {
         value: value.get_ref(),
         place: place.clone(),
         is_default: true,
+        profile,
     };
     T::read(&written, findings)
 }
@@ -331,13 +372,14 @@ pub(super) fn type_in_words(value: &DeValue<'_>) -> &'static str {
 
 /// Defines a section: the struct that a file is read into, its schema and its documentation.
 ///
-/// A setting that is a section itself is described there. `name: Type = default` has a default, written as in the file; `name: Option<Type>` may be left out; `name: Type` is
+/// A setting that is a section itself is described there. `name: Type = default` has a default, written as in the file, and
+/// behind it `edge default` where the edge has another one; `name: Option<Type>` may be left out; `name: Type` is
 /// required. What stands under `later` is refused by name.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
         $section:ident {
-            $( $(#[doc = $doc:literal])* $name:ident: $type:ty $(= $default:tt)? ),+ $(,)?
+            $( $(#[doc = $doc:literal])* $name:ident: $type:ty $(= $default:tt $(edge $edge:tt)?)? ),+ $(,)?
         }
         later { $($later:literal),* }
     ) => {
@@ -355,7 +397,7 @@ macro_rules! section {
                 let names = [$(stringify!($name)),+];
                 let table = $crate::config::setting::Table::open(written, &names, &[$($later),*], findings)?;
                 Some(Self {
-                    $( $name: table.setting(stringify!($name), section!(@default $($default)?), findings), )+
+                    $( $name: table.setting(stringify!($name), section!(@default $($default $($edge)?)?), findings), )+
                 })
             }
 
@@ -372,7 +414,7 @@ macro_rules! section {
                     $crate::config::setting::Definition::of::<$type>(
                         stringify!($name),
                         &[$($doc),*],
-                        section!(@default $($default)?),
+                        section!(@default $($default $($edge)?)?),
                     )
                 ),+]
             }
@@ -386,8 +428,9 @@ macro_rules! section {
             }
         }
     };
-    (@default) => { None };
-    (@default $default:tt) => { Some(stringify!($default)) };
+    (@default) => { (None, None) };
+    (@default $default:tt) => { (Some(stringify!($default)), None) };
+    (@default $default:tt $edge:tt) => { (Some(stringify!($default)), Some(stringify!($edge))) };
 }
 
 /// Defines a setting that is one of a few words. What stands under `later` is refused by name.

@@ -1,6 +1,7 @@
 //! The types of settings that are this gateway's own: header names, store URLs, endpoints and the like.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, header};
 use serde_json::{Value as Json, json};
@@ -14,7 +15,7 @@ use crate::identity::{BodyRule, JsonPointer, KeyFormat};
 use crate::protocol::StatusSet;
 use crate::route::PathPattern;
 
-choice!(Profile { Sidecar = "sidecar" } later { "edge" });
+choice!(Profile { Sidecar = "sidecar", Edge = "edge" } later {});
 choice!(ModeWord { Enforce = "enforce", Observe = "observe", Pass = "pass" } later {});
 choice!(OnUnknownWord { Hold = "hold", Resend = "resend", Probe = "probe" } later {});
 choice!(AfterExpiryWord { Execute = "execute", Reject = "reject" } later {});
@@ -32,6 +33,40 @@ impl From<BodyWord> for BodyRule {
         }
     }
 }
+
+/// When the file is read again: how often it is looked at, besides at a signal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReloadWord(pub(super) Option<Duration>);
+
+impl Text for ReloadWord {
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "signal" => Ok(Self(None)),
+            text => match Duration::from_text(text)? {
+                every if every < MIN_LOOK => Err(format!("is {}", quoted(text))),
+                every => Ok(Self(Some(every))),
+            },
+        }
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        match nearest(text, &["signal"]) {
+            Some(signal) => Some(signal.to_owned()),
+            None => <Duration as Text>::meant(text),
+        }
+    }
+
+    fn kind() -> String {
+        "\"signal\", or a duration of a second or more, such as \"10s\"".to_owned()
+    }
+
+    fn restrict(schema: &mut Json) {
+        schema["pattern"] = json!("^(signal|[0-9]+(ms|s|m|h|d))$");
+    }
+}
+
+/// The file is looked at no more often than this.
+const MIN_LOOK: Duration = Duration::from_secs(1);
 
 /// A URL that slugs are appended to.
 #[derive(Clone, Debug)]

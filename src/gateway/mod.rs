@@ -48,6 +48,7 @@ mod waiters;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use http::header::{CONNECTION, HOST};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -107,20 +108,37 @@ pub struct Parts {
     pub access_log: Arc<AccessLog>,
 }
 
+/// What of a gateway's parts a new configuration changes.
+pub struct Changed {
+    /// In order of precedence.
+    pub routes: Table,
+    /// By name; each route's is among them, in the order of the metrics.
+    pub upstreams: Vec<(String, Arc<Upstream>)>,
+    /// What the `type` of problems begins with.
+    pub problem_base: Option<String>,
+    /// The same process's; its routes and upstreams are these.
+    pub metrics: Arc<Metrics>,
+    /// Where a line is written for each request.
+    pub access_log: Arc<AccessLog>,
+}
+
 /// Takes requests and lets each operation through once.
 #[derive(Clone)]
-pub struct Gateway(Arc<Shared>);
+pub struct Gateway(Arc<ArcSwap<Shared>>);
 
-/// What all requests share.
+/// What all requests share. A new configuration makes another one: what routes are is its own, what keeps the protocol true
+/// and all bounds are those of the first.
 pub struct Shared {
     http: message::Policy,
     routes: Table,
     lanes: Vec<Arc<Lane>>,
+    upstreams: Vec<(String, Arc<Upstream>)>,
+    identifier: Arc<Identifier>,
     ledger: Arc<Ledger>,
     waiters: Arc<Waiters>,
     foreign: Arc<Foreign>,
-    cache: ReplayCache,
-    sightings: Sightings,
+    cache: Arc<ReplayCache>,
+    sightings: Arc<Sightings>,
     paces: Arc<Paces>,
     budget: Arc<Budget>,
     late: Arc<Semaphore>,
@@ -151,36 +169,24 @@ impl Gateway {
             ..
         } = parts;
         let identifier = Arc::new(Identifier::new(&parts.id_key, &parts.namespace));
-        let lane = |(index, route): (usize, &Arc<crate::route::Route>)| {
-            let upstream_index = upstreams
-                .iter()
-                .position(|(name, _)| *name == route.upstream)
-                .expect("every route's upstream is configured");
-            Arc::new(Lane {
-                route: Arc::clone(route),
-                upstream: Arc::clone(&upstreams[upstream_index].1),
-                identifier: Arc::clone(&identifier),
-                all_metrics: Arc::clone(&metrics),
-                index,
-                upstream_index,
-            })
-        };
         metrics.waiters_limit.set(limits.max_waiters as u64);
         metrics.buffered_limit.set(limits.max_buffered);
         metrics.late_dispatches_limit.set(limits.max_late as u64);
         metrics.replay_cache.limit_bytes.set(limits.replay_cache);
         let ledger = Ledger::new(parts.store, parts.store_timeout, Arc::clone(&metrics));
         let ledger = Arc::new(ledger);
-        Self(Arc::new(Shared {
+        Self(Arc::new(ArcSwap::from_pointee(Shared {
             http: message::Policy::new(&routes),
             issuer: Issuer::new(&routes).map(|issuer| (issuer, Arc::clone(&identifier))),
-            lanes: routes.routes().iter().enumerate().map(lane).collect(),
+            lanes: lanes(&routes, &upstreams, &identifier, &metrics),
             routes,
+            upstreams,
+            identifier,
             foreign: Foreign::new(Arc::clone(&ledger)),
             ledger,
             waiters: Waiters::new(limits.max_waiters, limits.max_waiters_per_key),
-            cache: ReplayCache::new(limits.replay_cache),
-            sightings: Sightings::new(),
+            cache: Arc::new(ReplayCache::new(limits.replay_cache)),
+            sightings: Arc::new(Sightings::new()),
             paces: Paces::new(),
             budget: Budget::new(limits.max_buffered),
             late: Arc::new(Semaphore::new(limits.max_late)),
@@ -191,7 +197,23 @@ impl Gateway {
             access_log: parts.access_log,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-        }))
+        })))
+    }
+
+    /// Takes requests by another configuration from now on. Those under way end by the one that they began with; whoever
+    /// waits goes on waiting, and what is held, counted or in doubt stays so.
+    ///
+    /// # Panics
+    /// Where a route's upstream is not among the parts.
+    pub fn change(&self, changed: Changed) {
+        let now = self.0.load();
+        self.0.store(Arc::new(now.changed(changed)));
+    }
+
+    /// The upstreams by name, in the order of the metrics.
+    #[must_use]
+    pub fn upstreams(&self) -> Vec<(String, Arc<Upstream>)> {
+        self.0.load().upstreams.clone()
     }
 
     /// Asks the store whether it can be asked.
@@ -199,7 +221,7 @@ impl Gateway {
     /// # Errors
     /// Why not.
     pub async fn ping_store(&self) -> Result<(), StoreError> {
-        self.0.ledger.ping().await
+        self.ledger().ping().await
     }
 
     /// A page of unresolved records, see [`Store::unresolved`].
@@ -211,50 +233,64 @@ impl Gateway {
         after: Option<(Timestamp, RecordId)>,
         limit: usize,
     ) -> Result<Vec<Unresolved>, StoreError> {
-        self.0.ledger.unresolved(after, limit).await
+        self.ledger().unresolved(after, limit).await
     }
 
     /// What clients are told that find no place among `max_connections`.
     #[must_use]
     pub fn refusal_when_full(&self) -> Vec<u8> {
-        self.0.refusal(Problem::Overloaded).unread()
+        self.0.load().refusal(Problem::Overloaded).unread()
     }
 
     /// Keeps the replay cache true where other processes have the store, too: to be run beside the gateway.
     pub async fn follow_epoch(&self) {
-        self.0.cache.follow(&self.0.ledger).await;
+        let cache = Arc::clone(&self.0.load().cache);
+        cache.follow(&self.ledger()).await;
     }
 
     /// Somebody has deleted this record or settled it by hand: it is not answered from memory any more.
     pub fn forget(&self, id: RecordId) {
-        self.0.cache.forget(id, self.0.ledger.timeout());
+        let shared = self.0.load();
+        shared.cache.forget(id, shared.ledger.timeout());
     }
 
     /// Asks upstreams about what is unresolved, where routes say how: to be run beside the gateway.
     pub async fn probe_unresolved(&self) {
-        Arc::clone(&self.0).probe_unresolved().await;
+        probe::unresolved(|| self.0.load_full()).await;
     }
 
     /// Sets the gauges that mirror what is held here; for each scrape.
     pub fn mirror(&self) {
-        let metrics = &self.0.metrics;
-        metrics.waiters.set(self.0.waiters.waiting() as u64);
-        metrics.buffered.set(self.0.budget.held());
-        metrics.replay_cache.bytes.set(self.0.cache.bytes());
+        let shared = self.0.load();
+        let metrics = &shared.metrics;
+        metrics.waiters.set(shared.waiters.waiting() as u64);
+        metrics.buffered.set(shared.budget.held());
+        metrics.replay_cache.bytes.set(shared.cache.bytes());
+        for (index, (_, upstream)) in shared.upstreams.iter().enumerate() {
+            let (stats, mirrored) = (upstream.stats(), metrics.upstream(index));
+            mirrored.connections.set(stats.open as u64);
+            mirrored.connections_idle.set(stats.idle as u64);
+            mirrored.in_flight.set(stats.in_flight as u64);
+        }
     }
 
     /// Waits until every exchange has ended and every claim in doubt is settled.
     ///
     /// No request may come any more; call it after the server's drain.
     pub async fn finished(&self) {
-        self.0.tasks.close();
-        self.0.tasks.wait().await;
+        let tasks = self.0.load().tasks.clone();
+        tasks.close();
+        tasks.wait().await;
     }
 
     /// Ends what is still under way: what is provably unsent is released, the rest is marked unknown. Await
     /// [`Gateway::finished`] for these last words to reach the store.
     pub fn cut_short(&self) {
-        self.0.stop.cancel();
+        self.0.load().stop.cancel();
+    }
+
+    fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.0.load().ledger)
     }
 }
 
@@ -262,34 +298,36 @@ impl Handler for Gateway {
     type Body = Body;
 
     async fn handle(&self, request: Box<Request<RequestBody>>, peer: Peer) -> Response<Body> {
-        let entry = Entry::begin(&self.0.access_log, &request, &peer);
+        let shared = self.0.load_full();
+        let entry = Entry::begin(&shared.access_log, &request, &peer);
         // Dropped with this future where the client leaves before there is an answer.
         let sending = Sending::new(Arc::clone(&entry));
-        let response = self.answer(request, peer, entry).await;
+        let response = shared.answer(request, peer, entry).await;
         let status = response.status();
         response.map(|body| body.counted(sending, status))
     }
 
     fn malformed(&self, fault: Fault, peer: Peer) -> Response<Body> {
-        let entry = Entry::unread(&self.0.access_log, &peer);
+        let shared = self.0.load();
+        let entry = Entry::unread(&shared.access_log, &peer);
         let problem = match fault.is_too_large() {
             true => Problem::HeadTooLarge,
             false => Problem::BadRequest,
         };
-        let response = self.0.unread(&entry, problem, &fault.to_string());
+        let response = shared.unread(&entry, problem, &fault.to_string());
         let status = response.status();
         response.map(|body| body.counted(Sending::new(entry), status))
     }
 }
 
-impl Gateway {
+impl Shared {
     async fn answer(
-        &self,
+        self: &Arc<Self>,
         request: Box<Request<RequestBody>>,
         peer: Peer,
         entry: Arc<Entry>,
     ) -> Response<Body> {
-        let shared = &self.0;
+        let shared = self;
         if let Some(fault) = shared.http.fault(&request) {
             return shared.malformed(&entry, fault, request.version());
         }
@@ -348,7 +386,65 @@ impl Gateway {
     }
 }
 
+/// Each route with all that its requests need.
+fn lanes(
+    routes: &Table,
+    upstreams: &[(String, Arc<Upstream>)],
+    identifier: &Arc<Identifier>,
+    metrics: &Arc<Metrics>,
+) -> Vec<Arc<Lane>> {
+    let lane = |(index, route): (usize, &Arc<crate::route::Route>)| {
+        let upstream_index = upstreams
+            .iter()
+            .position(|(name, _)| *name == route.upstream)
+            .expect("every route's upstream is configured");
+        Arc::new(Lane {
+            route: Arc::clone(route),
+            upstream: Arc::clone(&upstreams[upstream_index].1),
+            identifier: Arc::clone(identifier),
+            all_metrics: Arc::clone(metrics),
+            index,
+            upstream_index,
+        })
+    };
+    routes.routes().iter().enumerate().map(lane).collect()
+}
+
 impl Shared {
+    fn changed(&self, changed: Changed) -> Self {
+        let Changed {
+            routes,
+            upstreams,
+            problem_base,
+            metrics,
+            access_log,
+        } = changed;
+        let identifier = Arc::clone(&self.identifier);
+        Self {
+            http: message::Policy::new(&routes),
+            lanes: lanes(&routes, &upstreams, &identifier, &metrics),
+            issuer: Issuer::new(&routes).map(|issuer| (issuer, Arc::clone(&identifier))),
+            routes,
+            upstreams,
+            identifier,
+            problem_base,
+            metrics,
+            access_log,
+            ledger: Arc::clone(&self.ledger),
+            waiters: Arc::clone(&self.waiters),
+            foreign: Arc::clone(&self.foreign),
+            cache: Arc::clone(&self.cache),
+            sightings: Arc::clone(&self.sightings),
+            paces: Arc::clone(&self.paces),
+            budget: Arc::clone(&self.budget),
+            late: Arc::clone(&self.late),
+            claims: Arc::clone(&self.claims),
+            observed: Arc::clone(&self.observed),
+            tasks: self.tasks.clone(),
+            stop: self.stop.clone(),
+        }
+    }
+
     /// What a client hears that comes upon a record, and what it counts as.
     fn told(&self, subject: &Subject, verdict: Verdict) -> (Decision, Response<Body>) {
         let (decision, problem) = match verdict {

@@ -153,22 +153,24 @@ impl Exchange {
     }
 }
 
-impl Shared {
-    /// Asks upstreams about what is unresolved, for as long as the gateway runs and takes requests. Returns at once where no
-    /// route is to be asked about.
-    pub async fn probe_unresolved(self: Arc<Self>) {
-        if !self.lanes.iter().any(|lane| probe_of(lane).is_some()) {
-            return;
+/// Asks upstreams about what is unresolved, for as long as the gateway runs and takes requests, by the configuration that is
+/// in force whenever a scan begins.
+pub async fn unresolved(in_force: impl Fn() -> Arc<Shared>) {
+    while !in_force().tasks.is_closed() {
+        sleep(SCAN_EVERY / 2 + jitter(SCAN_EVERY)).await;
+        let shared = in_force();
+        // Without a route to be asked about there is nothing to look for.
+        if !shared.lanes.iter().any(|lane| probe_of(lane).is_some()) {
+            continue;
         }
-        while !self.tasks.is_closed() {
-            sleep(SCAN_EVERY / 2 + jitter(SCAN_EVERY)).await;
-            let begun = Instant::now();
-            if self.scan(begun + SCAN_ASKS_FOR).await.is_some() {
-                self.paces.forget_unseen(begun);
-            }
+        let begun = Instant::now();
+        if shared.scan(begun + SCAN_ASKS_FOR).await.is_some() {
+            shared.paces.forget_unseen(begun);
         }
     }
+}
 
+impl Shared {
     /// Looks through what is unresolved; `None` where the store did not say all.
     async fn scan(self: &Arc<Self>, asks_until: Instant) -> Option<()> {
         let (mut after, mut scanned) = (None, 0);

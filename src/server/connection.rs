@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,16 +21,18 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::activity::{Activity, Judgement};
+use super::addresses::{AddressPlace, Crowded};
 use super::body::RequestBody;
 use super::entrance::{self, NotOpened, Opening};
 use super::flow::{ResponseBody, Streams};
+use super::refusal;
 use super::socket::{Input, Socket};
 use super::stream::{Raw, Stream};
 use super::tls;
 use super::upgrade::Upgrade;
 use super::wire::{Findings, Wire};
-use super::{Closed, Drain, Handler, Limit, Peer, Shared, begins, refuses};
-use crate::config::Limits;
+use super::{Closed, Drain, Handler, Limit, Peer, Refused, Shared, begins, refuses};
+use crate::config::{Http2Limits, Limits};
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -37,19 +40,8 @@ pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The largest head of a request, in bytes, in both protocols; a larger one is answered with 431.
 pub(super) const MAX_HEAD: u32 = 64 * 1024;
 
-/// Requests under way on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 128;
-
-/// Bytes that an HTTP/2 client may send ahead of their being read: for one body, and for all of a connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-
 /// Bytes of one HTTP/2 response that are held until the client takes them.
 const MAX_SEND_BUFFER: usize = 256 * 1024;
-
-/// How often an HTTP/2 client is asked whether it is still there, and how long it may take to answer.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is read at first to tell the protocol by; most requests fit, so that it is no extra read.
 const FIRST_READ: usize = 4096;
@@ -58,6 +50,7 @@ const FIRST_READ: usize = 4096;
 pub(super) async fn serve<H: Handler>(
     raw: Raw,
     mut peer: Peer,
+    mut place: Option<AddressPlace>,
     shared: Arc<Shared>,
     handler: H,
     mut drain: Drain,
@@ -69,6 +62,19 @@ pub(super) async fn serve<H: Handler>(
     };
     let begun = async {
         let mut stream = entrance::open(raw, &mut peer, opening).await?;
+        // Only now is it known whose it is.
+        if peer.proxy.is_some() {
+            match shared.addresses.place(&peer) {
+                Ok(taken) => place = taken,
+                Err(Crowded) => {
+                    shared.refused[Refused::Address as usize].fetch_add(1, Ordering::Relaxed);
+                    if let Ok(_place) = shared.refusal_places.try_acquire() {
+                        refusal::tell(stream, &shared.refusal.load()).await;
+                    }
+                    return Err(NotOpened::Unfit);
+                }
+            }
+        }
         let first = timeout(limits.first_byte, detect(&mut stream)).await;
         let first = first.map_err(|_| NotOpened::Silent(Limit::FirstByte))??;
         Ok((stream, first.ok_or(NotOpened::Unfit)?))
@@ -115,7 +121,7 @@ pub(super) async fn serve<H: Handler>(
             async move { answer.await.map(|response| response.map(ResponseBody::new)) }
         });
         let streams = Streams::new(Arc::clone(&activity));
-        let connection = http2_builder(streams).serve_connection(io, service);
+        let connection = http2_builder(streams, &limits.http2).serve_connection(io, service);
         rules
             .enforce(connection, http2::Connection::graceful_shutdown)
             .await;
@@ -237,17 +243,17 @@ fn http1_builder() -> http1::Builder {
     builder
 }
 
-fn http2_builder(streams: Streams) -> http2::Builder<Streams> {
+fn http2_builder(streams: Streams, limits: &Http2Limits) -> http2::Builder<Streams> {
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEAD)
-        .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(limits.streams)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
         .max_send_buf_size(MAX_SEND_BUFFER)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIMEOUT);
+        .keep_alive_interval(limits.ping_every)
+        .keep_alive_timeout(limits.ping_timeout);
     builder
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Protocol, SockAddr, Socket as Socket2, Type};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::inherited::Passed;
 use super::stream::Transport;
 use crate::config::ListenAddress;
 
@@ -20,7 +21,7 @@ pub(super) enum Listening {
     Tcp(TcpListener),
     Unix(
         UnixListener,
-        #[allow(dead_code, reason = "it removes the file when it is dropped")] SocketFile,
+        #[allow(dead_code, reason = "it removes the file when it is dropped")] Option<SocketFile>,
     ),
 }
 
@@ -36,7 +37,17 @@ impl Listening {
             }
             ListenAddress::Unix(path) => {
                 let (listener, file) = unix(path, mode)?;
-                Ok((Self::Unix(listener, file), address.clone()))
+                Ok((Self::Unix(listener, Some(file)), address.clone()))
+            }
+        }
+    }
+
+    /// Listens on a socket that was passed to this process. Its file belongs to who made it.
+    pub(super) fn take(passed: Passed) -> io::Result<Self> {
+        match passed {
+            Passed::Tcp(listener) => TcpListener::from_std(listener).map(Self::Tcp),
+            Passed::Unix(listener) => {
+                UnixListener::from_std(listener).map(|listener| Self::Unix(listener, None))
             }
         }
     }

@@ -7,14 +7,16 @@
 //!
 //! Reading order: [`Server::run`], `listening`, `connection`, `entrance` (what comes before HTTP: `proxy_header`, `tls`),
 //! `stream` (what the bytes come through), `activity` (what a connection is doing, and for how long),
-//! `socket`, `wire` (what of HTTP/1 reaches hyper at all), `flow` (whether an HTTP/2 client takes its responses),
+//! `addresses`, `socket`, `wire` (what of HTTP/1 reaches hyper at all), `flow` (whether an HTTP/2 client takes its responses),
 //! [`RequestBody`], [`Upgrade`], `refusal`.
 
 mod activity;
+mod addresses;
 mod body;
 mod connection;
 mod entrance;
 mod flow;
+mod inherited;
 mod listening;
 mod proxy_header;
 mod refusal;
@@ -38,7 +40,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -46,10 +48,13 @@ use crate::config::{Limits, ListenAddress, ListenerConfig};
 
 pub use body::{BodyVerdict, RequestBody, RequestBodyError};
 pub use entrance::{Entrance, Peer, ProxyFailure};
+pub use inherited::Inherited;
 pub use tls::{Change, HandshakeFailure, Tls, TlsFilesError};
 pub use upgrade::Upgrade;
 pub use wire::{Fault, is_plain_host};
 
+use addresses::{AddressPlace, Addresses, Crowded};
+use arc_swap::ArcSwap;
 use entrance::Opening;
 use listening::Listening;
 use stream::{Raw, Transport};
@@ -126,6 +131,11 @@ enum BindFailure {
     /// Its certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsFilesError),
+    /// Somebody else listens for this process, and it does not mean to.
+    #[error(
+        "a socket with this address was passed to the process (LISTEN_FDS), and no listener has it"
+    )]
+    Unwanted,
 }
 
 /// A server's counters; they can be read while it runs.
@@ -141,10 +151,24 @@ pub struct Stats {
     pub limit: usize,
     /// Connections that were served since the start.
     pub accepted: u64,
-    /// Connections that were turned away since the start, because the server was full.
-    pub refused: u64,
+    /// Connections that were turned away since the start; in the order of [`Refused::ALL`].
+    pub refused: [u64; Refused::ALL.len()],
     /// Connections that were closed since the start because a limit was over; in the order of [`Limit::ALL`].
     pub closed: [u64; Limit::ALL.len()],
+}
+
+/// Why a connection was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// `max_connections` are open.
+    Full,
+    /// `max_connections_per_address` are open from the same address.
+    Address,
+}
+
+impl Refused {
+    /// Every reason, in the order of their declaration.
+    pub const ALL: [Self; 2] = [Self::Full, Self::Address];
 }
 
 /// What a connection may keep waiting for, and how long.
@@ -189,9 +213,10 @@ struct Shared {
     places: Arc<Semaphore>,
     handshakes: Semaphore,
     refusal_places: Arc<Semaphore>,
-    refusal: Bytes,
+    addresses: Arc<Addresses>,
+    refusal: ArcSwap<Bytes>,
     accepted: AtomicU64,
-    refused: AtomicU64,
+    refused: [AtomicU64; Refused::ALL.len()],
     closed: Arc<Closed>,
 }
 
@@ -202,20 +227,40 @@ impl Server {
     /// # Errors
     /// Where an address cannot be listened on, or certificates cannot be used.
     pub fn bind(listeners: &[ListenerConfig], limits: &Limits) -> Result<Self, BindError> {
+        Self::bind_or_take(listeners, limits, Inherited::default())
+    }
+
+    /// The same, where listeners whose address one of these sockets has take it instead.
+    ///
+    /// # Errors
+    /// See [`Server::bind`]; and where a socket is left over: nobody would ever serve who connects to it.
+    pub fn bind_or_take(
+        listeners: &[ListenerConfig],
+        limits: &Limits,
+        mut inherited: Inherited,
+    ) -> Result<Self, BindError> {
         let max = limits.max_connections.min(Semaphore::MAX_PERMITS);
+        let listeners = listeners
+            .iter()
+            .map(|listener| Listener::begin(listener, &mut inherited))
+            .collect::<Result<_, _>>()?;
+        if let Some(address) = inherited.left() {
+            return Err(BindError {
+                address: address.clone(),
+                reason: BindFailure::Unwanted,
+            });
+        }
         Ok(Self {
-            listeners: listeners
-                .iter()
-                .map(Listener::begin)
-                .collect::<Result<_, _>>()?,
+            listeners,
             shared: Arc::new(Shared {
                 places: Arc::new(Semaphore::new(max)),
                 // Those who never get beyond it leave the other half to those who do, and to other listeners.
                 handshakes: Semaphore::new((max / 2).max(1)),
                 refusal_places: Arc::new(Semaphore::new(MAX_REFUSALS)),
-                refusal: refusal::message(b""),
+                addresses: Addresses::new(limits.max_connections_per_address),
+                refusal: ArcSwap::from_pointee(refusal::message(b"")),
                 accepted: AtomicU64::new(0),
-                refused: AtomicU64::new(0),
+                refused: Default::default(),
                 closed: Arc::default(),
                 limits: Limits {
                     max_connections: max,
@@ -228,10 +273,8 @@ impl Server {
     /// Sets the body (`application/problem+json`) of the 503 that clients get where `max_connections` are open; it is
     /// empty otherwise.
     #[must_use]
-    pub fn when_full(mut self, problem: &[u8]) -> Self {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            shared.refusal = refusal::message(problem);
-        }
+    pub fn when_full(self, problem: &[u8]) -> Self {
+        self.counters().when_full(problem);
         self
     }
 
@@ -280,6 +323,11 @@ impl Server {
 }
 
 impl Counters {
+    /// Changes what [`Server::when_full`] has set.
+    pub fn when_full(&self, problem: &[u8]) {
+        self.0.refusal.store(Arc::new(refusal::message(problem)));
+    }
+
     /// What they are now.
     #[must_use]
     pub fn snapshot(&self) -> Stats {
@@ -288,7 +336,11 @@ impl Counters {
             connections: limit - self.0.places.available_permits(),
             limit,
             accepted: self.0.accepted.load(Ordering::Relaxed),
-            refused: self.0.refused.load(Ordering::Relaxed),
+            refused: self
+                .0
+                .refused
+                .each_ref()
+                .map(|count| count.load(Ordering::Relaxed)),
             closed: self
                 .0
                 .closed
@@ -300,15 +352,18 @@ impl Counters {
 }
 
 impl Listener {
-    fn begin(config: &ListenerConfig) -> Result<Self, BindError> {
+    fn begin(config: &ListenerConfig, inherited: &mut Inherited) -> Result<Self, BindError> {
         let because = |reason| BindError {
             address: config.address.clone(),
             reason,
         };
         // Nobody is to connect where nobody can be served.
         let entrance = Entrance::new(config).map_err(|error| because(error.into()))?;
-        let (listening, address) = Listening::begin(&config.address, config.mode)
-            .map_err(|error| because(error.into()))?;
+        let (listening, address) = match inherited.take(&config.address) {
+            Some((address, passed)) => Listening::take(passed).map(|taken| (taken, address)),
+            None => Listening::begin(&config.address, config.mode),
+        }
+        .map_err(|error| because(error.into()))?;
         Ok(Self {
             listening,
             address,
@@ -351,26 +406,44 @@ impl<H: Handler> Door<H> {
         };
         let (shared, raw) = (Arc::clone(&self.shared), Raw::new(socket));
         let peer = self.entrance.peer(addr, local);
-        if let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() {
-            shared.accepted.fetch_add(1, Ordering::Relaxed);
-            let (handler, drain) = (self.handler.clone(), self.drain.clone());
-            self.connections.spawn(async move {
-                connection::serve(raw, peer, shared, handler, drain).await;
-                drop(place);
-            });
-            return;
-        }
-        shared.refused.fetch_add(1, Ordering::Relaxed);
+        let admitted = match shared.addresses.place(&peer) {
+            Err(Crowded) => Err(Refused::Address),
+            Ok(of_address) => Arc::clone(&shared.places)
+                .try_acquire_owned()
+                .map(|place| (place, of_address))
+                .map_err(|_| Refused::Full),
+        };
+        let refused = match admitted {
+            Ok((place, of_address)) => return self.serve_one(raw, peer, place, of_address),
+            Err(refused) => refused,
+        };
+        shared.refused[refused as usize].fetch_add(1, Ordering::Relaxed);
         if let Ok(place) = Arc::clone(&shared.refusal_places).try_acquire_owned() {
             self.connections.spawn(async move {
                 let opening = Opening {
                     limits: &shared.limits,
                     handshakes: &shared.handshakes,
                 };
-                refusal::refuse(raw, peer, opening, &shared.refusal).await;
+                refusal::refuse(raw, peer, opening, &shared.refusal.load_full()).await;
                 drop(place);
             });
         }
+    }
+
+    fn serve_one(
+        &mut self,
+        raw: Raw,
+        peer: Peer,
+        place: OwnedSemaphorePermit,
+        of_address: Option<AddressPlace>,
+    ) {
+        let shared = Arc::clone(&self.shared);
+        shared.accepted.fetch_add(1, Ordering::Relaxed);
+        let (handler, drain) = (self.handler.clone(), self.drain.clone());
+        self.connections.spawn(async move {
+            connection::serve(raw, peer, of_address, shared, handler, drain).await;
+            drop(place);
+        });
     }
 
     async fn wait_for_connections(&mut self) {

@@ -1,5 +1,6 @@
 //! What a client is told when the server is full.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use tokio::time::timeout;
 
 use super::connection::PREFACE;
 use super::entrance::{self, NotOpened, Opening, Peer};
-use super::stream::Raw;
+use super::stream::{Raw, Stream};
 
 /// How long a refusal may take, from accepting the connection to closing it.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
@@ -37,17 +38,27 @@ pub(super) fn message(problem: &[u8]) -> Bytes {
 /// Waits for the first bytes (an answer to nothing confuses clients), answers and closes.
 pub(super) async fn refuse(raw: Raw, mut peer: Peer, opening: Opening<'_>, message: &[u8]) {
     let refusal = async {
-        let mut socket = entrance::open(raw, &mut peer, opening).await?;
-        let mut first = [0; PREFACE.len()];
-        let count = socket.read(&mut first).await?;
-        let speaks_http2 = count > 3 && PREFACE.starts_with(&first[..count]);
-        let answer = if speaks_http2 { GOAWAY } else { message };
-        socket.write_all(answer).await?;
-        socket.shutdown().await?;
-        let mut rest = socket.take(MAX_FORGOTTEN);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+        let socket = entrance::open(raw, &mut peer, opening).await?;
+        answer(socket, message).await?;
         Ok::<_, NotOpened>(())
     };
     // A client that has gone, or is slow, is closed all the same.
     drop(timeout(REFUSAL_TIME, refusal).await);
+}
+
+/// The same to one that has come further.
+pub(super) async fn tell(socket: Stream, message: &[u8]) {
+    drop(timeout(REFUSAL_TIME, answer(socket, message)).await);
+}
+
+async fn answer(mut socket: Stream, message: &[u8]) -> io::Result<()> {
+    let mut first = [0; PREFACE.len()];
+    let count = socket.read(&mut first).await?;
+    let speaks_http2 = count > 3 && PREFACE.starts_with(&first[..count]);
+    let answer = if speaks_http2 { GOAWAY } else { message };
+    socket.write_all(answer).await?;
+    socket.shutdown().await?;
+    let mut rest = socket.take(MAX_FORGOTTEN);
+    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+    Ok(())
 }

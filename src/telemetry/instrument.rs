@@ -1,8 +1,12 @@
 //! What metrics are made of: counters, gauges that something holds, and timings. A series is looked up by its
 //! labels once, when it is made; from then on counting is an atomic addition.
 
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -33,6 +37,13 @@ pub struct MirroredCounter {
 }
 
 impl MirroredCounter {
+    fn of(counter: IntCounter) -> Self {
+        Self {
+            total: AtomicU64::new(counter.get()),
+            counter,
+        }
+    }
+
     /// Takes over the other module's total; a total below an earlier one changes nothing.
     pub fn mirror(&self, total: u64) {
         let before = self.total.fetch_max(total, Ordering::Relaxed);
@@ -150,7 +161,27 @@ impl<L: Label> PerLabel<L, Counter> {
 }
 
 /// Makes instruments and registers each under its name, help and labels: the one place where they are defined.
-pub(super) struct Registrar<'a>(pub &'a Registry);
+pub(super) struct Registrar<'a>(pub &'a Families);
+
+/// What is registered, by name. What is made again is what was there, so that a new configuration goes on counting where
+/// the last one was.
+#[derive(Default)]
+pub(super) struct Families {
+    registry: Registry,
+    known: Mutex<HashMap<String, Box<dyn Any + Send + Sync>>>,
+}
+
+impl Families {
+    pub(super) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
+    }
+}
+
+impl fmt::Debug for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.registry.fmt(f)
+    }
+}
 
 impl Registrar<'_> {
     pub(super) fn counter(&self, name: &str, help: &str) -> Counter {
@@ -158,10 +189,7 @@ impl Registrar<'_> {
     }
 
     pub(super) fn mirrored_counter(&self, name: &str, help: &str) -> MirroredCounter {
-        MirroredCounter {
-            counter: self.registered(IntCounter::new(name, help)),
-            total: AtomicU64::new(0),
-        }
+        MirroredCounter::of(self.registered(IntCounter::new(name, help)))
     }
 
     /// Mirrored counters by one label.
@@ -172,10 +200,7 @@ impl Registrar<'_> {
         help: &str,
     ) -> PerLabel<L, MirroredCounter> {
         let counters = self.counter_family(name, &[label], help);
-        PerLabel::new(|value: L| MirroredCounter {
-            counter: counters.with(&[value.name()]).0,
-            total: AtomicU64::new(0),
-        })
+        PerLabel::new(|value: L| MirroredCounter::of(counters.with(&[value.name()]).0))
     }
 
     pub(super) fn gauge(&self, name: &str, help: &str) -> Gauge {
@@ -225,7 +250,16 @@ impl Registrar<'_> {
 
     fn registered<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let made = made.expect("names and labels are constants that Prometheus accepts");
+        let name = made.desc().first().map(|desc| desc.fq_name.clone());
+        let known = self.0.known.lock();
+        let mut known = known.unwrap_or_else(PoisonError::into_inner);
+        let same = name.as_ref().and_then(|name| known.get(name));
+        if let Some(same) = same.and_then(|same| same.downcast_ref::<C>()) {
+            return same.clone();
+        }
+        known.insert(name.unwrap_or_default(), Box::new(made.clone()));
         self.0
+            .registry
             .register(Box::new(made.clone()))
             .expect("every name is registered once");
         made
@@ -244,10 +278,7 @@ impl CounterFamily {
 
     /// The same, of something that another module counts.
     pub(super) fn mirrored(&self, values: &[&str]) -> MirroredCounter {
-        MirroredCounter {
-            counter: self.with(values).0,
-            total: AtomicU64::new(0),
-        }
+        MirroredCounter::of(self.with(values).0)
     }
 }
 
@@ -292,8 +323,8 @@ mod tests {
 
     #[test]
     fn a_gauge_falls_by_what_its_guard_held() {
-        let registry = Registry::new();
-        let gauge = Registrar(&registry).gauge("held", "Held.");
+        let families = Families::default();
+        let gauge = Registrar(&families).gauge("held", "Held.");
         let one = gauge.hold();
         let mut many = gauge.hold_many(10);
         many.grow(5);
@@ -306,8 +337,8 @@ mod tests {
 
     #[test]
     fn a_mirrored_counter_follows_the_total_and_never_falls() {
-        let registry = Registry::new();
-        let counter = Registrar(&registry).mirrored_counter("mirrored", "Mirrored.");
+        let families = Families::default();
+        let counter = Registrar(&families).mirrored_counter("mirrored", "Mirrored.");
         for total in [3, 3, 2, 7] {
             counter.mirror(total);
         }

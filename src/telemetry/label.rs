@@ -290,6 +290,16 @@ label! {
 }
 
 label! {
+    /// Why a connection was turned away.
+    pub enum ConnectionRefused {
+        /// As many are open as there may be.
+        MaxConnections = "max_connections",
+        /// As many are open from the same address as there may be.
+        MaxConnectionsPerAddress = "max_connections_per_address",
+    }
+}
+
+label! {
     /// Which limit was over when a client's connection was closed.
     pub enum LimitOver {
         /// Nothing came.
@@ -510,6 +520,7 @@ mod tests {
         assert_well_formed::<StoreOp>();
         assert_well_formed::<StoreResult>();
         assert_well_formed::<ClaimResult>();
+        assert_well_formed::<ConnectionRefused>();
         assert_well_formed::<LimitOver>();
         assert_well_formed::<TlsFailed>();
         assert_well_formed::<ProxyRefused>();

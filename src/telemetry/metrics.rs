@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::{Registry, TextEncoder};
+use prometheus::TextEncoder;
 
 use super::health::StoreHealth;
-use super::instrument::{Counter, Gauge, MirroredCounter, PerLabel, Registrar, Timing};
+use super::instrument::{Counter, Families, Gauge, MirroredCounter, PerLabel, Registrar, Timing};
 use super::label::{
-    Beat, ClaimResult, Label, LeaseLost, LimitOver, StoreOp, StoreResult, Unrouted, UpstreamError,
+    Beat, ClaimResult, ConnectionRefused, Label, LeaseLost, LimitOver, Reload, StoreOp,
+    StoreResult, Unrouted, UpstreamError,
 };
 use super::listeners::ListenerMetrics;
 use super::resolutions::ResolutionMetrics;
@@ -33,7 +34,7 @@ const STORE_SECONDS: [f64; 13] = [
 /// are either *held* (by [`Gauge::hold`]), *limits* (set once), or *mirrors* (set before each scrape).
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
+    families: Arc<Families>,
     routes: Box<[RouteMetrics]>,
     upstreams: Box<[UpstreamMetrics]>,
     /// Requests that met no route.
@@ -72,8 +73,8 @@ pub struct Metrics {
     pub connections_limit: Gauge,
     /// Mirror: client connections accepted since the start.
     pub connections_total: MirroredCounter,
-    /// Mirror: client connections turned away since the start, because `max_connections` were open.
-    pub connections_refused: MirroredCounter,
+    /// Mirror: client connections turned away since the start.
+    pub connections_refused: PerLabel<ConnectionRefused, MirroredCounter>,
     /// Mirror: clients that were silent for too long, since the start.
     pub client_timeouts: PerLabel<LimitOver, MirroredCounter>,
     /// Mirror: log lines dropped since the start.
@@ -86,6 +87,10 @@ pub struct Metrics {
     pub resolutions: ResolutionMetrics,
     /// TLS and PROXY headers.
     pub listeners: ListenerMetrics,
+    /// What became of reading the configuration again.
+    pub config_reloads: PerLabel<Reload, Counter>,
+    /// Set: when the configuration in force was read, in seconds since the Unix epoch.
+    pub config_loaded: Gauge,
 }
 
 /// The metrics of one upstream.
@@ -144,9 +149,26 @@ impl Metrics {
 
     /// The same, under another version: the reference leaves the version out.
     pub(super) fn of_version(routes: &[&str], upstreams: &[&str], version: &str) -> Self {
-        let registry = Registry::new();
-        let registrar = Registrar(&registry);
-        describe_process(&registrar, version);
+        let families = Arc::new(Families::default());
+        describe_process(&Registrar(&families), version);
+        Self::of_families(families, routes, upstreams, Arc::default())
+    }
+
+    /// The same process's, for other routes and upstreams. What both have goes on, what is gone keeps its last values. What
+    /// is mirrored stays with the first.
+    #[must_use]
+    pub fn reloaded(&self, routes: &[&str], upstreams: &[&str]) -> Self {
+        let (families, health) = (Arc::clone(&self.families), Arc::clone(&self.store.health));
+        Self::of_families(families, routes, upstreams, health)
+    }
+
+    fn of_families(
+        families: Arc<Families>,
+        routes: &[&str],
+        upstreams: &[&str],
+        health: Arc<StoreHealth>,
+    ) -> Self {
+        let registrar = Registrar(&families);
         Self {
             routes: register_routes(&registrar, routes),
             upstreams: register_upstreams(&registrar, upstreams),
@@ -155,7 +177,7 @@ impl Metrics {
                 "reason",
                 "Requests that met no route, or were refused before one was chosen.",
             ),
-            store: StoreMetrics::register(&registrar),
+            store: StoreMetrics::register(&registrar, health),
             claims_held: registrar.gauge(
                 "oncegate_claims_held",
                 "Claims that this process holds now.",
@@ -217,9 +239,10 @@ impl Metrics {
                 "oncegate_connections_total",
                 "Client connections accepted.",
             ),
-            connections_refused: registrar.mirrored_counter(
+            connections_refused: registrar.mirrored_counters(
                 "oncegate_connections_refused_total",
-                "Client connections turned away because max_connections were open.",
+                "reason",
+                "Client connections turned away because as many as this limit allows were open.",
             ),
             client_timeouts: registrar.mirrored_counters(
                 "oncegate_client_timeouts_total",
@@ -237,7 +260,16 @@ impl Metrics {
             unresolved: UnresolvedMetrics::register(&registrar, routes),
             resolutions: ResolutionMetrics::register(&registrar, routes),
             listeners: ListenerMetrics::register(&registrar),
-            registry,
+            config_reloads: registrar.counters(
+                "oncegate_config_reloads_total",
+                "result",
+                "Readings of the configuration after the start; failed: what was in force still is.",
+            ),
+            config_loaded: registrar.gauge(
+                "oncegate_config_last_reload_success_timestamp_seconds",
+                "When the configuration in force was read, in seconds since the Unix epoch.",
+            ),
+            families,
         }
     }
 
@@ -268,7 +300,7 @@ impl Metrics {
     }
 
     pub(super) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
-        self.registry.gather()
+        self.families.gather()
     }
 }
 
@@ -291,7 +323,7 @@ impl StoreMetrics {
         self.durations.of(op).observe(span);
     }
 
-    fn register(registrar: &Registrar<'_>) -> Self {
+    fn register(registrar: &Registrar<'_>, health: Arc<StoreHealth>) -> Self {
         let calls = registrar.counter_family(
             "oncegate_store_operations_total",
             &["op", "result"],
@@ -308,7 +340,7 @@ impl StoreMetrics {
                 PerLabel::new(|result: StoreResult| calls.with(&[op.name(), result.name()]))
             }),
             durations: PerLabel::new(|op: StoreOp| durations.with(&[op.name()])),
-            health: Arc::default(),
+            health,
             up: registrar.gauge(
                 "oncegate_store_up",
                 "1 while the store answers what it is asked, else 0.",

@@ -25,8 +25,9 @@ pub use audit::{AuditLog, Unwritten};
 pub use health::{Health, StoreHealth};
 pub use instrument::{Amount, Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};
 pub use label::{
-    Beat, ClaimResult, Decision, Label, LateAnswer, LeaseLost, LimitOver, ObservedReplay,
-    ProbeResult, Resend, Settled, Settler, StoreOp, StoreResult, Unrouted, UpstreamError, WouldBe,
+    Beat, ClaimResult, ConnectionRefused, Decision, Label, LateAnswer, LeaseLost, LimitOver,
+    ObservedReplay, ProbeResult, Resend, Settled, Settler, StoreOp, StoreResult, Unrouted,
+    UpstreamError, WouldBe,
 };
 pub use label::{ProxyRefused, Reload, TlsFailed};
 pub use listeners::{ListenerMetrics, TlsMetrics};

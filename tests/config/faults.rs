@@ -35,14 +35,14 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_allowed() {
         ),
         (
             "\"a b\" = 1",
-            "f:1:1: \"a b\": is not a setting; there are `profile`, `problem_base`, `drain_timeout`, `drain_delay`, `[[listeners]]`, \
+            "f:1:1: \"a b\": is not a setting; there are `profile`, `reload`, `problem_base`, `drain_timeout`, `drain_delay`, `[[listeners]]`, \
              `[admin]`, `[store]`, `[limits]`, `[access_log]`, `[upstreams.NAME]`, `[defaults]`, `[[routes]]`"
                 .to_owned(),
         ),
         (
             "limits = 7",
-            "f:1:10: limits: is an integer; write a table with max_connections, max_buffered, max_waiters_per_key, \
-             max_waiters, max_late, first_byte, headers, body_idle, keep_alive, replay_cache"
+            "f:1:10: limits: is an integer; write a table with max_connections, max_connections_per_address, max_buffered, max_waiters_per_key, \
+             max_waiters, max_late, first_byte, headers, body_idle, keep_alive, http2_streams, http2_stream_window, http2_connection_window, http2_ping_every, http2_ping_timeout, replay_cache"
                 .to_owned(),
         ),
         (
@@ -378,7 +378,6 @@ fn what_is_missing_is_said() {
 #[test]
 fn what_a_later_version_will_know_is_refused_by_name() {
     for top in [
-        "profile = \"edge\"",
         "admin.address = \"unix:/run/admin.sock\"",
         "admin.cors = true",
         "store.url = \"dynamodb://table\"",
@@ -410,7 +409,7 @@ fn what_a_later_version_will_know_is_refused_by_name() {
 
 #[test]
 fn every_fault_of_a_file_is_said_at_once_in_the_order_of_the_file() {
-    let text = r#"profile = "edge"
+    let text = r#"profile = "edgy"
 drain_timout = "30s"
 [store]
 url = "redis://:password@host/0"

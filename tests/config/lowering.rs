@@ -12,6 +12,7 @@ use crate::{SMALLEST, example, faults_in_route, parse, policy};
 #[test]
 fn defaults_are_those_of_the_reference() {
     let Config {
+        reload_every,
         problem_base,
         drain_timeout,
         drain_delay,
@@ -25,6 +26,7 @@ fn defaults_are_those_of_the_reference() {
         routes,
     } = parse(SMALLEST).config;
     assert_eq!(problem_base, None);
+    assert_eq!(reload_every, None);
     assert_eq!(drain_timeout, Duration::from_secs(30));
     assert!(access_log.enabled && access_log.path);
     assert_eq!(access_log.sample, 1.0);
@@ -265,11 +267,11 @@ fn the_quick_configuration_protects_what_bears_a_key() {
         "memory:",
     )
     .unwrap();
-    assert_eq!(config.store.location, StoreLocation::Memory);
-    let endpoint = &config.upstreams[0].endpoints[0];
+    assert_eq!(config.config.store.location, StoreLocation::Memory);
+    let endpoint = &config.config.upstreams[0].endpoints[0];
     assert_eq!(endpoint.to_string(), "http://127.0.0.1:9000");
-    let [protected, rest] = config.routes.as_slice() else {
-        panic!("{:?}", config.routes);
+    let [protected, rest] = config.config.routes.as_slice() else {
+        panic!("{:?}", config.config.routes);
     };
     assert_eq!(protected.matcher.methods, [Method::POST, Method::PATCH]);
     let policy = policy(protected);

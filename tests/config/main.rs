@@ -2,11 +2,13 @@
 
 mod any_text;
 mod conflicts;
+mod effective;
 mod faults;
 mod hints;
 mod key_age;
 mod listeners;
 mod lowering;
+mod profile;
 mod routes;
 mod secrets;
 mod syntax;

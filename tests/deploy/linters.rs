@@ -103,7 +103,7 @@ fn the_dashboard_has_four_rows_and_nothing_lies_upon_another() {
 
 /// The unit with the binary that was built here, which `verify` wants to find.
 #[test]
-fn systemd_takes_the_service() {
+fn systemd_takes_the_service_and_its_socket() {
     let unit = text("deploy/systemd/oncegate.service");
     let installed = "/usr/local/bin/oncegate";
     assert!(unit.contains(installed));
@@ -111,10 +111,13 @@ fn systemd_takes_the_service() {
     let file = folder.path().join("oncegate.service");
     let unit = unit.replace(installed, env!("CARGO_BIN_EXE_oncegate"));
     std::fs::write(&file, unit).expect("a file");
+    let socket = folder.path().join("oncegate.socket");
+    std::fs::write(&socket, text("deploy/systemd/oncegate.socket")).expect("a file");
     let file = file.to_str().expect("a name of letters");
-    let said = succeeds("systemd-analyze", &["verify", "--man=no", file]);
+    let socket = socket.to_str().expect("a name of letters");
+    let said = succeeds("systemd-analyze", &["verify", "--man=no", file, socket]);
     // It warns with exit code 0 of settings that it does not know.
-    assert!(!said.contains("oncegate.service"), "{said}");
+    assert!(!said.contains("oncegate."), "{said}");
 }
 
 #[test]

@@ -450,7 +450,9 @@ async fn a_route_that_holds_asks_nobody() {
     answers(&upstream, paid());
     rig.pay("k").await.refuses(Problem::FAILED);
     rig.pay("k").await.refuses(Problem::OUTCOME_UNKNOWN);
-    rig.gateway.probe_unresolved().await;
+    // Longer than the pause between two looks.
+    let looks = rig.gateway.probe_unresolved();
+    let _ = tokio::time::timeout(Duration::from_secs(8), looks).await;
     assert_eq!(questions(&upstream), 0);
 }
 

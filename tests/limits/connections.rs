@@ -45,7 +45,7 @@ async fn a_connection_too_many_is_told_so_and_its_place_is_free_when_another_end
     assert_eq!(metrics.value("oncegate_connections", &[]), Some(4.0));
     assert_eq!(metrics.value("oncegate_connections_limit", &[]), Some(4.0));
     assert_eq!(
-        metrics.value("oncegate_connections_refused_total", &[]),
+        metrics.value("oncegate_connections_refused_total", &FULL),
         Some(2.0)
     );
     assert_eq!(metrics.value("oncegate_connections_total", &[]), Some(4.0));
@@ -56,6 +56,35 @@ async fn a_connection_too_many_is_told_so_and_its_place_is_free_when_another_end
     bystander.was_served().await;
     drop(open);
     settles(&gateway, "oncegate_connections", &[], 0).await;
+}
+
+/// What those are counted as that come when as many are open as there may be.
+const FULL: [(&str, &str); 1] = [("reason", "max_connections")];
+
+#[tokio::test]
+async fn an_address_with_as_many_connections_as_it_may_have_leaves_room_for_others() {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream).limits("max_connections_per_address = 2");
+    let gateway = setup.start().await;
+    let mut first = gateway.connect().await;
+    first.send(&payment("a")).await.is(201, "executed");
+    let mut second = gateway.connect().await;
+    second.send(&payment("b")).await.is(201, "executed");
+    let refused = gateway.send(&payment("c")).await;
+    refused.is_problem(Problem::OVERLOADED);
+    let mut other = from_another_address(gateway.address, 7).await;
+    let request = b"GET / HTTP/1.1\r\nHost: gate\r\n\r\n";
+    other.write_all(request).await.expect("the gateway reads");
+    let mut answer = [0; 12];
+    let _ = within("an answer", other.read_exact(&mut answer)).await;
+    assert_eq!(&answer, b"HTTP/1.1 404");
+    let refused = [("reason", "max_connections_per_address")];
+    let name = "oncegate_connections_refused_total";
+    assert_eq!(metric(&gateway, name, &refused).await, 1);
+    assert_eq!(metric(&gateway, name, &FULL).await, 0);
+    drop((first, second));
+    settles(&gateway, "oncegate_connections", &[], 1).await;
+    gateway.send(&payment("c")).await.is(201, "executed");
 }
 
 /// Connections that come and go in the test below, and how many of them at a time.
@@ -105,7 +134,7 @@ async fn twenty_thousand_connections_that_come_and_go_leave_nothing_behind() {
     settles(&gateway, "oncegate_connections", &[], 0).await;
     assert!(metric(&gateway, "oncegate_connections_total", &[]).await > MANY as u64);
     assert_eq!(
-        metric(&gateway, "oncegate_connections_refused_total", &[]).await,
+        metric(&gateway, "oncegate_connections_refused_total", &FULL).await,
         0
     );
     // Half of those that were left open were silent, the others in the middle of a head.

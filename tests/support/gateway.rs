@@ -1,6 +1,7 @@
 //! The real binary, run as its users run it.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -25,6 +26,8 @@ pub struct Gateway {
     pub admin: SocketAddr,
     /// The program that starts it, where it is not started by itself.
     through: Vec<String>,
+    /// The socket that it is given, which outlives it.
+    socket: Option<TcpListener>,
     given: Given,
     directory: TempDir,
 }
@@ -44,6 +47,13 @@ impl Gateway {
         Self::begin(Given::File(toml.to_owned())).await
     }
 
+    /// Starts the binary as a service manager does that listens for it.
+    pub async fn start_on(socket: TcpListener, toml: &str) -> Self {
+        let shell = "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" \"$@\"";
+        let through = ["sh", "-c", shell].map(str::to_owned).to_vec();
+        Self::begin_on(through, Given::File(toml.to_owned()), Some(socket)).await
+    }
+
     /// The same through another program, which is given the binary and its arguments.
     pub async fn start_through(program: &[&str], toml: &str) -> Self {
         let program = program.iter().map(|word| (*word).to_owned()).collect();
@@ -60,14 +70,23 @@ impl Gateway {
     }
 
     async fn begin_through(through: Vec<String>, given: Given) -> Self {
+        Self::begin_on(through, given, None).await
+    }
+
+    async fn begin_on(through: Vec<String>, given: Given, socket: Option<TcpListener>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let process = Process::start(directory.path(), &through, &given, ANY_PORT);
+        let listen = match &socket {
+            Some(socket) => socket.local_addr().expect("an address").to_string(),
+            None => ANY_PORT.to_owned(),
+        };
+        let process = Process::start(directory.path(), &through, &given, &listen, socket.as_ref());
         let (address, admin) = process.addresses().await;
         let gateway = Self {
             process,
             address,
             admin,
             through,
+            socket,
             given,
             directory,
         };
@@ -144,8 +163,23 @@ impl Gateway {
 
     /// Asks it to drain and end.
     pub fn sigterm(&self) {
+        self.signal("TERM");
+    }
+
+    /// Asks it to read its configuration again.
+    pub fn sighup(&self) {
+        self.signal("HUP");
+    }
+
+    /// Gives it another configuration, which it is not told of. Where it was never restarted.
+    pub fn rewrite(&self, toml: &str) {
+        let config = self.directory.path().join("oncegate.toml");
+        std::fs::write(config, listening(toml, ANY_PORT)).expect("a configuration");
+    }
+
+    fn signal(&self, name: &str) {
         // The standard library can only kill.
-        let kill = format!("kill -TERM {}", self.process.child.id());
+        let kill = format!("kill -{name} {}", self.process.child.id());
         let status = Command::new("sh")
             .args(["-c", &kill])
             .status()
@@ -195,7 +229,8 @@ impl Gateway {
     pub async fn restart(&mut self) {
         let listen = self.address.to_string();
         let directory = self.directory.path();
-        self.process = Process::start(directory, &self.through, &self.given, &listen);
+        let socket = self.socket.as_ref();
+        self.process = Process::start(directory, &self.through, &self.given, &listen, socket);
         (self.address, self.admin) = self.process.addresses().await;
         self.ready().await;
     }
@@ -244,7 +279,13 @@ struct Process {
 }
 
 impl Process {
-    fn start(directory: &Path, through: &[String], given: &Given, listen: &str) -> Self {
+    fn start(
+        directory: &Path,
+        through: &[String],
+        given: &Given,
+        listen: &str,
+        socket: Option<&TcpListener>,
+    ) -> Self {
         let binary = env!("CARGO_BIN_EXE_oncegate");
         let mut command = match through {
             [program, words @ ..] => {
@@ -266,10 +307,14 @@ impl Process {
                 command.args(["--upstream", url, "--listen", listen, "--admin", ANY_PORT])
             }
         };
+        let stdin = match socket {
+            Some(socket) => OwnedFd::from(socket.try_clone().expect("a socket")).into(),
+            None => Stdio::null(),
+        };
         let mut child = command
             .current_dir(directory)
             .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

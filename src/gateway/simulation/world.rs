@@ -357,7 +357,7 @@ impl World {
             }
             host.gateway.mirror();
             let metrics = &host.metrics;
-            let shared = &host.gateway.0;
+            let shared = host.gateway.0.load();
             for (name, value) in [
                 ("claims_held", metrics.claims_held.value()),
                 ("claims_in_doubt", metrics.claims_in_doubt.value()),
