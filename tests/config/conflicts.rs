@@ -215,6 +215,30 @@ fn absent_counts_by_default_only_when_no_answer_is_waited_for_any_more() {
 }
 
 #[test]
+fn a_route_that_passes_and_says_how_it_is_protected_is_warned_of() {
+    let warnings = |defaults: &str, rest: &str| {
+        let text = format!(
+            "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[[routes]]\nname = \"rest\"\npath = \"/*\"\n\
+             upstream = \"api\"\nmode = \"pass\"\n{rest}\n[defaults]\n{defaults}\n"
+        );
+        let loaded = Config::parse(&text, "f").expect("a configuration");
+        let said: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        said.join("\n")
+    };
+    for own in [
+        "wait = \"5s\"",
+        "key_format = \"uuid\"",
+        "on_unknown = \"resend\"",
+        "probe = { path = \"/{key}\" }",
+    ] {
+        let said = warnings("", own);
+        assert!(said.contains("has no effect"), "{own}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(warnings(own, ""), "", "{own}");
+    }
+}
+
+#[test]
 fn a_probe_in_the_defaults_is_for_the_routes_that_ask() {
     let with = |one: &str, other: &str| {
         let text = format!(
