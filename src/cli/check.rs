@@ -38,7 +38,7 @@ async fn connect(config: &Config, stdout: &mut impl Write) -> Result<(), Failure
     };
     match &config.store.location {
         StoreLocation::Redis(redis) => {
-            let rights = Redis::rights(redis, &config.store.namespace);
+            let rights = Redis::rights_for_a_shell(redis, &config.store.namespace);
             note(Ok(format!("the store's user needs no more than: {rights}")))?;
             match servers(&config.store).await {
                 Ok(said) => said.into_iter().try_for_each(|line| note(Ok(line)))?,
@@ -67,6 +67,7 @@ async fn connect(config: &Config, stdout: &mut impl Write) -> Result<(), Failure
 async fn servers(store: &StoreConfig) -> Result<Vec<String>, String> {
     let Inspected {
         missing,
+        lacking,
         doubts,
         is_begun,
     } = app::ask_store(store)
@@ -74,9 +75,9 @@ async fn servers(store: &StoreConfig) -> Result<Vec<String>, String> {
         .map_err(|error| format!("the store: {error}"))?;
     if !missing.is_empty() {
         let missing: Vec<String> = missing.iter().map(|name| format!("+{name}")).collect();
-        let missing = missing.join(" ");
+        let (missing, lacking) = (missing.join(" "), lacking.join(", "));
         return Err(format!(
-            "the store: its user lacks rights to commands, keys or channels: {missing}"
+            "the store: its user lacks rights to commands, keys or channels at {lacking}: {missing}"
         ));
     }
     let mut said = vec!["the store answers, and its user has these rights".to_owned()];
