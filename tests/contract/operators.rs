@@ -251,7 +251,14 @@ async fn whether_a_customer_was_charged_is_found_by_what_the_customer_sent() {
         let known = json!({ "route": "pay", "key": key, "scope": [scope] });
         let absent = operator.post(&gateway, "/lookup", &known).await;
         assert_eq!(absent.status, 404);
-        assert!(absent.json()["key_ref"].is_string());
+        let absent = absent.json();
+        assert!(absent["key_ref"].is_string());
+        assert!(
+            absent["detail"]
+                .as_str()
+                .expect("words")
+                .contains("in this scope")
+        );
     }
     for nonsense in [
         json!({ "route": "none", "key": "k", "scope": ["Bearer alice"] }),
