@@ -74,7 +74,7 @@ fn a_good_configuration_is_ok_and_is_said_as_it_was_understood() {
              keeps        records in /var/lib/records.db, for one process\n  \
              upstream     api: http://{upstream}\n  \
              routes       the first that matches has a request; what none matches is answered with 404\n    \
-             1. all  any method /*  → api: once, key idempotency-key (needed), one client, safe methods pass\n"
+             1. all  any method /*  → api: once, key idempotency-key (needed), one client, safe methods pass, unknown outcomes held\n"
         )
     );
     assert_eq!(said(&check.stderr), "");
@@ -95,6 +95,24 @@ fn what_is_in_force_is_printed_as_a_configuration() {
     std::fs::write(&again, &printed).unwrap();
     let check = oncegate(&["check", "--config", &again.display().to_string()]);
     assert_eq!(check.status.code(), Some(0), "{check:?}");
+}
+
+#[test]
+fn what_becomes_of_unknown_outcomes_and_of_old_keys_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = configuration(directory.path(), nobody(), "");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let more = "on_unknown = 'probe'\nprobe = { path = '/by-key/{key}' }\nkey_format = 'ulid'\nkey_age = 'reject'\n";
+    std::fs::write(&path, text + more).unwrap();
+    let check = oncegate(&["check", "--config", &path]);
+    let told = said(&check.stdout);
+    assert_eq!(check.status.code(), Some(0), "{}", said(&check.stderr));
+    for part in [
+        " old), one client",
+        "unknown outcomes asked about by GET /by-key/{key}, in the background, too\n",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
 }
 
 #[test]
@@ -205,6 +223,27 @@ fn check_connects_where_it_is_asked_to() {
     assert!(
         !directory.path().join("new.db").exists(),
         "check has made a store"
+    );
+
+    let audit = |path: &str| {
+        let token = directory.path().join("token");
+        std::fs::write(&token, "a-token-of-the-operator").unwrap();
+        let admin = format!("\nadmin.token = {{ file = {token:?} }}\nadmin.audit_log = {path:?}");
+        let listener = listener.local_addr().unwrap();
+        let path = configuration(directory.path(), listener, &(store("new.db") + &admin));
+        oncegate(&["check", "--connect", "--config", &path])
+    };
+    let log = directory.path().join("audit.log");
+    let check = audit(log.to_str().unwrap());
+    assert_eq!(check.status.code(), Some(0), "{}", said(&check.stderr));
+    assert!(said(&check.stdout).contains("audit.log is not there yet; it can be made"));
+    assert!(!log.exists(), "it would be of the user who checks");
+    let check = audit(directory.path().to_str().unwrap());
+    assert_eq!(check.status.code(), Some(1));
+    assert!(
+        said(&check.stderr).contains("the audit log "),
+        "{}",
+        said(&check.stderr)
     );
 
     let path = configuration(directory.path(), nobody(), &store("none/new.db"));

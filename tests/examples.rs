@@ -155,14 +155,14 @@ async fn probe_asks_the_provider_what_became_of_a_payment_that_it_did_not_answer
     const KEY: &str = "7f5e2c9a-0d5b-4c7e-9a51-2f6f0e6f0a11";
     let upstream = ToyUpstream::start();
     upstream.always(|request| match request.method.as_str() {
-        "GET" => Act::respond(200, &[], "{\"data\":[{\"id\":\"ch_1\"}]}"),
+        "GET" => Act::respond(200, &[("X-Cost", "1")], "{ \"id\": \"ch_1\" }"),
         _ => Act::reset_after_reading(),
     });
     let gateway = start("probe", &[&upstream]).await;
     gateway.send(&payment(KEY)).await.is(502, "unknown");
     let second = gateway.send(&payment(KEY)).await;
     assert_eq!(second.is(201, "replayed").text(), "{\"id\":\"ch_1\"}");
-    let target = format!("/v1/payments?idempotency_key={KEY}");
+    let target = format!("/v1/payments/by-key/{KEY}");
     assert_eq!(upstream.requests()[1].target, target);
     assert_eq!(upstream.charges(), 2);
 }

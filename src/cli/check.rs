@@ -44,7 +44,7 @@ async fn connect(config: &Config, stdout: &mut impl Write) -> Result<(), Failure
     };
     match &config.store.location {
         StoreLocation::Redis(redis) => {
-            let rights = Redis::rights(redis, &config.store.namespace);
+            let rights = Redis::rights_for_a_shell(redis, &config.store.namespace);
             note(Ok(format!("the store's user needs no more than: {rights}")))?;
             match servers(&config.store).await {
                 Ok(said) => said.into_iter().try_for_each(|line| note(Ok(line)))?,
@@ -52,6 +52,10 @@ async fn connect(config: &Config, stdout: &mut impl Write) -> Result<(), Failure
             }
         }
         location => note(store(location))?,
+    }
+    let operators = config.operators.as_ref();
+    if let Some(path) = operators.and_then(|operators| operators.audit_log.as_deref()) {
+        note(writable("audit log", path, OpenOptions::new().append(true)))?;
     }
     for upstream in &config.upstreams {
         for endpoint in &upstream.endpoints {
@@ -69,6 +73,7 @@ async fn connect(config: &Config, stdout: &mut impl Write) -> Result<(), Failure
 async fn servers(store: &StoreConfig) -> Result<Vec<String>, String> {
     let Inspected {
         missing,
+        lacking,
         doubts,
         is_begun,
     } = app::ask_store(store)
@@ -76,9 +81,9 @@ async fn servers(store: &StoreConfig) -> Result<Vec<String>, String> {
         .map_err(|error| format!("the store: {error}"))?;
     if !missing.is_empty() {
         let missing: Vec<String> = missing.iter().map(|name| format!("+{name}")).collect();
-        let missing = missing.join(" ");
+        let (missing, lacking) = (missing.join(" "), lacking.join(", "));
         return Err(format!(
-            "the store: its user lacks rights to commands, keys or channels: {missing}"
+            "the store: its user lacks rights to commands, keys or channels at {lacking}: {missing}"
         ));
     }
     let mut said = vec!["the store answers, and its user has these rights".to_owned()];
@@ -99,23 +104,27 @@ fn store(location: &StoreLocation) -> Result<String, String> {
     let StoreLocation::Embedded(path) = location else {
         return Ok("the store is in memory: nothing to ask".to_owned());
     };
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    writable("store", path, OpenOptions::new().read(true).write(true))
+}
+
+/// Whether a file can be opened so or, where there is none, be made. Nothing is written, and none is made: it would be of
+/// the user who checks.
+fn writable(what: &str, path: &Path, how: &OpenOptions) -> Result<String, String> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let shown = path.display();
-    match OpenOptions::new().read(true).write(true).open(&path) {
-        Ok(_) => Ok(format!(
-            "the store {shown} is there, and can be read and written"
-        )),
+    match how.open(&path) {
+        Ok(_) => Ok(format!("the {what} {shown} is there, and can be written")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // A file without a name, gone as soon as it is closed.
             let directory = path.parent().unwrap_or(Path::new("."));
             match tempfile::tempfile_in(directory) {
                 Ok(_) => Ok(format!(
-                    "the store {shown} is not there yet; it can be made"
+                    "the {what} {shown} is not there yet; it can be made"
                 )),
-                Err(error) => Err(format!("the store {shown}: it cannot be made: {error}")),
+                Err(error) => Err(format!("the {what} {shown}: it cannot be made: {error}")),
             }
         }
-        Err(error) => Err(format!("the store {shown}: {error}")),
+        Err(error) => Err(format!("the {what} {shown}: {error}")),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine;
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Map, Value as Json, json};
 
 use self::client::Client;
@@ -90,12 +90,13 @@ pub(super) enum Records {
 
 /// Which gateway is asked.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("gateway").required(true).multiple(true).args(["config", "admin"]))]
 pub(super) struct At {
     /// The configuration that the gateway runs with: says the admin address and the token.
-    #[arg(long, value_name = "FILE", required_unless_present = "admin", conflicts_with_all = ["admin", "token_file"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["admin", "token_file"])]
     config: Option<PathBuf>,
     /// The admin address of the gateway, `http://HOST:PORT`.
-    #[arg(long, value_name = "URL", requires = "token_file")]
+    #[arg(long, value_name = "URL --token-file FILE", requires = "token_file")]
     admin: Option<String>,
     /// The file with the admin token.
     #[arg(long, value_name = "FILE", requires = "admin")]
@@ -115,7 +116,7 @@ pub(super) struct Word {
     /// Why; it stands in the audit log.
     #[arg(long)]
     reason: String,
-    /// Who says so; it stands in the audit log. The name of the user who runs this, unless it is given.
+    /// Who says so; it stands in the audit log. The name of the user who runs this, or `uid N`, unless it is given.
     #[arg(long)]
     actor: Option<String>,
     /// The version that you saw. Without it, the record is taken as it is at this moment.
@@ -206,7 +207,8 @@ async fn settle(word: Word, action: &str, mut said: Map<String, Json>) -> Result
 fn user() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"].map(std::env::var);
     let mut named = named.into_iter().flatten().filter(|name| !name.is_empty());
-    named.next().unwrap_or_else(|| "unknown".to_owned())
+    let number = || format!("uid {}", rustix::process::getuid().as_raw());
+    named.next().unwrap_or_else(number)
 }
 
 /// The id, where a key_ref was given instead.

@@ -4,9 +4,11 @@ use std::fmt::Write;
 
 use http::Method;
 
-use crate::config::{ClientAuth, Config, ListenerConfig, RedisForm, StoreConfig, StoreLocation};
+use crate::config::{
+    ClientAuth, Config, ListenerConfig, RedisForm, StoreConfig, StoreLocation, duration_in_words,
+};
 use crate::identity::{KeySource, ScopeSource};
-use crate::route::{Mode, Policy, Route};
+use crate::route::{Mode, OnUnknown, Policy, Route};
 
 /// The lines, each with its end.
 pub(super) fn of(config: &Config) -> String {
@@ -140,5 +142,29 @@ fn once(policy: &Policy, route: &Route) -> String {
     } else {
         ""
     };
-    format!("once, key {} ({needed}), {scope}{safe}", keys.join(" or "))
+    let keys = keys.join(" or ");
+    let (fresh, unknown) = (fresh(policy), unknown(policy));
+    format!("once, key {keys} ({needed}{fresh}), {scope}{safe}, {unknown}")
+}
+
+/// Up to what age keys are taken, where they are asked for it.
+fn fresh(policy: &Policy) -> String {
+    let fresh_for = policy.fresh_for().map(duration_in_words);
+    fresh_for.map_or_else(String::new, |age| format!(", up to {age} old"))
+}
+
+/// What becomes of an operation of unknown outcome.
+fn unknown(policy: &Policy) -> String {
+    match &policy.on_unknown {
+        OnUnknown::Hold => "unknown outcomes held".to_owned(),
+        OnUnknown::Resend => "unknown outcomes sent again".to_owned(),
+        OnUnknown::Probe(probe) => {
+            let (method, path) = (&probe.method, &probe.path);
+            let when = match probe.background {
+                true => "in the background, too",
+                false => "for duplicates only",
+            };
+            format!("unknown outcomes asked about by {method} {path}, {when}")
+        }
+    }
 }

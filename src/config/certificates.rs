@@ -235,6 +235,16 @@ impl Certificate {
     }
 }
 
+/// What TLS has against something, in words that a reader can act upon.
+#[must_use]
+pub fn trouble(error: &TlsError) -> String {
+    let said = error.to_string();
+    match said.contains("UnsupportedCertVersion") {
+        true => "the certificate is of X.509 version 1, and has to be of version 3".to_owned(),
+        false => said,
+    }
+}
+
 pub(super) fn unreadable(error: &std::io::Error) -> String {
     format!("cannot be read: {error}")
 }
@@ -271,7 +281,7 @@ pub(super) fn certificate(
         Err(error) => {
             return Err((
                 false,
-                format!("holds no certificate that can be used: {error}"),
+                format!("holds no certificate that can be used: {}", trouble(&error)),
             ));
         }
     }
@@ -314,8 +324,10 @@ pub(super) fn authorities(pem: &[u8]) -> Result<Arc<RootCertStore>, String> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(pem)? {
         let added = store.add(certificate);
-        added
-            .map_err(|error| format!("holds a certificate that cannot be an authority: {error}"))?;
+        added.map_err(|error| {
+            let trouble = trouble(&error);
+            format!("holds a certificate that cannot be an authority: {trouble}")
+        })?;
     }
     Ok(Arc::new(store))
 }
@@ -381,8 +393,18 @@ pub(super) fn tls(file: &TlsFile, place: &Place, findings: &mut Findings) -> Opt
             }
         }
         Err(faults) => {
-            for fault in faults {
-                findings.value(place_of(fault.part), fault.message);
+            for TlsFault {
+                file,
+                part,
+                message,
+            } in faults
+            {
+                let message = match part {
+                    // What reads secrets names their place itself.
+                    Part::Key(_) => message,
+                    Part::Certificate(_) | Part::Authorities => format!("{file:?} {message}"),
+                };
+                findings.value(place_of(part), message);
             }
             return None;
         }

@@ -9,7 +9,7 @@ use http::{HeaderName, Method};
 use super::certificates::ClientAuthWord;
 use super::document::OWN;
 use super::endpoint::ServerNameWord;
-use super::finding::Findings;
+use super::finding::{Findings, Place};
 use super::listener::{ListenAddress, ProxyProtocolWord, SocketMode, TrustedProxy};
 use super::probe::ProbeFile;
 use super::quantity::{Count, CountOrNone, Positive, Share, Size, Window};
@@ -432,7 +432,24 @@ section! {
 }
 
 /// Section `[defaults]`: read for its faults alone, since every route was completed from it before.
-pub(super) struct DefaultsFile;
+pub(super) struct DefaultsFile {
+    /// Where they say something about protection: it is not a route's own word.
+    pub(super) protecting: Vec<usize>,
+}
+
+impl RouteFile {
+    /// Settings that say how operations are protected, where they are written, here or in `[defaults]`; not the ones that
+    /// are more often there for other routes.
+    pub(super) fn protecting(&self) -> Vec<&Place> {
+        let written = [
+            self.key_format.written(),
+            self.wait.written(),
+            self.on_unknown.written(),
+            self.probe.written(),
+        ];
+        written.into_iter().flatten().collect()
+    }
+}
 
 impl Value for DefaultsFile {
     fn read(written: &Written<'_>, findings: &mut Findings) -> Option<Self> {
@@ -446,7 +463,9 @@ impl Value for DefaultsFile {
                 );
             }
         }
-        Some(Self)
+        let protecting = route.protecting();
+        let protecting = protecting.iter().map(|place| place.offset).collect();
+        Some(Self { protecting })
     }
 
     fn kind() -> String {

@@ -251,32 +251,38 @@ pub(super) fn resend(file: &RouteFile, findings: &mut Findings) {
     }
 }
 
-/// What the upstream does not know yet, it may still do: for as long as an answer to it is waited for. A gateway that went
-/// silent may have sent it last of all.
-pub(super) fn absent_after(
-    absent_after: &Setting<Duration>,
+/// For how long an answer is waited for after an outcome was declared unknown, in words and in time. A gateway that went
+/// silent may have sent its request last of all.
+pub(super) fn late(
     is_silence_believed: bool,
+    route: &RouteFile,
+) -> Option<(&'static str, Duration)> {
+    let late = *route.late_response.get()?;
+    Some(match is_silence_believed {
+        false => ("late_response", late),
+        true => (
+            "response_timeout + late_response",
+            late + route.response_timeout.get()?.0,
+        ),
+    })
+}
+
+/// What the upstream does not know yet, it may still do: for as long as an answer to it is waited for.
+pub(super) fn absent_after(
+    absent_after: &Setting<Option<Duration>>,
+    (parts, sum): &(&'static str, Duration),
     route: &RouteFile,
     findings: &mut Findings,
 ) {
-    let (Some(absent), Some(late), Some(response)) = (
-        absent_after.get(),
-        route.late_response.get(),
-        route.response_timeout.get(),
-    ) else {
-        return;
-    };
-    let (parts, sum) = match is_silence_believed {
-        false => ("late_response", *late),
-        true => ("response_timeout + late_response", *late + response.0),
-    };
-    if *absent < sum {
+    if let Some(Some(absent)) = absent_after.get()
+        && absent < sum
+    {
         let message = format!(
             "{} is less than {parts} = {}, for which an answer is still waited for: an operation that the upstream is still \
              at would be sent again as new; let it be {} or more, or lower `late_response`",
             duration_in_words(*absent),
-            duration_in_words(sum),
-            at_least_in_words(sum),
+            duration_in_words(*sum),
+            at_least_in_words(*sum),
         );
         let other = route.late_response.written();
         findings.warn(&absent_after.place, message, other.as_slice());

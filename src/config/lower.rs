@@ -111,6 +111,14 @@ fn operators(file: &AdminFile, findings: &mut Findings) -> Option<Option<Operato
         findings.value(&file.token.place, wrong);
         return None;
     }
+    if let Some(address) = file.address.value()
+        && !address.ip().is_loopback()
+    {
+        let message = "goes over the network as it is, and so do keys and recorded answers: the admin address is no loopback, \
+                       and speaks plain HTTP; let nobody listen there";
+        let other = file.address.written();
+        findings.warn(&file.token.place, message.to_owned(), other.as_slice());
+    }
     Some(Some(OperatorsConfig { token, audit_log }))
 }
 
@@ -320,6 +328,7 @@ fn routes(file: &ConfigFile, findings: &mut Findings) -> Option<Vec<Route>> {
     order::names(files, findings);
     order::colons(files, findings);
     order::tokens(files, findings);
+    order::idle(files, file.defaults.get(), findings);
     order::shadows(files, findings);
     let routes: Vec<Route> = lowered.into_iter().collect::<Option<_>>()?;
     order::spellings(files, &routes, findings);

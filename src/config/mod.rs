@@ -40,12 +40,13 @@ use crate::identity::ScopeSource;
 use crate::route::{Mode, Route};
 
 pub use self::certificates::{
-    Certificate, Certificates, ClientAuth, TlsConfig, TlsFault, TlsFiles,
+    Certificate, Certificates, ClientAuth, TlsConfig, TlsFault, TlsFiles, trouble as tls_trouble,
 };
 pub use self::effective::Effective;
 pub use self::endpoint::{UpstreamEndpoint, UpstreamTls};
 pub use self::finding::{Faults, Finding, Position};
 pub use self::listener::{ListenAddress, ListenerConfig, TrustedProxies, TrustedProxy};
+pub use self::quantity::duration_in_words;
 pub use self::redis::{ClientCertificate, Password, PrivateKey, RedisConfig, RedisForm, RedisTls};
 pub use self::reference::{reference, schema};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use http::{Method, header};
 
-use super::file::RouteFile;
+use super::file::{DefaultsFile, RouteFile};
 use super::finding::{Findings, Place};
 use super::value::Label;
 use super::words::{ModeWord, ScopeWord};
@@ -48,6 +48,23 @@ pub(super) fn names(files: &[RouteFile], findings: &mut Findings) {
             list(&names),
         );
         findings.warn(last, message, &others);
+    }
+}
+
+/// Warns of routes that pass requests through and say how they are protected.
+pub(super) fn idle(files: &[RouteFile], defaults: Option<&DefaultsFile>, findings: &mut Findings) {
+    let is_own = |place: &&Place| {
+        defaults.is_some_and(|defaults| !defaults.protecting.contains(&place.offset))
+    };
+    let pass = files
+        .iter()
+        .filter(|file| file.mode.value() == Some(ModeWord::Pass));
+    for file in pass {
+        for place in file.protecting().into_iter().filter(is_own) {
+            let message =
+                "has no effect: with mode = \"pass\" the route's requests go through unprotected";
+            findings.warn(place, message.to_owned(), file.mode.written().as_slice());
+        }
     }
 }
 

@@ -38,16 +38,17 @@ section! {
         /// Statuses that say that it did not happen.
         absent: Partly<StatusWord> = ["404"],
         /// For how long after an outcome became unknown the upstream may still be at it, so that `absent` says nothing. By
-        /// the clock of each gateway from when it first saw the record; no less than `late_response`, and with
-        /// `silent = "release"` than `response_timeout` and `late_response` together.
-        absent_after: Duration = "2m",
+        /// the clock of each gateway from when it first saw the record. Unless set, 2m or as long as an answer is waited
+        /// for, whichever is longer: `late_response`, with `silent = "release"` `response_timeout` and `late_response`
+        /// together.
+        absent_after: Option<Duration>,
         /// How long asking may take, to the answer's last byte. A duplicate waits for it.
         timeout: Positive<Duration> = "5s",
         /// What `absent` says of an attempt whose gateway crashed or froze: with "hold" nothing, for one that froze may
         /// still send its request; with "release" the key is free again.
         silent: SilentWord = "hold",
-        /// What is recorded of an operation that is found: the probe's own answer, or a part of its JSON body, as in
-        /// "json:/data/0".
+        /// What is recorded of an operation that is found: the probe's own answer, all of its JSON body ("json:"), or a
+        /// part of that, as in "json:/data/0".
         response: ResponseWord = "probe",
         /// The status of what is recorded with `response = "json:…"`.
         status: FoundStatus = 200,
@@ -59,6 +60,9 @@ section! {
     later {}
 }
 
+/// For how long `absent` says nothing at least, unless somebody says otherwise.
+const ABSENT_AFTER: Duration = Duration::from_secs(120);
+
 choice!(ProbeMethod { Get = "GET", Head = "HEAD" } later {});
 choice!(SilentWord { Hold = "hold", Release = "release" } later {});
 
@@ -69,7 +73,7 @@ impl Text for ProbePath {
     }
 
     fn kind() -> String {
-        "a path such as \"/v1/payments?idempotency_key={key}\"".to_owned()
+        "a path such as \"/v1/payments/by-key/{key}\"".to_owned()
     }
 
     fn restrict(schema: &mut Json) {
@@ -88,6 +92,7 @@ impl Text for ResponseWord {
     fn from_text(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "probe" => Ok(Self::Probe),
+            Some(("json", "")) => Ok(Self::Json(JsonPointer::whole())),
             Some(("json", pointer)) => JsonPointer::parse(pointer)
                 .map(Self::Json)
                 .map_err(|_| format!("is {}", quoted(text))),
@@ -96,11 +101,11 @@ impl Text for ResponseWord {
     }
 
     fn kind() -> String {
-        "`probe` or `json:/POINTER`".to_owned()
+        "`probe`, `json:` or `json:/POINTER`".to_owned()
     }
 
     fn restrict(schema: &mut Json) {
-        schema["pattern"] = json!("^(probe|json:/.*)$");
+        schema["pattern"] = json!("^(probe|json:(/.*)?)$");
     }
 }
 
@@ -225,7 +230,7 @@ pub(super) fn on_unknown(file: &RouteFile, findings: &mut Findings) -> Option<On
         Some(probe) => lowered(probe, file, word == Some(OnUnknownWord::Probe), findings),
         None if word == Some(OnUnknownWord::Probe) => {
             let message = "needs to know how: write `probe` with a `path`, such as \
-                           { path = \"/v1/payments?idempotency_key={key}\" }";
+                           { path = \"/v1/payments/by-key/{key}\" }";
             findings.whole(&file.on_unknown.place, message.to_owned());
             None
         }
@@ -271,9 +276,10 @@ fn lowered(
     let (found, absent) = statuses(file, findings)?;
     let method = file.method.value()?;
     let response = response(file, method, findings);
-    if is_used {
-        let is_silence_believed = file.silent.value() == Some(SilentWord::Release);
-        fit::absent_after(&file.absent_after, is_silence_believed, route, findings);
+    let is_silence_believed = file.silent.value() == Some(SilentWord::Release);
+    let fits = fit::late(is_silence_believed, route);
+    if is_used && let Some(fits) = &fits {
+        fit::absent_after(&file.absent_after, fits, route, findings);
     }
     let background = background(file, route, is_used, findings);
     Some(Probe {
@@ -285,7 +291,10 @@ fn lowered(
         headers: headers?,
         found,
         absent,
-        absent_after: file.absent_after.value()?,
+        absent_after: file
+            .absent_after
+            .value()?
+            .unwrap_or(fits?.1.max(ABSENT_AFTER)),
         timeout: file.timeout.get()?.0,
         silent: match file.silent.value()? {
             SilentWord::Hold => Silent::Hold,

@@ -104,7 +104,8 @@ impl Quantity for Duration {
 }
 
 /// A duration as it would be written, in the longest unit that gives a whole number.
-pub(super) fn duration_in_words(duration: Duration) -> String {
+#[must_use]
+pub fn duration_in_words(duration: Duration) -> String {
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let (unit, factor) = DURATION_UNITS
         .into_iter()

@@ -149,8 +149,8 @@ impl Problem {
             }
             Self::RequestInProgress => "Repeat this request with the same key a little later.",
             Self::OutcomeUnknown => {
-                "It was sent and may have been executed. It is not sent again; repeat with the same key to learn \
-                 the outcome once it is settled, and do not use a new key for it."
+                "It was sent, or may have been, and its outcome is not known. Repeat with the same key to learn it \
+                 once it is settled, and do not use a new key for it."
             }
             Self::ResultExpired => "The operation was executed; look its result up in the API.",
             Self::KeyTooOld => {
@@ -167,7 +167,7 @@ impl Problem {
             }
             Self::BodyTooLarge => "The route's limit is lower than this body.",
             Self::StoreUnavailable | Self::Overloaded => "Repeat this request with the same key.",
-            Self::NoRoute => "Neither method, host and path match a route.",
+            Self::NoRoute => "No route matches this method, host and path.",
             Self::BadRequest | Self::HeadTooLarge => "It was refused before anything was sent.",
         }
     }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::Limit;
 use super::proxy_header::{self, Told};
 use super::stream::{Raw, Stream};
-use super::tls::{HandshakeFailure, Tls, TlsFilesError};
+use super::tls::{self, HandshakeFailure, Tls, TlsFilesError};
 use crate::config::{Limits, ListenAddress, ListenerConfig, TrustedProxies};
 
 /// What one listener is like.
@@ -168,7 +168,7 @@ pub(super) async fn open(
     match &entrance.tls {
         None => Ok(Stream::Plain(raw)),
         // Boxed, so that plain connections need no room for a handshake.
-        Some(tls) => Box::pin(encrypted(raw, tls, opening)).await,
+        Some(tls) => Box::pin(encrypted(raw, tls, peer.addr, opening)).await,
     }
 }
 
@@ -194,10 +194,15 @@ async fn introduce(
 }
 
 /// One that is silent, or slow, is closed like one that is slow with a request's head.
-async fn encrypted(mut raw: Raw, tls: &Tls, opening: Opening<'_>) -> Result<Stream, NotOpened> {
+async fn encrypted(
+    mut raw: Raw,
+    tls: &Tls,
+    client: Option<SocketAddr>,
+    opening: Opening<'_>,
+) -> Result<Stream, NotOpened> {
     let Opening { limits, handshakes } = opening;
     let silent = |limit| {
-        tls.failed(HandshakeFailure::TimedOut);
+        tls.failed(client, HandshakeFailure::TimedOut, "it took too long");
         NotOpened::Silent(limit)
     };
     let first = timeout(limits.first_byte, raw.look_ahead()).await;
@@ -205,14 +210,16 @@ async fn encrypted(mut raw: Raw, tls: &Tls, opening: Opening<'_>) -> Result<Stre
         return Err(NotOpened::Unfit);
     }
     let Ok(_place) = handshakes.try_acquire() else {
-        tls.failed(HandshakeFailure::Overloaded);
+        let why = "as many handshakes as may be are under way";
+        tls.failed(client, HandshakeFailure::Overloaded, why);
         return Err(NotOpened::Unfit);
     };
     let shaken = timeout(limits.headers, tls.shake_hands(raw)).await;
     match shaken.map_err(|_| silent(Limit::Headers))? {
         Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
-        Err(failure) => {
-            tls.failed(failure);
+        Err(error) => {
+            let (failure, why) = tls::failure(&error);
+            tls.failed(client, failure, &why);
             Err(NotOpened::Unfit)
         }
     }

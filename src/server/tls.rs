@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -15,11 +16,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::stream::Raw;
-use crate::config::{Certificate, Certificates, ClientAuth, TlsConfig, TlsFault, TlsFiles};
+use crate::config::{
+    Certificate, Certificates, ClientAuth, TlsConfig, TlsFault, TlsFiles, tls_trouble,
+};
 
 /// The protocols that clients may choose from, in our order.
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
+
+/// How much of what a client did wrong is said, in characters: some of it is the client's own words.
+const MAX_WHY: usize = 300;
 
 /// TLS on one listener. It lives as long as the listener; what it shows changes.
 pub struct Tls {
@@ -159,14 +165,16 @@ impl Tls {
             .map(|count| count.load(Ordering::Relaxed))
     }
 
-    pub(super) fn failed(&self, failure: HandshakeFailure) {
+    /// Counts a handshake that came to nothing, and says why to who wants to know.
+    pub(super) fn failed(&self, client: Option<SocketAddr>, failure: HandshakeFailure, why: &str) {
         self.failures[failure as usize].fetch_add(1, Ordering::Relaxed);
+        let client = client.map(tracing::field::display);
+        tracing::debug!(client, ?failure, why, "a TLS handshake came to nothing");
     }
 
     /// Does the handshake, and says what became of it.
-    pub(super) async fn shake_hands(&self, raw: Raw) -> Result<TlsStream<Raw>, HandshakeFailure> {
-        let acceptor = TlsAcceptor::from(self.now());
-        acceptor.accept(raw).await.map_err(|error| failure(&error))
+    pub(super) async fn shake_hands(&self, raw: Raw) -> Result<TlsStream<Raw>, io::Error> {
+        TlsAcceptor::from(self.now()).accept(raw).await
     }
 
     fn now(&self) -> Arc<ServerConfig> {
@@ -281,11 +289,17 @@ impl ResolvesServerCert for Showcase {
     }
 }
 
-fn failure(error: &io::Error) -> HandshakeFailure {
+/// What a failure is counted as, and what there is to say of it.
+pub(super) fn failure(error: &io::Error) -> (HandshakeFailure, String) {
     let tls = error
         .get_ref()
         .and_then(|error| error.downcast_ref::<TlsError>());
-    match tls {
+    let why = tls.map_or_else(|| error.to_string(), tls_trouble);
+    (kind(tls), why.chars().take(MAX_WHY).collect())
+}
+
+fn kind(error: Option<&TlsError>) -> HandshakeFailure {
+    match error {
         None => HandshakeFailure::ClientGone,
         Some(TlsError::AlertReceived(_)) => HandshakeFailure::RefusedByClient,
         Some(TlsError::NoCertificatesPresented | TlsError::InvalidCertificate(_)) => {

@@ -1,6 +1,7 @@
 //! Settings that do not fit to one another are said with every place that is written, all at once.
 
 use oncegate::config::Config;
+use oncegate::route::OnUnknown;
 
 use crate::{faults, faults_in_route, faults_with};
 
@@ -152,7 +153,7 @@ fn what_is_wrong_with_a_probe_is_said() {
         ),
         (
             probe("path = \"/{key}\", response = \"json:a\""),
-            "write `probe` or `json:/POINTER`",
+            "write `probe`, `json:` or `json:/POINTER`",
         ),
         (
             probe("path = \"/{key}\", status = 201"),
@@ -185,6 +186,55 @@ fn what_is_wrong_with_a_probe_is_said() {
     ] {
         assert!(said.contains(expected), "{expected}\n{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn absent_counts_by_default_only_when_no_answer_is_waited_for_any_more() {
+    for (route, probe, expected_seconds) in [
+        ("", "", 300),
+        ("late_response = \"10m\"", "", 600),
+        ("late_response = \"10m\"", ", silent = \"release\"", 630),
+        ("late_response = \"1m\"", "", 120),
+        ("late_response = \"0s\"", ", absent_after = \"1s\"", 1),
+    ] {
+        let text = format!(
+            "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[[routes]]\nname = \"pay\"\nupstream = \"api\"\n\
+             scope = [\"none\"]\npath = \"/pay\"\non_unknown = \"probe\"\n{route}\n\
+             probe = {{ path = \"/{{key}}\", response = \"json:\"{probe} }}\n"
+        );
+        let loaded = Config::parse(&text, "f").expect("a configuration");
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+        let Some(OnUnknown::Probe(probe)) =
+            loaded.config.routes[0].policy().map(|it| &it.on_unknown)
+        else {
+            panic!("it probes");
+        };
+        assert_eq!(probe.absent_after.as_secs(), expected_seconds, "{route}");
+    }
+}
+
+#[test]
+fn a_route_that_passes_and_says_how_it_is_protected_is_warned_of() {
+    let warnings = |defaults: &str, rest: &str| {
+        let text = format!(
+            "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[[routes]]\nname = \"rest\"\npath = \"/*\"\n\
+             upstream = \"api\"\nmode = \"pass\"\n{rest}\n[defaults]\n{defaults}\n"
+        );
+        let loaded = Config::parse(&text, "f").expect("a configuration");
+        let said: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        said.join("\n")
+    };
+    for own in [
+        "wait = \"5s\"",
+        "key_format = \"uuid\"",
+        "on_unknown = \"resend\"",
+        "probe = { path = \"/{key}\" }",
+    ] {
+        let said = warnings("", own);
+        assert!(said.contains("has no effect"), "{own}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(warnings(own, ""), "", "{own}");
     }
 }
 

@@ -98,6 +98,8 @@ openssl pkey -in a.key -aes128 -passout pass:hunter2 -out locked.key
 openssl genrsa -traditional -out rsa.key 1024 || openssl genrsa -out rsa.key 1024
 printf -- '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n' >broken.pem
 printf 'a text\n' >text.pem
+openssl req $new -keyout v1.key -out v1.csr -subj /CN=v1
+openssl x509 -req -in v1.csr -signkey v1.key -days 2 -out v1.pem
 "#;
 
 fn files() -> TempDir {
@@ -134,7 +136,15 @@ fn certificates_that_cannot_be_used_are_said_and_no_key_is_printed() {
             "a.key",
             "",
             "[0].cert",
-            "cannot be read: No such file",
+            "missing.pem\" cannot be read: No such file",
+        ),
+        (
+            "v1.pem",
+            "v1.key",
+            "",
+            "[0].cert",
+            "v1.pem\" holds no certificate that can be used: the certificate is of X.509 version 1, and has to be of \
+             version 3",
         ),
         (
             "a.pem",
@@ -223,6 +233,28 @@ fn certificates_that_cannot_be_used_are_said_and_no_key_is_printed() {
         );
         assert_eq!(faults.lines().count(), 1, "{faults}");
         assert!(!faults.contains("PRIVATE"), "{faults}");
+    }
+}
+
+#[test]
+fn operators_whose_token_goes_over_a_network_are_warned() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("token");
+    std::fs::write(&file, "a-token-of-the-operator").expect("a file");
+    for (address, expected) in [
+        ("0.0.0.0:9090", 1),
+        ("[::]:9090", 1),
+        ("127.0.0.1:9090", 0),
+        ("[::1]:9090", 0),
+    ] {
+        let admin = format!("[admin]\naddress = {address:?}\ntoken = {{ file = {file:?} }}\n");
+        let warnings = parse(&format!("{admin}{SMALLEST}")).warnings;
+        let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), expected, "{address}: {said:?}");
+        assert!(
+            said.iter().all(|said| said.contains("plain HTTP")),
+            "{said:?}"
+        );
     }
 }
 

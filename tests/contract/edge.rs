@@ -131,6 +131,31 @@ async fn a_scanner_finds_nothing_that_is_old_or_weak() {
 }
 
 #[tokio::test]
+async fn why_a_handshake_came_to_nothing_is_said_to_who_looks_closely() {
+    let authority = Authority::new();
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream);
+    let toml = format!("{}{}", setup.toml(), authority.listener());
+    let gateway = Gateway::start_through(&["env", "ONCEGATE_LOG=debug"], &toml).await;
+    let mut plain = TcpStream::connect(gateway.address)
+        .await
+        .expect("a connection");
+    let client = plain.local_addr().expect("an address").to_string();
+    plain
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .await
+        .expect("taken");
+    let line = gateway
+        .log()
+        .message("a TLS handshake came to nothing")
+        .await;
+    assert_eq!(line["client"], client.as_str(), "{line}");
+    assert_eq!(line["failure"], "Invalid", "{line}");
+    let why = line["why"].as_str().expect("a reason");
+    assert!(!why.is_empty() && why.len() < 1000, "{why}");
+}
+
+#[tokio::test]
 async fn a_client_cannot_renegotiate() {
     let authority = Authority::new();
     let upstream = ToyUpstream::start();

@@ -251,7 +251,14 @@ async fn whether_a_customer_was_charged_is_found_by_what_the_customer_sent() {
         let known = json!({ "route": "pay", "key": key, "scope": [scope] });
         let absent = operator.post(&gateway, "/lookup", &known).await;
         assert_eq!(absent.status, 404);
-        assert!(absent.json()["key_ref"].is_string());
+        let absent = absent.json();
+        assert!(absent["key_ref"].is_string());
+        assert!(
+            absent["detail"]
+                .as_str()
+                .expect("words")
+                .contains("in this scope")
+        );
     }
     for nonsense in [
         json!({ "route": "none", "key": "k", "scope": ["Bearer alice"] }),
@@ -366,6 +373,9 @@ async fn what_a_crash_left_is_settled_from_a_terminal() {
         shown.contains("oncegate records release"),
         "it says what to do next: {shown}"
     );
+    let unsaid = operator.runs(&gateway, &["show", "0123456789ab"]);
+    let unsaid = String::from_utf8_lossy(&unsaid.stderr).into_owned();
+    assert!(unsaid.contains("settled meanwhile"), "{unsaid}");
     let reason = ["--reason", "seen at the bank", "--actor", "ada"];
     let mut resolve = vec![
         "resolve",
@@ -409,6 +419,80 @@ async fn what_a_crash_left_is_settled_from_a_terminal() {
         .map(|line| line["action"].clone())
         .collect();
     assert_eq!(actions, ["resolve", "delete"]);
+}
+
+#[tokio::test]
+async fn what_show_says_to_do_is_about_the_attempt_that_it_showed() {
+    let (upstream, operator) = (ToyUpstream::start(), Operator::new());
+    let setup = Setup::payments(&upstream).route("response_timeout = \"200ms\"");
+    let gateway = operator.starts(&setup).await;
+    let refused = held(&upstream, &gateway, "k").await;
+    let key_ref = refused["key_ref"].as_str().expect("a key_ref");
+    let shown = said(&operator.runs(&gateway, &["show", key_ref]), 0);
+    // Somebody else releases it, and its retry is another attempt of which nobody knows anything.
+    let reason = ["--reason", "seen at the bank"];
+    let mut release = vec!["release", key_ref];
+    release.extend(reason);
+    said(&operator.runs(&gateway, &release), 0);
+    held(&upstream, &gateway, "k").await;
+    for word in ["release", "resolve"] {
+        let (_, rest) = shown
+            .split_once(&format!("oncegate records {word} "))
+            .expect(word);
+        let line = rest.split_once(" --").expect("an id").0;
+        let (_, version) = rest.split_once("--version ").expect("a version");
+        let version = version.split_whitespace().next().expect("a version");
+        let mut words = vec![word, line, "--version", version];
+        words.extend(if word == "resolve" {
+            &["--status", "201"][..]
+        } else {
+            &[]
+        });
+        words.extend(reason);
+        let done = operator.runs(&gateway, &words);
+        assert_eq!(done.status.code(), Some(1), "{done:?}");
+    }
+    gateway
+        .send(&payment("k"))
+        .await
+        .refuses(Problem::OUTCOME_UNKNOWN);
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn who_has_no_name_is_called_by_number() {
+    let (upstream, operator) = (ToyUpstream::start(), Operator::new());
+    let gateway = operator.starts(&Setup::payments(&upstream)).await;
+    gateway.send(&payment("k")).await.is(201, "executed");
+    let record = operator.finds(&gateway, "k").await.json();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_oncegate"))
+        .args(["records", "delete", record["id"].as_str().expect("an id")])
+        .args([
+            "--reason",
+            "a test",
+            "--admin",
+            &format!("http://{}", gateway.admin),
+        ])
+        .arg("--token-file")
+        .arg(operator.token_file())
+        .env_clear()
+        .output()
+        .expect("the binary");
+    said(&output, 0);
+    let line = Operator::audit(&gateway).remove(0);
+    let actor = line["actor"].as_str().expect("an actor");
+    let number = actor.strip_prefix("uid ").expect(actor);
+    assert!(number.parse::<u32>().is_ok(), "{actor}");
+    // Nobody who asks nowhere has to guess how to say where.
+    let nowhere = std::process::Command::new(env!("CARGO_BIN_EXE_oncegate"))
+        .args(["records", "list"])
+        .output()
+        .expect("the binary");
+    let told = String::from_utf8_lossy(&nowhere.stderr);
+    assert_eq!(nowhere.status.code(), Some(2), "{told}");
+    for way in ["--config", "--admin", "--token-file"] {
+        assert!(told.contains(way), "{told}");
+    }
 }
 
 /// A payment of which nobody knows whether it was made; what its client was told.

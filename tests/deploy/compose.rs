@@ -35,6 +35,7 @@ async fn its_gateway_charges_once_and_remembers_it_in_redis() {
         std::fs::write(secrets.path().join(name), text).expect("a file");
     };
     secret("redis", "a password");
+    secret("oncegate-admin", "a-token-of-the-operator");
     secret("oncegate-id", "a secret of more than thirty-two bytes");
     let config = text("deploy/compose/oncegate.toml")
         .replace("redis:6379", &format!("127.0.0.1:{}", redis.port))

@@ -115,15 +115,20 @@ async fn what_the_upstream_knows_settles_the_record_and_is_what_duplicates_hear(
 
 #[tokio::test]
 async fn a_part_of_the_answer_may_be_what_is_recorded() {
-    let upstream = ToyUpstream::start();
-    let more = ", response = \"json:/data/0\", status = 201";
-    let rig = Rig::start(&probing(&upstream, more));
-    answers(&upstream, paid());
-    rig.pay("k").await.refuses(Problem::FAILED);
-    let second = rig.pay("k").await;
-    assert_eq!(second.is(201, "replayed").text(), "{\"id\":\"ch_1\"}");
-    assert_eq!(second.header("Content-Type"), Some("application/json"));
-    assert_eq!(second.header("X-Paid"), None);
+    for (part, recorded) in [
+        ("/data/0", "{\"id\":\"ch_1\"}"),
+        ("", "{\"data\":[{\"id\":\"ch_1\"}]}"),
+    ] {
+        let upstream = ToyUpstream::start();
+        let more = format!(", response = \"json:{part}\", status = 201");
+        let rig = Rig::start(&probing(&upstream, &more));
+        answers(&upstream, paid());
+        rig.pay("k").await.refuses(Problem::FAILED);
+        let second = rig.pay("k").await;
+        assert_eq!(second.is(201, "replayed").text(), recorded);
+        assert_eq!(second.header("Content-Type"), Some("application/json"));
+        assert_eq!(second.header("X-Paid"), None);
+    }
 }
 
 #[tokio::test]

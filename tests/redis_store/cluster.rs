@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use oncegate::config::{RedisConfig, RedisForm};
+use oncegate::config::{Password, RedisConfig, RedisForm};
 use oncegate::protocol::Verdict;
 use oncegate::store::{NotDone, Store, StoreError};
 use tokio::time::timeout;
 
 use crate::conformance;
 use crate::rig::{Virtual, claim, complete, config, id, seed, store_at};
-use crate::support::{Engine, RedisCluster, until, within};
+use crate::support::{Engine, RedisCluster, RedisServer, until, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_agrees_with_apply_and_a_frozen_primary_holds_up_nobody_else() {
@@ -58,6 +58,25 @@ async fn a_cluster_of_valkey_agrees_with_apply_and_gives_a_claim_to_one_of_many(
     conformance::agrees_with_apply(&mut Virtual::new(&config), seed()).await;
     conformance::one_of_many_acquires(&Virtual::new(&config), seed()).await;
     conformance::closed_says_so(&Virtual::new(&config)).await;
+}
+
+#[tokio::test]
+async fn a_password_that_servers_do_not_take_is_said() {
+    let server = RedisServer::start_with(Engine::Redis, &["--requirepass", "hunter2"]);
+    for (user, password, why) in [
+        (None, Some("hunter4"), "uthentication failed"),
+        (Some("gone"), Some("hunter2"), "uthentication failed"),
+        (None, None, "NOAUTH"),
+    ] {
+        let config = RedisConfig {
+            user: user.map(str::to_owned),
+            password: password.map(|password: &str| Password(password.to_owned())),
+            ..config(RedisForm::Cluster, &[server.port])
+        };
+        let refused = store_at(&config, Duration::from_secs(5)).ping().await;
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains(why) && !said.contains("hunter"), "{said}");
+    }
 }
 
 #[tokio::test]

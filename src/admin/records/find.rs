@@ -227,8 +227,8 @@ impl Records {
                 break;
             }
         }
-        let detail =
-            "No unresolved record bears this key_ref; others are found by route, key and scope.";
+        let detail = "No unresolved record bears this key_ref. Perhaps it was settled meanwhile: look with --route, --key and \
+             --scope, or by the id that `show` said.";
         Err(Problem::Absent(
             json!({ "detail": detail, "key_ref": key_ref }),
         ))

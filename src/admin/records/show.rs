@@ -39,7 +39,8 @@ impl Records {
     /// That there is none, and by what name.
     pub(super) fn absent(&self, id: &RecordId) -> Problem {
         Problem::Absent(json!({
-            "detail": "Nothing is known under this id: the key was never used, was released, or its retention is over.",
+            "detail": "Nothing is known under this id: the key was never used, or not in this scope (`--scope` is the whole \
+                       value of the header, `Bearer …`), was released, or its retention is over.",
             "id": digits(id),
             "key_ref": self.parts.identifier.key_ref(id).to_string(),
         }))

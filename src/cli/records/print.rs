@@ -33,7 +33,8 @@ const COLUMNS: [(&str, Cell); 7] = [
 pub fn page(page: &Json, out: &mut String) {
     let records = page["records"].as_array().map_or(&[][..], Vec::as_slice);
     if records.is_empty() {
-        out.push_str("no record waits for anybody: every outcome is known\n");
+        out.push_str("no outcome is unknown now; requests under way are not listed, nor those of a gateway that crashed until their \
+             lease is over\n");
     } else {
         table(records, out);
         out.push_str("\nnext: oncegate records show KEY_REF … says what is known of one\n");
@@ -190,13 +191,15 @@ fn response(record: &Json, out: &mut String) {
 /// What may be done with it.
 fn next(record: &Json, out: &mut String) {
     let id = text(&record["key_ref"]);
+    // It is about what is shown here: a record of this name may be another attempt's by the time somebody says so.
+    let version = text(&record["version"]);
     let _ = match record["state"].as_str() {
         Some("unknown") => writeln!(
             out,
             "\nAsk the upstream whether it has this operation, by its key. Then say so, with the same --config:\n  \
-             it has:      oncegate records resolve {id} --status 201 --header 'Content-Type: application/json' \
+             it has:      oncegate records resolve {id} --version {version} --status 201 --header 'Content-Type: application/json' \
              --body @answer.json --reason '…'\n  \
-             it has not:  oncegate records release {id} --reason '…'   (a retry is then executed)"
+             it has not:  oncegate records release {id} --version {version} --reason '…'   (a retry is then executed)"
         ),
         Some("claimed") => writeln!(
             out,

@@ -1,6 +1,6 @@
 //! JSON pointers (RFC 6901).
 
-/// Selects a member or an element of a JSON body; never the whole of it.
+/// Selects a member or an element of a JSON body; never the whole of it, unless it is made by [`JsonPointer::whole`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonPointer(Vec<String>);
 
@@ -41,7 +41,13 @@ impl JsonPointer {
         Ok(Self(tokens))
     }
 
-    /// The names and indices on the way, unescaped; at least one.
+    /// The empty pointer, which selects the whole body.
+    #[must_use]
+    pub const fn whole() -> Self {
+        Self(Vec::new())
+    }
+
+    /// The names and indices on the way, unescaped.
     pub(super) fn tokens(&self) -> &[String] {
         &self.0
     }

@@ -30,6 +30,8 @@ const IN_A_DATABASE: &str = " +select";
 pub struct Inspected {
     /// Commands that the user needs and may not run, in small letters.
     pub missing: Vec<String>,
+    /// The servers where it may not run one of them.
+    pub lacking: Vec<String>,
     /// What serves, and is easily regretted.
     pub doubts: Vec<String>,
     /// There is a store already; not asked where rights are missing.
@@ -56,6 +58,21 @@ impl Redis {
         line
     }
 
+    /// The same as a line for a shell, every word that means something to shells quoted.
+    #[must_use]
+    pub fn rights_for_a_shell(config: &RedisConfig, namespace: &str) -> String {
+        let is_plain = |char: char| char.is_ascii_alphanumeric() || "+@:._-".contains(char);
+        let rights = Self::rights(config, namespace);
+        let words = rights
+            .split(' ')
+            .map(|word| match word.chars().all(is_plain) {
+                true => word.to_owned(),
+                false => format!("'{}'", word.replace('\'', r"'\''")),
+            });
+        let words: Vec<String> = words.collect();
+        format!("redis-cli {}", words.join(" "))
+    }
+
     /// Tries every right on every server, asks what else there is to say of them, and whether the store is the one that
     /// the configuration means; begins none.
     ///
@@ -65,7 +82,12 @@ impl Redis {
         let mut inspected = Inspected::default();
         for (node, buckets) in self.servers.all().await.map_err(super::call::failed)? {
             let bucket = buckets.first().copied().unwrap_or_default();
-            inspected.missing.extend(self.missing(&node, bucket).await?);
+            let missing = self.missing(&node, bucket).await?;
+            if !missing.is_empty() {
+                let lacking = format!("{}:{}", node.address.host, node.address.port);
+                inspected.lacking.push(lacking);
+            }
+            inspected.missing.extend(missing);
             inspected.doubts.extend(self.doubts(&node).await);
         }
         for found in [&mut inspected.missing, &mut inspected.doubts] {

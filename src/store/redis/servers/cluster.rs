@@ -30,6 +30,8 @@ pub struct Cluster {
     slots: Vec<u16>,
     access: Arc<Access>,
     map: RwLock<Map>,
+    /// Why nobody said at the last look who holds what.
+    refusal: RwLock<Option<CallError>>,
     lookout: Lookout,
 }
 
@@ -49,6 +51,7 @@ impl Cluster {
             slots: (0..=u8::MAX).map(slot).collect(),
             access,
             map: RwLock::default(),
+            refusal: RwLock::default(),
             lookout: Lookout::default(),
         }
     }
@@ -61,8 +64,16 @@ impl Cluster {
             return Ok(holder);
         }
         self.lookout.look(self.look()).await;
-        let nobody = || CallError::NotSent("no server of the cluster holds this part".to_owned());
-        self.known(bucket).ok_or_else(nobody)
+        self.known(bucket).ok_or_else(|| {
+            let refusal = self.refusal.read().unwrap_or_else(PoisonError::into_inner);
+            let nobody = "no server of the cluster holds this part";
+            match &*refusal {
+                Some(why) => {
+                    CallError::NotSent(format!("{why}, so that {nobody} as far as is known"))
+                }
+                None => CallError::NotSent(nobody.to_owned()),
+            }
+        })
     }
 
     /// Looks who holds what now.
@@ -119,7 +130,12 @@ impl Cluster {
 
     async fn look(&self) {
         let asking = self.to_ask().into_iter().map(|node| self.ask(node).boxed());
-        let Ok((ranges, _)) = select_ok(asking).await else {
+        let (answer, refusal) = match select_ok(asking).await {
+            Ok((ranges, _)) => (Some(ranges), None),
+            Err(error) => (None, Some(error)),
+        };
+        *self.refusal.write().unwrap_or_else(PoisonError::into_inner) = refusal;
+        let Some(ranges) = answer else {
             return;
         };
         let holder = |slot: &u16| {
