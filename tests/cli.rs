@@ -81,24 +81,6 @@ fn a_good_configuration_is_ok_and_is_said_as_it_was_understood() {
 }
 
 #[test]
-fn what_becomes_of_unknown_outcomes_and_of_old_keys_is_said() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = configuration(directory.path(), nobody(), "");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let more = "on_unknown = 'probe'\nprobe = { path = '/by-key/{key}' }\nkey_format = 'ulid'\nkey_age = 'reject'\n";
-    std::fs::write(&path, text + more).unwrap();
-    let check = oncegate(&["check", "--config", &path]);
-    let told = said(&check.stdout);
-    assert_eq!(check.status.code(), Some(0), "{}", said(&check.stderr));
-    for part in [
-        " old), one client",
-        "unknown outcomes asked about by GET /by-key/{key}, in the background, too\n",
-    ] {
-        assert!(told.contains(part), "{part}: {told}");
-    }
-}
-
-#[test]
 fn a_bad_or_missing_configuration_ends_with_78_and_every_fault() {
     let directory = tempfile::tempdir().unwrap();
     let path = configuration(directory.path(), nobody(), "profile = \"x\"\nlimit = 1");
@@ -174,6 +156,24 @@ fn a_warning_is_printed_and_is_no_fault() {
         "{warning}"
     );
     assert_eq!(warning.lines().count(), 1, "{warning}");
+}
+
+#[test]
+fn what_becomes_of_unknown_outcomes_and_of_old_keys_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = configuration(directory.path(), nobody(), "");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let more = "on_unknown = 'probe'\nprobe = { path = '/by-key/{key}' }\nkey_format = 'ulid'\nkey_age = 'reject'\n";
+    std::fs::write(&path, text + more).unwrap();
+    let check = oncegate(&["check", "--config", &path]);
+    let told = said(&check.stdout);
+    assert_eq!(check.status.code(), Some(0), "{}", said(&check.stderr));
+    for part in [
+        " old), one client",
+        "unknown outcomes asked about by GET /by-key/{key}, in the background, too\n",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
 }
 
 #[test]

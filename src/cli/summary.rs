@@ -6,7 +6,6 @@ use http::Method;
 
 use crate::config::{
     ClientAuth, Config, Endpoint, ListenerConfig, RedisForm, StoreConfig, StoreLocation,
-    duration_in_words,
 };
 use crate::identity::{KeySource, ScopeSource};
 use crate::route::{Mode, OnUnknown, Policy, Route};
@@ -160,7 +159,7 @@ fn once(policy: &Policy, route: &Route) -> String {
 
 /// Up to what age keys are taken, where they are asked for it.
 fn fresh(policy: &Policy) -> String {
-    let fresh_for = policy.fresh_for().map(duration_in_words);
+    let fresh_for = policy.fresh_for().map(crate::config::duration_in_words);
     fresh_for.map_or_else(String::new, |age| format!(", up to {age} old"))
 }
 

@@ -235,16 +235,6 @@ impl Certificate {
     }
 }
 
-/// What TLS has against something, in words that a reader can act upon.
-#[must_use]
-pub fn trouble(error: &TlsError) -> String {
-    let said = error.to_string();
-    match said.contains("UnsupportedCertVersion") {
-        true => "the certificate is of X.509 version 1, and has to be of version 3".to_owned(),
-        false => said,
-    }
-}
-
 fn unreadable(error: &std::io::Error) -> String {
     format!("cannot be read: {error}")
 }
@@ -326,6 +316,16 @@ fn authorities(pem: &[u8]) -> Result<Arc<RootCertStore>, String> {
         })?;
     }
     Ok(Arc::new(store))
+}
+
+/// What TLS has against something, in words that a reader can act upon.
+#[must_use]
+pub fn trouble(error: &TlsError) -> String {
+    let said = error.to_string();
+    match said.contains("UnsupportedCertVersion") {
+        true => "the certificate is of X.509 version 1, and has to be of version 3".to_owned(),
+        false => said,
+    }
 }
 
 /// The hosts that a certificate names, and whether it names addresses.

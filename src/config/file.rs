@@ -8,7 +8,7 @@ use http::{HeaderName, Method};
 
 use super::certificates::ClientAuthWord;
 use super::document::OWN;
-use super::finding::{Findings, Place};
+use super::finding::Findings;
 use super::listener::{ListenAddress, ProxyProtocolWord, SocketMode, TrustedProxy};
 use super::probe::ProbeFile;
 use super::quantity::{Count, Positive, Share, Size};
@@ -396,7 +396,7 @@ pub(super) struct DefaultsFile {
 impl RouteFile {
     /// Settings that say how operations are protected, where they are written, here or in `[defaults]`; not the ones that
     /// are more often there for other routes.
-    pub(super) fn protecting(&self) -> Vec<&Place> {
+    pub(super) fn protecting(&self) -> Vec<&super::finding::Place> {
         let written = [
             self.key_format.written(),
             self.wait.written(),
