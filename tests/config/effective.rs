@@ -27,7 +27,7 @@ fn each_setting_is_shown_with_where_it_comes_from() {
         assert!(
             printed.contains(&format!("\n{line}\n")),
             "{line}\n{printed}"
-        )
+        );
     };
     has("profile = \"edge\"  # oncegate.toml:1");
     has("[limits]");
