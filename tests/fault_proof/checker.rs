@@ -74,6 +74,10 @@ const ANSWERED: u64 = 2 * SECOND;
 /// from the fault's end.
 const SETTLED: u64 = 3 * SECOND / 2;
 
+/// After a fault of the store a gateway may not have heard yet, for so long, that what it recorded is recorded: it asks
+/// again after a pause of a second at most, and waits for two.
+const CONFIRMED: u64 = 3 * SECOND;
+
 /// A fault, from its beginning to its end.
 #[derive(Clone, Debug)]
 struct Fault {
@@ -383,12 +387,31 @@ impl<'a> Story<'a> {
             let is_later = request.sent > since && request.payload == payload;
             let is_replayed = heard.said == "replayed"
                 || ["store-unavailable", "overloaded"].contains(&&*heard.slug);
-            (is_later && !is_replayed).then_some((at, heard))
+            let is_excused = is_replayed || self.may_not_know_yet(request, at, heard);
+            (is_later && !is_excused).then_some((at, heard))
         });
         if let Some((at, heard)) = other {
             let why = format!("its answer had been recorded, and a later client heard {heard}");
             self.breaks(Promise::OneAnswer, at, why);
         }
+    }
+
+    /// Whether the gateway that was asked made the dispatch, and was cut off from the store when it recorded the answer:
+    /// others may replay what it does not know to be recorded yet, and it calls it in progress.
+    fn may_not_know_yet(&self, request: &Request<'_>, at: u64, heard: &Heard) -> bool {
+        let made_it = |event: &&Event| matches!(event.what, What::Leaves { gateway, .. } if gateway == request.gateway);
+        let knows = |other: &Request<'_>| {
+            let heard = other.heard.filter(|(at, _)| *at < request.sent);
+            let recorded =
+                heard.is_some_and(|(_, heard)| ["executed", "replayed"].contains(&&*heard.said));
+            recorded && other.gateway == request.gateway
+        };
+        let lately = at.saturating_sub(CONFIRMED)..=at;
+        let is_cut_off = |fault: &Fault| fault.is_of_store() && fault.overlaps(&lately);
+        heard.slug == "request-in-progress"
+            && self.events.iter().any(|event| made_it(event))
+            && !self.requests.iter().any(knows)
+            && self.faults.iter().any(is_cut_off)
     }
 
     /// P4: nobody is told that nothing happened once something may have.

@@ -43,12 +43,20 @@ impl History {
         self.sends_for("alice/k", "pay")
     }
 
-    fn sends_for(mut self, operation: &str, payload: &str) -> Self {
+    fn sends_to(self, gateway: usize) -> Self {
+        self.sends_by("alice/k", "pay", gateway)
+    }
+
+    fn sends_for(self, operation: &str, payload: &str) -> Self {
+        self.sends_by(operation, payload, 0)
+    }
+
+    fn sends_by(mut self, operation: &str, payload: &str, gateway: usize) -> Self {
         self.requests += 1;
         let sends = What::Sends {
             request: self.requests,
             client: "a client".to_owned(),
-            gateway: 0,
+            gateway,
             payload: payload.to_owned(),
         };
         self.then(operation, sends)
@@ -325,6 +333,29 @@ fn what_was_recorded_and_is_not_replayed_breaks_the_second_promise() {
     recorded().hears(2, unknown()).breaks(&[Promise::OneAnswer]);
     let away = refusal(503, "refused", "store-unavailable", "undetermined");
     recorded().hears(2, away).keeps_every_promise();
+}
+
+#[test]
+fn a_gateway_that_the_store_was_kept_from_may_not_know_yet_that_its_answer_is_recorded() {
+    let in_progress = || refusal(409, "refused", "request-in-progress", "in_progress");
+    let recorded = || History::new().sends().dispatched().fault(On::StoreAway);
+    let replayed = |history: History| {
+        let asked = history.ends().sends_to(1);
+        asked.hears(2, paid("replayed"))
+    };
+    let asked = replayed(recorded()).sends();
+    asked.hears(3, in_progress()).keeps_every_promise();
+    let later = replayed(recorded()).after(4).sends();
+    later.hears(3, in_progress()).breaks(&[Promise::OneAnswer]);
+    let elsewhere = replayed(recorded()).sends_to(1);
+    elsewhere
+        .hears(3, in_progress())
+        .breaks(&[Promise::OneAnswer]);
+    let knows = replayed(recorded()).sends().hears(3, paid("replayed"));
+    knows
+        .sends()
+        .hears(4, in_progress())
+        .breaks(&[Promise::OneAnswer]);
 }
 
 #[test]
