@@ -409,7 +409,7 @@ impl<'a> Story<'a> {
         let lately = at.saturating_sub(CONFIRMED)..=at;
         let is_cut_off = |fault: &Fault| fault.is_of_store() && fault.overlaps(&lately);
         heard.slug == "request-in-progress"
-            && self.events.iter().any(|event| made_it(event))
+            && self.events.iter().any(made_it)
             && !self.requests.iter().any(knows)
             && self.faults.iter().any(is_cut_off)
     }
