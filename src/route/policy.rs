@@ -303,7 +303,18 @@ mod tests {
         assert_eq!(policy.standing(Timestamp(0), made_at), Standing::Stale);
     }
 
+    /// As the random test below found it.
+    #[test]
+    fn a_key_that_is_remembered_for_moments_alone_is_never_fresh() {
+        let policy = policy(1, 1, 1, AfterExpiry::Execute);
+        let first_use = Timestamp(1_790_000_000_000);
+        let believed = Timestamp(first_use.plus(policy.keep_open()).0 - 4372);
+        assert_ne!(policy.standing(first_use, believed), Standing::Fresh);
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Whatever became of the first use, and whatever the clocks say within their bounds: from the moment at which its
         /// record may be forgotten a key is not claimed any more.
         #[test]
