@@ -273,27 +273,25 @@ impl Redis {
 
     /// A call that concerns this record and the mark of this owner.
     fn call(&self, id: &RecordId, owner: Owner) -> Call {
-        let bucket = Keys::bucket(id);
-        let keys = vec![
-            self.keys.record(id),
-            self.keys.index(bucket),
-            self.keys.mark(id, owner),
-            self.keys.identity(bucket),
-        ];
-        self.with_time(id, keys)
+        self.with_time(id, self.keys_of(id, owner))
     }
 
     /// A call that concerns this record and the marks of its owner and of the one before.
     fn call_to_forget(&self, id: &RecordId, owner: Owner, prior: Option<Owner>) -> Call {
+        let mut keys = self.keys_of(id, owner);
+        keys.push(self.keys.mark(id, prior.unwrap_or(owner)));
+        self.with_time(id, keys)
+    }
+
+    /// The keys of a record, in the order in which the scripts know them.
+    fn keys_of(&self, id: &RecordId, owner: Owner) -> Vec<String> {
         let bucket = Keys::bucket(id);
-        let keys = vec![
+        vec![
             self.keys.record(id),
             self.keys.index(bucket),
             self.keys.mark(id, owner),
             self.keys.identity(bucket),
-            self.keys.mark(id, prior.unwrap_or(owner)),
-        ];
-        self.with_time(id, keys)
+        ]
     }
 
     /// A call that concerns this record alone: no more keys than it needs, since a cluster that moves a slot answers
