@@ -82,7 +82,7 @@ struct Weight;
 impl Weighter<RecordId, Arc<Cached>> for Weight {
     fn weight(&self, _: &RecordId, cached: &Arc<Cached>) -> u64 {
         let response = &cached.response;
-        let lines = response.headers.iter();
+        let lines = response.lines();
         let lines = lines.map(|(name, value)| (name.len() + value.len()) as u64 + LINE_BYTES);
         ENTRY_BYTES + response.body.len() as u64 + lines.sum::<u64>()
     }
@@ -226,11 +226,11 @@ mod tests {
             fingerprint: Fingerprint([7; 32]),
             completed: Completed {
                 owner: Some(Owner(1)),
-                answer: Answer::Stored(Arc::new(Response {
-                    status: 201,
-                    headers: vec![("location".to_owned(), Bytes::from_static(b"/p/1"))],
-                    body: Bytes::from_static(body),
-                })),
+                answer: Answer::Stored(Arc::new(Response::new(
+                    201,
+                    vec![("location".to_owned(), Bytes::from_static(b"/p/1"))],
+                    Bytes::from_static(body),
+                ))),
                 completed_at: Timestamp(0),
                 begun: crate::protocol::Begun::default(),
             },
