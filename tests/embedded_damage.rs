@@ -308,11 +308,11 @@ fn claim(n: u16) -> Op {
 }
 
 fn complete(n: u16) -> Op {
-    let response = Response {
-        status: 201,
-        headers: vec![("location".to_owned(), Bytes::from(format!("/payments/{n}")))],
-        body: Bytes::from(vec![n.to_le_bytes()[0]; 200 + usize::from(n) * 10]),
-    };
+    let response = Response::new(
+        201,
+        vec![("location".to_owned(), Bytes::from(format!("/payments/{n}")))],
+        Bytes::from(vec![n.to_le_bytes()[0]; 200 + usize::from(n) * 10]),
+    );
     Op::Complete {
         owner: Owner(n.into()),
         origin: origin(n),

@@ -176,9 +176,9 @@ fn complete(n: u64) -> Op {
 }
 
 fn answer(n: u64) -> Answer {
-    Answer::Stored(Arc::new(Response {
-        status: 201,
-        headers: Vec::new(),
-        body: Bytes::from(n.to_string().repeat(20)),
-    }))
+    Answer::Stored(Arc::new(Response::new(
+        201,
+        Vec::new(),
+        Bytes::from(n.to_string().repeat(20)),
+    )))
 }

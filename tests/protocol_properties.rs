@@ -493,11 +493,11 @@ fn fingerprint_in(op: &Op) -> Option<Fingerprint> {
 }
 
 fn answer_of(owner: Owner) -> Answer {
-    Answer::Stored(Arc::new(Response {
-        status: 200,
-        headers: Vec::new(),
-        body: Bytes::from(owner.0.to_string()),
-    }))
+    Answer::Stored(Arc::new(Response::new(
+        200,
+        Vec::new(),
+        Bytes::from(owner.0.to_string()),
+    )))
 }
 
 /// The record as if its owner had not beaten.

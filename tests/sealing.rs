@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use oncegate::protocol::{
     Answer, Fingerprint, Op, Origin, Owner, RecordId, Resolution, Response, Retention, Seen, State,
-    Verdict,
+    TraceRef, Verdict,
 };
 use oncegate::store::{
     Embedded, Memory, NotDone, Sealing, SealingKey, Store, StoreError, system_clock,
@@ -97,16 +97,32 @@ async fn a_response_that_was_moved_to_another_record_is_refused() {
 
 #[tokio::test]
 async fn a_flipped_bit_is_refused_wherever_it_is() {
+    for response in [response("mine"), with_trailers("mine")] {
+        flipped_bits_are_refused(response).await;
+    }
+}
+
+#[tokio::test]
+async fn trailers_and_trace_come_back_as_they_went() {
+    let store = sealing(&memory(), &["a"]);
+    for (n, body) in [(1, String::new()), (2, "x".repeat(100_000))] {
+        let (id, response) = (RecordId([n; 32]), with_trailers(&body));
+        complete(&*store, id, Answer::Stored(Arc::clone(&response))).await;
+        assert_eq!(replayed(&*store, id).await, Ok(response));
+    }
+}
+
+async fn flipped_bits_are_refused(response: Arc<Response>) {
     let inner = memory();
     let store = sealing(&inner, &["a"]);
-    complete(&*store, ID, Answer::Stored(response("mine"))).await;
+    complete(&*store, ID, Answer::Stored(response)).await;
     let Answer::Sealed(sealed) = raw(&*inner, ID).await else {
         panic!("it is not sealed");
     };
-    for at in 0..sealed.text.len() {
+    for (at, bit) in (0..sealed.text.len()).map(|at| (at, 1)).chain([(0, 3)]) {
         let damaged = memory();
         let mut text = sealed.text.to_vec();
-        text[at] ^= 1;
+        text[at] ^= bit;
         let answer = Answer::Sealed(oncegate::protocol::Sealed {
             key: Arc::clone(&sealed.key),
             text: text.into(),
@@ -186,10 +202,22 @@ fn sealing(inner: &Arc<dyn Store>, keys: &[&str]) -> Arc<dyn Store> {
 }
 
 fn response(body: &str) -> Arc<Response> {
+    Arc::new(Response::new(
+        201,
+        vec![("x-card".to_owned(), Bytes::from_static(b"visa"))],
+        body.to_owned().into(),
+    ))
+}
+
+fn with_trailers(body: &str) -> Arc<Response> {
+    let trace = TraceRef {
+        trace_id: [1; 16],
+        span_id: [2; 8],
+    };
     Arc::new(Response {
-        status: 201,
-        headers: vec![("x-card".to_owned(), Bytes::from_static(b"visa"))],
-        body: body.to_owned().into(),
+        trailers: vec![("grpc-status".to_owned(), Bytes::from_static(b"0"))],
+        trace: Some(trace),
+        ..(*response(body)).clone()
     })
 }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Shared;
 use super::body::{self, Body};
 use super::course::Course;
-use super::dispatch::{Answered, Dispatched, Streaming, dispatch, pass};
+use super::dispatch::{Answered, Dispatched, Says, Streaming, dispatch, pass};
 use super::exchange::Reply;
 use super::headers::IDEMPOTENCY_STATUS;
 use super::lease::Keeper;
@@ -126,17 +126,19 @@ impl Attempt {
             status,
             headers,
             body,
+            trailers,
+            says,
             recorded,
             held,
             endpoint: _,
         } = answered;
         let answer = Answer::Stored(Arc::clone(&recorded));
-        let (op, told) = self.judged(status.as_u16(), answer, Decision::Executed);
+        let (op, told) = self.judged(says, answer, Decision::Executed);
         if matches!(op, Op::Complete { .. }) {
             self.recorded = Some(recorded);
         }
         self.settle(op, told, |decision| {
-            let mut response = http::Response::new(Body::held(body, held));
+            let mut response = http::Response::new(Body::held(body, held).with_trailers(trailers));
             *response.status_mut() = status;
             *response.headers_mut() = headers;
             marked(response, decision)
@@ -149,7 +151,7 @@ impl Attempt {
         let lane = Arc::clone(&self.subject.lane);
         lane.metrics().not_stored(streaming.reason);
         let answer = Answer::NotStored(streaming.reason);
-        let (op, told) = self.judged(streaming.status.as_u16(), answer, Decision::Unrecorded);
+        let (op, told) = self.judged(streaming.says(), answer, Decision::Unrecorded);
         let stop = self.shared.stop.clone();
         let (passing, passage) = body::passage(PASSED_PIECES);
         let (status, headers) = (streaming.status, streaming.headers);
@@ -171,8 +173,16 @@ impl Attempt {
         tokio::join!(settling, passing);
     }
 
-    /// What the status says about the operation: the op that records it, and what the client hears of that.
-    fn judged(&self, status: u16, answer: Answer, recorded: Decision) -> (Op, Told) {
+    /// What the answer says about the operation: the op that records it, and what the client hears of that.
+    fn judged(&self, says: Says, answer: Answer, recorded: Decision) -> (Op, Told) {
+        let unknown = |cause| {
+            self.count_unknown(cause);
+            (self.unknown(cause), Told::always(Decision::Unknown))
+        };
+        let status = match says {
+            Says::Status(status) => status,
+            Says::Nothing(cause) => return unknown(cause),
+        };
         let policy = self.subject.policy();
         match policy.outcomes.classify(status, self.prior.is_some()) {
             Outcome::Record => (
@@ -189,13 +199,7 @@ impl Attempt {
                     otherwise: Decision::Unrecorded,
                 },
             ),
-            Outcome::Unknown => {
-                self.count_unknown(Cause::Status(status));
-                (
-                    self.unknown(Cause::Status(status)),
-                    Told::always(Decision::Unknown),
-                )
-            }
+            Outcome::Unknown => unknown(Cause::Status(status)),
         }
     }
 
@@ -270,14 +274,14 @@ impl Attempt {
 
     /// Late truth: an answer after `response_timeout` completes the record, unless somebody settled it otherwise.
     async fn late(&self, answer: Option<Dispatched>) {
-        let (status, answer, _held) = match answer {
+        let (says, status, answer, _held) = match answer {
             Some(Dispatched::Answered(answered)) => {
-                let answer = Answer::Stored(answered.recorded);
-                (answered.status.as_u16(), answer, Some(answered.held))
+                let (status, answer) = (answered.status, Answer::Stored(answered.recorded));
+                (answered.says, status.as_u16(), answer, Some(answered.held))
             }
             Some(Dispatched::Streaming(streaming)) => {
                 let answer = Answer::NotStored(streaming.reason);
-                (streaming.status.as_u16(), answer, None)
+                (streaming.says(), streaming.status.as_u16(), answer, None)
             }
             Some(Dispatched::NotSent(_) | Dispatched::Unanswered(_)) | None => {
                 return self.subject.metrics().late_answer(LateAnswer::None);
@@ -286,9 +290,16 @@ impl Attempt {
         // A status that would release comes from an upstream that has done nothing, but the record already says
         // that nobody knows, and a client may have heard it. Only an operator takes that back.
         let outcomes = &self.subject.policy().outcomes;
-        let result = match outcomes.classify(status, self.prior.is_some()) {
-            Outcome::Release | Outcome::Unknown => LateAnswer::Unsettled,
-            Outcome::Record => {
+        let recorded_as = match says {
+            Says::Status(status) => {
+                let outcome = outcomes.classify(status, self.prior.is_some());
+                (outcome == Outcome::Record).then_some(status)
+            }
+            Says::Nothing(_) => None,
+        };
+        let result = match recorded_as {
+            None => LateAnswer::Unsettled,
+            Some(status) => {
                 let completion = self.completion(status, answer);
                 let _pending = self.shared.metrics.recordings_pending.hold();
                 match self.shared.ledger.insist(self.subject.id, completion).await {

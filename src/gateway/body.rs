@@ -26,6 +26,8 @@ pub struct Body {
     problem: Option<&'static str>,
     /// What counts it as it is given.
     sending: Option<Sending>,
+    /// What comes behind a body that is at hand.
+    trailers: Option<Box<HeaderMap>>,
 }
 
 enum Kind {
@@ -98,10 +100,38 @@ impl Body {
         Self::of(Kind::Passed(passage))
     }
 
+    /// The same with these trailers behind it, where there are any; only for a body that is at hand.
+    #[must_use]
+    pub fn with_trailers(mut self, trailers: HeaderMap) -> Self {
+        self.trailers = (!trailers.is_empty()).then(|| trailers.into());
+        self
+    }
+
+    /// The trailers behind a body that is at hand.
+    #[must_use]
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_deref()
+    }
+
+    /// Drops them.
+    pub fn without_trailers(&mut self) {
+        self.trailers = None;
+    }
+
+    /// Whether it says why there is no answer.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.problem.is_some()
+    }
+
+    fn is_over(&self) -> bool {
+        self.trailers.is_none() && self.kind.is_over()
+    }
+
     /// The same, counted as it is given to the client with this status.
     #[must_use]
     pub fn counted(mut self, mut sending: Sending, status: StatusCode) -> Self {
-        sending.begin(status, self.problem, self.kind.is_over());
+        sending.begin(status, self.problem, self.is_over());
         self.sending = Some(sending);
         self
     }
@@ -111,6 +141,7 @@ impl Body {
             kind,
             problem: None,
             sending: None,
+            trailers: None,
         }
     }
 }
@@ -184,25 +215,38 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let frame = ready!(match &mut this.kind {
-            Kind::Full(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map_err(|never| match never {}),
+            Kind::Full(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                let trailers = || {
+                    this.trailers
+                        .take()
+                        .map(|lines| Ok(Frame::trailers(*lines)))
+                };
+                Poll::Ready(
+                    frame
+                        .map(|frame| frame.map_err(|never| match never {}))
+                        .or_else(trailers),
+                )
+            }
             Kind::Upstream(body) => cleaned(ready!(Pin::new(body).poll_frame(cx))),
             Kind::Watched(body) => cleaned(ready!(Pin::new(body).poll_frame(cx))),
             Kind::Passed(body) => body.poll_piece(cx).map_err(BoxError::from),
         });
+        let is_over = this.is_over();
         if let Some(sending) = &mut this.sending {
-            sending.given(frame.as_ref(), this.kind.is_over());
+            sending.given(frame.as_ref(), is_over);
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.kind.is_over()
+        self.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
+            // A body of a length that is said has no trailers in HTTP/1.1.
+            Kind::Full(_) if self.trailers.is_some() => SizeHint::default(),
             Kind::Full(body) => body.size_hint(),
             Kind::Upstream(body) => body.size_hint(),
             Kind::Watched(body) => body.size_hint(),
@@ -213,14 +257,17 @@ impl HttpBody for Body {
 
 /// A piece of an upstream's answer whose trailers say nothing but what trailers may.
 fn cleaned<E: Into<BoxError>>(
-    mut frame: Option<Result<Frame<Bytes>, E>>,
+    frame: Option<Result<Frame<Bytes>, E>>,
 ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-    if let Some(Ok(frame)) = &mut frame
-        && let Some(trailers) = frame.trailers_mut()
-    {
+    Poll::Ready(frame.map(|frame| frame.map(clean).map_err(Into::into)))
+}
+
+/// The same of one that has come.
+pub fn clean(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
         headers::from_upstream_trailers(trailers);
     }
-    Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    frame
 }
 
 /// The bytes of bodies that may be held at a time, all requests together (`limits.max_buffered`).
@@ -372,6 +419,7 @@ where
                     return Err(pieces.partial(Unread::NoRoom));
                 }
             }
+            // As many as the connection takes: they are bounded like a head.
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }

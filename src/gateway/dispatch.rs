@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::Shared;
 use super::body::{self, Held, Partial, Passing, Unread};
 use super::course::{Course, Followed};
+use super::grpc;
 use super::headers;
 use super::outbound::Outbound;
 use super::subject::Subject;
@@ -51,12 +52,25 @@ pub struct Answered {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+    /// What came behind it.
+    pub trailers: HeaderMap,
+    /// What it says about the operation.
+    pub says: Says,
     /// What of it is recorded.
     pub recorded: Arc<Response>,
     /// What it takes of the budget.
     pub held: Held,
     /// Where it comes from; a `unix:` path is no address.
     pub endpoint: Option<SocketAddr>,
+}
+
+/// What an answer says about the operation.
+#[derive(Clone, Copy, Debug)]
+pub enum Says {
+    /// This HTTP status, or the one that its gRPC status stands for.
+    Status(u16),
+    /// Nothing, whatever the route's `outcomes` are.
+    Nothing(Cause),
 }
 
 /// An answer that passes through.
@@ -73,6 +87,13 @@ pub struct Streaming {
     pub reason: NotStored,
 }
 
+impl Streaming {
+    /// What its head says about the operation: the end, where a gRPC call has its status, is not waited for.
+    pub fn says(&self) -> Says {
+        Says::Status(self.status.as_u16())
+    }
+}
+
 /// Sends the request unless its gate is closed, and reads the answer; `course` is told what comes of it.
 pub async fn dispatch(
     shared: Arc<Shared>,
@@ -83,6 +104,7 @@ pub async fn dispatch(
 ) -> Dispatched {
     let lane = &subject.lane;
     let method = outbound.method.clone();
+    let is_grpc = grpc::is_grpc(&outbound.headers);
     let (request, _held) = outbound.into_request();
     let started = Instant::now();
     let response = match lane.upstream.send(Box::new(request), &gate).await {
@@ -140,19 +162,46 @@ pub async fn dispatch(
     // A copy: the bytes as they were read keep the whole buffer of the connection that they came from, and a store
     // in memory would keep ten times what it counts.
     let body = Bytes::copy_from_slice(&whole.bytes);
+    let mut trailers = whole.trailers;
+    if let Some(trailers) = &mut trailers {
+        headers::from_upstream_trailers(trailers);
+    }
+    let says = match is_grpc && head.status == StatusCode::OK {
+        true => said_by(grpc::code(
+            &head.headers,
+            trailers.as_ref(),
+            body.is_empty(),
+        )),
+        false => Says::Status(head.status.as_u16()),
+    };
+    let trailers = trailers.unwrap_or_default();
     let recorded = Response {
-        status: head.status.as_u16(),
-        headers: headers::recorded(&head.headers, method == Method::HEAD),
-        body: body.clone(),
+        trailers: headers::recorded(&trailers, false),
+        ..Response::new(
+            head.status.as_u16(),
+            headers::recorded(&head.headers, method == Method::HEAD),
+            body.clone(),
+        )
     };
     Dispatched::Answered(Answered {
         status: head.status,
         headers: head.headers,
         body,
+        trailers,
+        says,
         recorded: Arc::new(recorded),
         held: whole.held,
         endpoint: rest.endpoint(),
     })
+}
+
+/// A call that was cancelled may have been executed nevertheless, and one whose status is missing broke off.
+fn said_by(code: Option<grpc::Code>) -> Says {
+    match code {
+        None => Says::Nothing(Cause::Truncated),
+        Some(code @ grpc::Code::Cancelled) => Says::Nothing(Cause::Status(code.http_status())),
+        Some(code) => Says::Status(code.http_status()),
+    }
 }
 
 /// Passes an answer on to the client, with at most `patience` from piece to piece, on either side; a client that keeps
@@ -162,10 +211,8 @@ pub async fn pass(client: Passing, begun: Bytes, mut rest: InBody, patience: Dur
     let mut is_listening = begun.is_empty() || client.send(Frame::data(begun)).await;
     while is_listening {
         match timeout(patience, rest.frame()).await {
-            // As those of an answer that is recorded.
-            Ok(Some(Ok(frame))) if frame.is_trailers() => {}
             Ok(Some(Ok(frame))) => {
-                is_listening = timeout(patience, client.send(frame)).await == Ok(true);
+                is_listening = timeout(patience, client.send(body::clean(frame))).await == Ok(true);
             }
             Ok(None) => return drop(timeout(patience, client.end()).await),
             Ok(Some(Err(_))) | Err(_) => return,

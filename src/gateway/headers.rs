@@ -2,12 +2,15 @@
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, AGE, ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPECT, FORWARDED,
-    HOST, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    ACCEPT_ENCODING, AGE, ALT_SVC, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
+    CONTENT_RANGE, CONTENT_TYPE, COOKIE, DATE, EXPECT, FORWARDED, HOST, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 
+use super::body::Body;
 use super::forwarded::{self, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use super::grpc::{GRPC_ACCEPT_ENCODING, is_grpc};
 use super::message::{begins_folded, is_folded};
 use crate::identity::KeySource;
 use crate::server::Peer;
@@ -35,10 +38,7 @@ pub struct Origin<'a> {
 ///
 /// What a client sent as `X-Forwarded-*` or `Forwarded` is not believed, unless it is a proxy that is trusted.
 pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
-    let trailers_wanted = headers
-        .get(TE)
-        .and_then(|te| te.to_str().ok())
-        .is_some_and(|te| te.split(',').any(|coding| coding.trim() == "trailers"));
+    let trailers_wanted = wants_trailers(headers);
     remove_named_by_connection(headers);
     remove_all(headers, |name| {
         is_hop_by_hop(name)
@@ -64,15 +64,77 @@ pub fn to_upstream(headers: &mut HeaderMap, origin: &Origin<'_>) {
     headers.append(VIA, HeaderValue::from_static(via));
 }
 
+/// Whether who sends these lines takes trailers behind an answer (RFC 9110, section 10.1.4).
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(TE).iter();
+    lines.any(|te| {
+        te.to_str().is_ok_and(|te| {
+            te.split(',')
+                .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+        })
+    })
+}
+
+/// What the sender of a request takes of an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Taker {
+    version: Version,
+    wants_trailers: bool,
+}
+
+impl Taker {
+    /// Who has sent this.
+    #[must_use]
+    pub fn of<B>(request: &Request<B>) -> Self {
+        Self {
+            version: request.version(),
+            wants_trailers: wants_trailers(request.headers()),
+        }
+    }
+
+    /// Drops trailers that it does not take, and says in an HTTP/1.1 head which ones come behind the body (RFC 9110,
+    /// sections 6.5.1 and 6.6.2). HTTP/2 has a place of its own for them.
+    pub fn fit(self, response: &mut Response<Body>) {
+        if response.body().trailers().is_none() {
+            return;
+        }
+        let is_http1 = self.version < Version::HTTP_2;
+        if is_http1 && (self.version < Version::HTTP_11 || !self.wants_trailers) {
+            return response.body_mut().without_trailers();
+        }
+        let names = response
+            .body()
+            .trailers()
+            .into_iter()
+            .flat_map(HeaderMap::keys);
+        let names: Vec<&str> = names.map(HeaderName::as_str).collect();
+        let names = HeaderValue::try_from(names.join(", "));
+        let headers = response.headers_mut();
+        // Nor is the length said of a body with something behind it: it is chunked in HTTP/1.1.
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(TRAILER);
+        if let (true, Ok(names)) = (is_http1, names) {
+            headers.insert(TRAILER, names);
+        }
+    }
+}
+
 /// What a protected dispatch changes besides: the answer must be storable as it is, the body's length is known,
 /// and the key is kept from upstreams that shall not see it.
 pub fn to_protected_upstream(headers: &mut HeaderMap, key: &[KeySource], forward_key: bool) {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.remove(CONTENT_LENGTH);
     headers.remove(TRAILER);
-    headers.remove(TE);
-    // All that it can name by now.
-    headers.remove(CONNECTION);
+    if is_grpc(headers) {
+        headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        // Servers refuse a call without it.
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    } else {
+        headers.remove(TE);
+        // All that it can name by now.
+        headers.remove(CONNECTION);
+    }
     if !forward_key {
         for KeySource::Header(name) in key {
             headers.remove(name);
@@ -182,7 +244,7 @@ pub fn to_upstream_trailers(trailers: &mut HeaderMap) {
 /// Removes from an upstream's trailers what trailers cannot say (RFC 9110, section 6.5.1), and what only this gateway may.
 pub fn from_upstream_trailers(trailers: &mut HeaderMap) {
     remove_hop_by_hop(trailers);
-    trailers.remove(CONTENT_LENGTH);
+    remove_all(trailers, is_for_heads);
     remove_own_responses(trailers);
 }
 
@@ -232,6 +294,23 @@ fn join_cookies(headers: &mut HeaderMap) {
     if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
         headers.insert(COOKIE, joined);
     }
+}
+
+/// What frames a message, routes it, says how its content is to be read, or who may have it: whoever merged it into the
+/// head would see another message (RFC 9110, section 6.5.1).
+fn is_for_heads(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        CONTENT_LENGTH
+            | CONTENT_TYPE
+            | CONTENT_ENCODING
+            | CONTENT_RANGE
+            | HOST
+            | SET_COOKIE
+            | TRAILER
+            | CACHE_CONTROL
+            | WWW_AUTHENTICATE
+    )
 }
 
 fn remove_prefixed(headers: &mut HeaderMap, prefix: &str) {

@@ -10,7 +10,7 @@
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
 //! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `resend` lets one of them
 //! dispatch what nobody knows the outcome of, `probe` asks the upstream about it at the `pace` that it bears, `age` knows keys
-//! that are too old, `problem` words refusals.
+//! that are too old, `problem` words refusals, `grpc` knows what the statuses of gRPC say, and words them for its clients.
 //! Nothing in here opens a socket or a file.
 
 mod age;
@@ -25,6 +25,7 @@ mod entry;
 mod exchange;
 mod foreign;
 mod forwarded;
+mod grpc;
 mod headers;
 mod lease;
 mod ledger;
@@ -71,6 +72,7 @@ use age::Issuer;
 use body::Budget;
 use entry::{Entry, Sending};
 use foreign::Foreign;
+use headers::Taker;
 use ledger::Ledger;
 use observe::UnderWay;
 use pace::Paces;
@@ -300,9 +302,14 @@ impl Handler for Gateway {
     async fn handle(&self, request: Box<Request<RequestBody>>, peer: Peer) -> Response<Body> {
         let shared = self.0.load_full();
         let entry = Entry::begin(&shared.access_log, &request, &peer);
+        let (taker, is_grpc) = (Taker::of(&request), grpc::is_grpc(request.headers()));
         // Dropped with this future where the client leaves before there is an answer.
         let sending = Sending::new(Arc::clone(&entry));
-        let response = shared.answer(request, peer, entry).await;
+        let mut response = shared.answer(request, peer, entry).await;
+        if is_grpc && response.body().is_refusal() {
+            response = grpc::refusal(response);
+        }
+        taker.fit(&mut response);
         let status = response.status();
         response.map(|body| body.counted(sending, status))
     }

@@ -465,11 +465,11 @@ fn origin(fingerprint: Fingerprint) -> Origin {
 fn recorded(status: u16, not_stored: Option<protocol::NotStored>) -> Answer {
     match not_stored {
         Some(reason) => Answer::NotStored(reason),
-        None => Answer::Stored(Arc::new(protocol::Response {
+        None => Answer::Stored(Arc::new(protocol::Response::new(
             status,
-            headers: Vec::new(),
-            body: bytes::Bytes::new(),
-        })),
+            Vec::new(),
+            bytes::Bytes::new(),
+        ))),
     }
 }
 

@@ -135,7 +135,7 @@ pub fn target(uri: &Uri) -> Uri {
         .map_or_else(|| Uri::from_static("/"), Uri::from)
 }
 
-/// The upstream's answer, or a refusal, which bears its [`Problem`] as an extension for those that watch.
+/// The upstream's answer, or a refusal.
 async fn forwarded(
     shared: &Shared,
     lane: &Lane,
@@ -196,9 +196,7 @@ async fn forwarded(
             |fault| fault.to_string(),
         ));
     }
-    let mut response = refusal.unprotected();
-    response.extensions_mut().insert(problem);
-    response
+    refusal.unprotected()
 }
 
 /// A body whose trailers bear no key: it would be one that the upstream sees and nobody has looked at.

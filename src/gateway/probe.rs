@@ -461,19 +461,19 @@ async fn hear(shared: &Shared, lane: &Lane, probe: &Probe, request: Request<OutB
         }
     };
     let recorded = match &probe.response {
-        ProbeResponse::Probe => Response {
+        ProbeResponse::Probe => Response::new(
             status,
-            headers: headers::recorded(&head.headers, false),
-            body: Bytes::copy_from_slice(&whole.bytes),
-        },
+            headers::recorded(&head.headers, false),
+            Bytes::copy_from_slice(&whole.bytes),
+        ),
         ProbeResponse::Json { pointer, status } => match select(&whole.bytes, pointer) {
             Ok(Some(part)) => {
                 let media = Bytes::from_static(b"application/json");
-                Response {
-                    status: *status,
-                    headers: vec![("content-type".to_owned(), media)],
-                    body: Bytes::from(part),
-                }
+                Response::new(
+                    *status,
+                    vec![("content-type".to_owned(), media)],
+                    Bytes::from(part),
+                )
             }
             Ok(None) => return nothing("its answer has nothing at the JSON pointer"),
             Err(error) => return nothing(&error.to_string()),

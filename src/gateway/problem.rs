@@ -16,7 +16,7 @@ use crate::identity::KeyRef;
 const URN: &str = "urn:oncegate:problem:";
 
 /// What `Retry-After` says, in seconds: the next try meets a record that has moved on, in most cases.
-const RETRY_AFTER_S: &str = "1";
+pub const RETRY_AFTER_S: u32 = 1;
 
 /// Why a request gets no answer of the upstream's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,14 +231,33 @@ pub struct Refusal<'a> {
     pub challenge: Option<&'a str>,
 }
 
+/// What a refusal says, whatever it is written as. It goes with the response, as an extension.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// What is the matter.
+    pub problem: Problem,
+    /// Its type, with its base.
+    pub r#type: String,
+    /// More about it, for people.
+    pub detail: String,
+    /// Which record it is about, where there is a key.
+    pub key_ref: Option<String>,
+    /// Where the operation stands.
+    pub operation_state: &'static str,
+    /// Whether to repeat with the same key is safe and may help; `None`: nothing is said about keys.
+    pub retry_same_key: Option<bool>,
+    /// Whether an operation under a new key cannot be a second execution of this one.
+    pub safe_new_key: Option<bool>,
+}
+
 #[derive(Serialize)]
 struct Document<'a> {
-    r#type: String,
+    r#type: &'a str,
     title: &'a str,
     status: u16,
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    key_ref: Option<String>,
+    key_ref: Option<&'a str>,
     operation_state: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_same_key: Option<bool>,
@@ -295,13 +314,15 @@ impl<'a> Refusal<'a> {
 
     fn document(
         self,
-        operation_state: &str,
+        operation_state: &'static str,
         retry_same_key: Option<bool>,
         safe_new_key: Option<bool>,
     ) -> Response<Body> {
         let status = self.status.unwrap_or(self.problem.status());
-        let body = self.json(status, operation_state, retry_same_key, safe_new_key);
+        let said = self.said(operation_state, retry_same_key, safe_new_key);
+        let body = said.json(status);
         let mut response = Response::new(Body::refusal(Bytes::from(body), self.problem.slug()));
+        response.extensions_mut().insert(said);
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(
@@ -310,7 +331,7 @@ impl<'a> Refusal<'a> {
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.problem.retry_after() {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
         }
         if let Some(challenge) = self.challenge.and_then(|text| text.parse().ok()) {
             headers.insert(WWW_AUTHENTICATE, challenge);
@@ -323,25 +344,40 @@ impl<'a> Refusal<'a> {
     pub fn unread(self) -> Vec<u8> {
         let (operation_state, retry_same_key, safe_new_key) = self.problem.members();
         let status = self.problem.status();
-        self.json(status, operation_state, retry_same_key, Some(safe_new_key))
+        self.said(operation_state, retry_same_key, Some(safe_new_key))
+            .json(status)
     }
 
-    fn json(
+    fn said(
         &self,
-        status: StatusCode,
-        operation_state: &str,
+        operation_state: &'static str,
         retry_same_key: Option<bool>,
         safe_new_key: Option<bool>,
-    ) -> Vec<u8> {
-        let document = Document {
+    ) -> Said {
+        let detail = self.detail.as_deref().unwrap_or(self.problem.detail());
+        Said {
+            problem: self.problem,
             r#type: format!("{}{}", self.base.unwrap_or(URN), self.problem.slug()),
-            title: self.problem.title(),
-            status: status.as_u16(),
-            detail: self.detail.as_deref().unwrap_or(self.problem.detail()),
+            detail: detail.to_owned(),
             key_ref: self.key_ref.map(|key_ref| key_ref.to_string()),
             operation_state,
             retry_same_key,
             safe_new_key,
+        }
+    }
+}
+
+impl Said {
+    fn json(&self, status: StatusCode) -> Vec<u8> {
+        let document = Document {
+            r#type: &self.r#type,
+            title: self.problem.title(),
+            status: status.as_u16(),
+            detail: &self.detail,
+            key_ref: self.key_ref.as_deref(),
+            operation_state: self.operation_state,
+            retry_same_key: self.retry_same_key,
+            safe_new_key: self.safe_new_key,
         };
         // Strings, numbers and booleans always serialise.
         serde_json::to_vec(&document).unwrap_or_default()

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -17,23 +18,30 @@ use crate::protocol::{Answer, Fingerprint, Found, RecordId, Response, Timestamp}
 #[must_use]
 pub fn replayed(recorded: &Response, budget: &Arc<Budget>) -> Option<http::Response<Body>> {
     let held = budget.take(recorded.body.len() as u64)?;
-    let mut response = http::Response::new(Body::held(recorded.body.clone(), held));
-    // What was recorded came from a parsed response; a line that does not parse any more was damaged on its way
-    // through a store without checksums, and leaving it out is all that can be done.
+    let body = Body::held(recorded.body.clone(), held).with_trailers(lines(&recorded.trailers));
+    let mut response = http::Response::new(body);
     *response.status_mut() =
         StatusCode::from_u16(recorded.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
-    for (name, value) in &recorded.headers {
+    *headers = lines(&recorded.headers);
+    headers.insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("replayed"));
+    headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    Some(response)
+}
+
+/// Recorded lines. They came from a parsed response: one that does not parse any more was damaged on its way through a
+/// store without checksums, and leaving it out is all that can be done.
+fn lines(recorded: &[(String, Bytes)]) -> HeaderMap {
+    let mut lines = HeaderMap::with_capacity(recorded.len());
+    for (name, value) in recorded {
         let name = HeaderName::from_bytes(name.as_bytes());
         let value = HeaderValue::from_maybe_shared(value.clone());
         if let (Ok(name), Ok(value)) = (name, value) {
             // More lines than a message can have are left out like damaged ones.
-            let _ = headers.try_append(name, value);
+            let _ = lines.try_append(name, value);
         }
     }
-    headers.insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("replayed"));
-    headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-    Some(response)
+    lines
 }
 
 /// How long ago that was, by this machine's clock; nothing depends on it.
@@ -82,7 +90,7 @@ struct Weight;
 impl Weighter<RecordId, Arc<Cached>> for Weight {
     fn weight(&self, _: &RecordId, cached: &Arc<Cached>) -> u64 {
         let response = &cached.response;
-        let lines = response.headers.iter();
+        let lines = response.lines();
         let lines = lines.map(|(name, value)| (name.len() + value.len()) as u64 + LINE_BYTES);
         ENTRY_BYTES + response.body.len() as u64 + lines.sum::<u64>()
     }
@@ -226,11 +234,11 @@ mod tests {
             fingerprint: Fingerprint([7; 32]),
             completed: Completed {
                 owner: Some(Owner(1)),
-                answer: Answer::Stored(Arc::new(Response {
-                    status: 201,
-                    headers: vec![("location".to_owned(), Bytes::from_static(b"/p/1"))],
-                    body: Bytes::from_static(body),
-                })),
+                answer: Answer::Stored(Arc::new(Response::new(
+                    201,
+                    vec![("location".to_owned(), Bytes::from_static(b"/p/1"))],
+                    Bytes::from_static(body),
+                ))),
                 completed_at: Timestamp(0),
                 begun: crate::protocol::Begun::default(),
             },

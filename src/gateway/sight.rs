@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::body::{Body, Budget, Held};
 use super::dispatch::is_event_stream;
-use super::problem::Problem;
+use super::problem::{Problem, Said};
 use super::protect::names_key;
 use super::subject::Lane;
 use crate::identity::{BodyRule, FingerprintRules, FingerprintUnderWay};
@@ -223,8 +223,8 @@ pub type Ended = watch::Sender<Option<Ending>>;
 /// Tells `ended` how the request ended, at the moment at which a record would be made of it: at the end of the
 /// answer, or where it turns out that it is not held that long.
 pub fn answer(response: Response<Body>, limit: u64, ended: Ended) -> Response<Body> {
-    if let Some(problem) = response.extensions().get::<Problem>() {
-        ended.send_replace(Some(refused(*problem)));
+    if let Some(said) = response.extensions().get::<Said>() {
+        ended.send_replace(Some(refused(said.problem)));
         return response;
     }
     let mut watch = AnswerWatch {

@@ -230,6 +230,38 @@ pub struct Response {
     pub headers: Vec<(String, Bytes)>,
     /// The body's bytes, without transfer coding.
     pub body: Bytes,
+    /// The lines of its trailers, as `headers`.
+    pub trailers: Vec<(String, Bytes)>,
+    /// The span of the attempt that it is the answer to, where that was traced. Nothing is decided by it.
+    pub trace: Option<TraceRef>,
+}
+
+/// A span of a trace, as W3C Trace Context names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TraceRef {
+    /// The trace's id.
+    pub trace_id: [u8; 16],
+    /// The span's id within it.
+    pub span_id: [u8; 8],
+}
+
+impl Response {
+    /// A response without trailers, of an attempt that was not traced.
+    #[must_use]
+    pub fn new(status: u16, headers: Vec<(String, Bytes)>, body: Bytes) -> Self {
+        Self {
+            status,
+            headers,
+            body,
+            trailers: Vec::new(),
+            trace: None,
+        }
+    }
+
+    /// All lines that it holds, those of its trailers too: what they take is counted.
+    pub fn lines(&self) -> impl Iterator<Item = &(String, Bytes)> {
+        self.headers.iter().chain(&self.trailers)
+    }
 }
 
 /// Why a response could not be kept.

@@ -10,14 +10,18 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
-use self::before::{Record1, Record2};
-use crate::protocol::{Fingerprint, RULES, Record, RecordId, Timestamp};
+pub use self::before::Response3;
+
+use self::before::{Answer3, Record1, Record2, Record3};
+use crate::protocol::{Answer, Fingerprint, RULES, Record, RecordId, Timestamp};
 
 /// The first byte of every record. It changes with the layout of anything in `protocol::record`; the formats before
 /// it are still read, so that a gateway can be replaced by the next version while its records live on.
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 /// The same of parts, whose layout changes more seldom.
 const PART_FORMAT: u8 = 2;
+/// The same of an answer that says more than the versions with format 3 knew of.
+const ANSWER_FORMAT: u8 = 3;
 const CHECKSUM_LEN: usize = 8;
 
 /// The numbers of states with a final outcome: their places in [`State`].
@@ -68,6 +72,7 @@ pub fn decode(id: &RecordId, bytes: &[u8]) -> Result<Record, Unreadable> {
     let (format, record) = body.split_first().ok_or(Unreadable::Damaged)?;
     let record = match *format {
         FORMAT => whole::<Record>(record)?,
+        3 => whole::<Record3>(record)?.into(),
         2 => whole::<Record2>(record)?.into(),
         1 => whole::<Record1>(record)?.into(),
         other => return Err(Unreadable::Format(other)),
@@ -85,7 +90,7 @@ pub fn decode(id: &RecordId, bytes: &[u8]) -> Result<Record, Unreadable> {
 /// As of [`decode`].
 pub fn decode_open(id: &RecordId, bytes: &[u8]) -> Result<Option<Record>, Unreadable> {
     let state = match bytes.split_first() {
-        Some((&FORMAT | 2, record)) => front::<Front<'_>>(record).map(|front| front.state),
+        Some((2..=FORMAT, record)) => front::<Front<'_>>(record).map(|front| front.state),
         Some((1, record)) => front::<Front1<'_>>(record).map(|front| front.state),
         _ => None,
     };
@@ -134,51 +139,76 @@ fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
     }
 }
 
-/// A part of a record that is stored by itself, beside others that the store has to look into.
+/// What kind of a part of a record is stored by itself, beside others that the store has to look into.
 #[derive(Clone, Copy, Debug)]
-pub enum Part {
+enum Part {
     /// What never changes.
-    Origin,
+    Origin = b'o' as isize,
     /// What the upstream answered.
-    Answer,
+    Answer = b'a' as isize,
 }
 
-impl Part {
-    /// What stands before the part: its format and its kind.
-    fn head(self) -> [u8; 2] {
-        let kind = match self {
-            Self::Origin => b'o',
-            Self::Answer => b'a',
-        };
-        [PART_FORMAT, kind]
-    }
-}
-
-/// The bytes of a part of the record `id`: `version · kind · part (postcard) · checksum`, as in [`encode`].
+/// The bytes of what never changes of the record `id`: `version · kind · part (postcard) · checksum`, as in [`encode`].
 ///
 /// # Errors
 /// [`Unreadable::Encoding`] only.
-pub fn encode_part<T: Serialize>(
+pub fn encode_origin<T: Serialize>(id: &RecordId, origin: &T) -> Result<Vec<u8>, Unreadable> {
+    encode_part(id, PART_FORMAT, Part::Origin, origin)
+}
+
+/// What never changes of the record `id`.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_origin<T: DeserializeOwned>(id: &RecordId, bytes: &[u8]) -> Result<T, Unreadable> {
+    match decode_part(id, Part::Origin, bytes)? {
+        (PART_FORMAT, origin) => whole(origin),
+        (other, _) => Err(Unreadable::Format(other)),
+    }
+}
+
+/// The same as [`encode_origin`] of its answer.
+///
+/// # Errors
+/// [`Unreadable::Encoding`] only.
+pub fn encode_answer(id: &RecordId, answer: &Answer) -> Result<Vec<u8>, Unreadable> {
+    match Answer3::of(answer) {
+        Some(answer) => encode_part(id, PART_FORMAT, Part::Answer, &answer),
+        None => encode_part(id, ANSWER_FORMAT, Part::Answer, answer),
+    }
+}
+
+/// The answer of the record `id`.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_answer(id: &RecordId, bytes: &[u8]) -> Result<Answer, Unreadable> {
+    match decode_part(id, Part::Answer, bytes)? {
+        (ANSWER_FORMAT, answer) => whole(answer),
+        (PART_FORMAT, answer) => Ok(whole::<Answer3<'_>>(answer)?.into()),
+        (other, _) => Err(Unreadable::Format(other)),
+    }
+}
+
+fn encode_part<T: Serialize>(
     id: &RecordId,
+    format: u8,
     part: Part,
     value: &T,
 ) -> Result<Vec<u8>, Unreadable> {
-    let mut bytes = postcard::to_extend(value, part.head().to_vec())
+    let mut bytes = postcard::to_extend(value, vec![format, part as u8])
         .map_err(|error| Unreadable::Encoding(error.to_string()))?;
     let sum = checksum(id, &bytes);
     bytes.extend_from_slice(&sum);
     Ok(bytes)
 }
 
-/// That part of the record `id`.
-///
-/// # Errors
-/// As [`decode`].
-pub fn decode_part<T: DeserializeOwned>(
+/// The format of that part of the record `id`, and what it holds.
+fn decode_part<'a>(
     id: &RecordId,
     part: Part,
-    bytes: &[u8],
-) -> Result<T, Unreadable> {
+    bytes: &'a [u8],
+) -> Result<(u8, &'a [u8]), Unreadable> {
     let (body, sum) = bytes
         .split_last_chunk::<CHECKSUM_LEN>()
         .ok_or(Unreadable::Damaged)?;
@@ -186,8 +216,9 @@ pub fn decode_part<T: DeserializeOwned>(
         return Err(Unreadable::Damaged);
     }
     match body.split_first_chunk::<2>() {
-        Some((head, value)) if *head == part.head() => whole(value),
-        Some(([format, _], _)) if *format != PART_FORMAT => Err(Unreadable::Format(*format)),
+        Some(([format, kind], value)) if *kind == part as u8 => Ok((*format, value)),
+        // What a kind is may be another matter in another format.
+        Some(([format, _], _)) if *format > ANSWER_FORMAT => Err(Unreadable::Format(*format)),
         _ => Err(Unreadable::Damaged),
     }
 }
@@ -206,8 +237,8 @@ mod tests {
 
     use super::*;
     use crate::protocol::{
-        Answer, Begun, Cause, Claimed, Completed, NotStored, Owner, Response, Sealed, Seen, Sent,
-        State, Trace, Unknown,
+        Begun, Cause, Claimed, Completed, NotStored, Owner, Response, Sealed, Seen, Sent, State,
+        Trace, TraceRef, Unknown,
     };
 
     const ID: RecordId = RecordId([7; 32]);
@@ -222,7 +253,23 @@ mod tests {
 
     /// These bytes are in users' files. A change here needs a new [`FORMAT`] and a reader of the old one.
     #[test]
-    fn the_bytes_of_format_3_stay_as_they_are() {
+    fn the_bytes_of_format_4_stay_as_they_are() {
+        let golden = [
+            "040909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3100909eb8e8c0e1828589909cb0d080c181820202ac020f80e59a7798c596ffbc3101f08195ffbc3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc3101cbe693ffbc3101008092f40101f703d209be955940977f55fb",
+            "040909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc3101cbe693ffbc3101008092f40101f703d209caec7970174e9478",
+            "040909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd310201909eb8e8c0e1828589909cb0d080c181820200c901010c636f6e74656e742d747970650a746578742f706c61696e0470616964010b677270632d737461747573013001aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbc8d395ffbc31010201cbe693ffbc3138594ee86b78741c",
+            "040909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3102000101c8d395ffbc31010201cbe693ffbc31181e32f8279874e9",
+            "040909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3103f7ce2f397116f21e",
+            "040909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3102000207323032362d313106756e72656164c8d395ffbc31010201cbe693ffbc31ac73d6f2baeebc6a",
+        ];
+        for (record, golden) in samples().iter().zip(golden) {
+            assert_eq!(hex(&encode(&ID, record).unwrap()), golden);
+        }
+    }
+
+    /// What the version before this one wrote.
+    #[test]
+    fn records_of_format_3_are_still_read() {
         let golden = [
             "030909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3100909eb8e8c0e1828589909cb0d080c181820202ac020f80e59a7798c596ffbc3101f08195ffbc3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc3101cbe693ffbc3101008092f40101f703d209f380d7aeaefb6fbc",
             "030909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3101909eb8e8c0e1828589909cb0d080c181820202ac0204f703fbd095ffbc3101cbe693ffbc3101008092f40101f703d209f1094a13b72591f4",
@@ -231,12 +278,16 @@ mod tests {
             "030909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd310378c4d2e280d6a447",
             "030909090909090909090909090909090909090909090909090909090909090909010e6372656174652d7061796d656e74067365616c65648088afa8bd318188afa8bd3102000207323032362d313106756e72656164c8d395ffbc31010201cbe693ffbc31baaecf370133d468",
         ];
-        for (record, golden) in samples().iter().zip(golden) {
-            assert_eq!(hex(&encode(&ID, record).unwrap()), golden);
+        for (record, golden) in samples().into_iter().zip(golden) {
+            let bare = bare(record);
+            let is_final = matches!(bare.state, State::Completed(_) | State::Expired);
+            let open = (!is_final).then(|| bare.clone());
+            assert_eq!(decode_open(&ID, &unhex(golden)), Ok(open));
+            assert_eq!(decode(&ID, &unhex(golden)), Ok(bare));
         }
     }
 
-    /// What the version before this one wrote.
+    /// What the version before that one wrote.
     #[test]
     fn records_of_format_2_are_still_read() {
         let golden = [
@@ -326,20 +377,30 @@ mod tests {
     #[test]
     fn a_part_comes_back_as_it_went_and_only_as_itself() {
         let answer = Answer::NotStored(NotStored::TooLarge);
-        let bytes = encode_part(&ID, Part::Answer, &answer).unwrap();
-        assert_eq!(decode_part(&ID, Part::Answer, &bytes), Ok(answer));
-        let decoded = |id, part, bytes: &[u8]| decode_part::<Answer>(&id, part, bytes);
-        assert_eq!(decoded(ID, Part::Origin, &bytes), Err(Unreadable::Damaged));
-        let other = RecordId([8; 32]);
-        assert_eq!(
-            decoded(other, Part::Answer, &bytes),
-            Err(Unreadable::Damaged)
-        );
+        let bytes = encode_answer(&ID, &answer).unwrap();
+        assert_eq!(decode_answer(&ID, &bytes), Ok(answer));
+        let origin = decode_origin::<Answer>(&ID, &bytes);
+        assert_eq!(origin, Err(Unreadable::Damaged));
+        let other = decode_answer(&RecordId([8; 32]), &bytes);
+        assert_eq!(other, Err(Unreadable::Damaged));
         for bit in 0..bytes.len() * 8 {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decoded(ID, Part::Answer, &bytes), Err(Unreadable::Damaged));
+            assert_eq!(decode_answer(&ID, &bytes), Err(Unreadable::Damaged));
         }
+    }
+
+    /// Gateways of the version before share the store while they are replaced.
+    #[test]
+    fn an_answer_that_the_version_before_could_tell_is_told_as_it_did() {
+        let golden = "026100c901010c636f6e74656e742d747970650a746578742f706c61696e0470616964";
+        let bytes = encode_answer(&ID, &Answer::Stored(Arc::new(plain()))).unwrap();
+        assert!(hex(&bytes).starts_with(golden), "{}", hex(&bytes));
+        let told = Answer::Stored(Arc::new(response()));
+        let golden = "036100c901010c636f6e74656e742d747970650a746578742f706c61696e0470616964010b677270632d737461747573013001aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbb";
+        let bytes = encode_answer(&ID, &told).unwrap();
+        assert!(hex(&bytes).starts_with(golden), "{}", hex(&bytes));
+        assert_eq!(decode_answer(&ID, &bytes), Ok(told));
     }
 
     #[test]
@@ -381,11 +442,6 @@ mod tests {
                 },
             },
         };
-        let response = Response {
-            status: 201,
-            headers: vec![("content-type".to_owned(), Bytes::from_static(b"text/plain"))],
-            body: Bytes::from_static(b"paid"),
-        };
         let sealed = Sealed {
             key: "2026-11".into(),
             text: Bytes::from_static(b"unread"),
@@ -411,7 +467,7 @@ mod tests {
         [
             State::Claimed(claimed),
             State::Unknown(unknown),
-            completed(Some(seen.owner), Answer::Stored(Arc::new(response))),
+            completed(Some(seen.owner), Answer::Stored(Arc::new(response()))),
             completed(None, Answer::NotStored(NotStored::Streaming)),
             State::Expired,
             completed(None, Answer::Sealed(sealed)),
@@ -429,8 +485,37 @@ mod tests {
         .collect()
     }
 
+    /// A response that says no more than those of format 3.
+    fn plain() -> Response {
+        let line = ("content-type".to_owned(), Bytes::from_static(b"text/plain"));
+        Response::new(201, vec![line], Bytes::from_static(b"paid"))
+    }
+
+    fn response() -> Response {
+        let trace = TraceRef {
+            trace_id: [0xaa; 16],
+            span_id: [0xbb; 8],
+        };
+        Response {
+            trailers: vec![("grpc-status".to_owned(), Bytes::from_static(b"0"))],
+            trace: Some(trace),
+            ..plain()
+        }
+    }
+
+    /// The record without what formats before the fourth did not tell.
+    fn bare(mut record: Record) -> Record {
+        if let State::Completed(completed) = &mut record.state
+            && let Answer::Stored(stored) = &mut completed.answer
+        {
+            *stored = Arc::new(plain());
+        }
+        record
+    }
+
     /// The record without what formats before the third did not tell.
-    fn untold(mut record: Record) -> Record {
+    fn untold(record: Record) -> Record {
+        let mut record = bare(record);
         match &mut record.state {
             State::Claimed(claim) => {
                 claim.claimed_at = None;

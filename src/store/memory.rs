@@ -315,11 +315,11 @@ fn size(record: &Record) -> u64 {
     let answer = match &record.state {
         State::Completed(completed) => match &completed.answer {
             Answer::Stored(response) => {
-                let headers = response.headers.iter();
-                let headers: u64 = headers
+                let lines: u64 = response
+                    .lines()
                     .map(|(name, value)| length(name.len() + value.len()) + HEADER_OVERHEAD)
                     .sum();
-                headers + length(response.body.len())
+                lines + length(response.body.len())
             }
             Answer::NotStored(_) => 0,
             Answer::Sealed(sealed) => length(sealed.text.len()),

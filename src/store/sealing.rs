@@ -9,21 +9,25 @@
 //! Random nonces of 96 bits are safe for some 2^32 texts under one key (NIST SP 800-38D, section 8.3): a busy gateway
 //! would reach that with a single key, and no record is ever sealed so often.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hmac, rand};
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
+use serde::de::DeserializeOwned;
 
+use super::codec::Response3;
 use super::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
 use crate::protocol::{
     Answer, Completed, Fingerprint, Found, Op, Record, RecordId, Resolution, Response, Sealed,
     State, Timestamp, Verdict, Version,
 };
 
-/// The first byte of a sealed text: its layout.
-const FORM: u8 = 1;
+/// The first byte of a sealed text: the layout of what it holds. The first one is still written where there is nothing
+/// more to say, as by `codec::encode_answer`.
+const FORM: u8 = 2;
+const BARE_FORM: u8 = 1;
 /// Layout and nonce.
 const HEAD_LEN: usize = 1 + NONCE_LEN;
 
@@ -222,9 +226,14 @@ impl Ring {
         let broken = |what: &str| NotDone::OutOfOrder(format!("cannot seal: {what}"));
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).map_err(|_| broken("the system gives no random bytes"))?;
-        let mut text = vec![FORM];
+        let (form, packed) = match Response3::of(&response) {
+            Some(bare) => (BARE_FORM, postcard::to_stdvec(&bare)),
+            None => (FORM, postcard::to_stdvec(&*response)),
+        };
+        let packed = packed.map_err(|error| broken(&error.to_string()))?;
+        let mut text = vec![form];
         text.extend_from_slice(&nonce);
-        pack(&response, &mut text).map_err(|error| broken(&error.to_string()))?;
+        pack(&packed, &mut text);
         let key = &self.0[0];
         let tag = key
             .cipher(id)
@@ -282,8 +291,9 @@ impl Ring {
             .text
             .split_at_checked(HEAD_LEN)
             .ok_or(Unopened::Forged)?;
-        if head[0] != FORM {
-            return Err(Unopened::Form(head[0]));
+        let form = head[0];
+        if !matches!(form, FORM | BARE_FORM) {
+            return Err(Unopened::Form(form));
         }
         let nonce = Nonce::try_assume_unique_for_key(&head[1..]).map_err(|_| Unopened::Forged)?;
         let mut text = text.to_vec();
@@ -291,7 +301,11 @@ impl Ring {
             .cipher(id)
             .open_in_place(nonce, bound_to(id, fingerprint), &mut text)
             .map_err(|_| Unopened::Forged)?;
-        unpack(text).ok_or(Unopened::Forged)
+        let response = match form {
+            BARE_FORM => unpack::<Response3<'_>>(text).map(Response::from),
+            _ => unpack(text),
+        };
+        response.ok_or(Unopened::Forged)
     }
 }
 
@@ -315,31 +329,33 @@ fn bound_to(id: &RecordId, fingerprint: &Fingerprint) -> Aad<[u8; 64]> {
     Aad::from(both)
 }
 
-/// Appends the response, compressed where that makes it smaller.
-fn pack(response: &Response, text: &mut Vec<u8>) -> Result<(), postcard::Error> {
-    let plain = postcard::to_stdvec(response)?;
+/// Appends a response's bytes, compressed where that makes them fewer.
+fn pack(plain: &[u8], text: &mut Vec<u8>) {
     if plain.len() >= COMPRESS_FROM {
-        let compressed = lz4_flex::block::compress_prepend_size(&plain);
+        let compressed = lz4_flex::block::compress_prepend_size(plain);
         if compressed.len() < plain.len() {
             text.push(COMPRESSED);
             text.extend_from_slice(&compressed);
-            return Ok(());
+            return;
         }
     }
     text.push(PLAIN);
-    text.extend_from_slice(&plain);
-    Ok(())
+    text.extend_from_slice(plain);
 }
 
-fn unpack(text: &[u8]) -> Option<Response> {
+fn unpack<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
     let (form, packed) = text.split_first()?;
-    match *form {
-        PLAIN => postcard::from_bytes(packed).ok(),
+    let plain = match *form {
+        PLAIN => Cow::Borrowed(packed),
         // The length before it is as genuine as the rest: nobody without the key wrote it.
-        COMPRESSED => {
-            let plain = Bytes::from(lz4_flex::block::decompress_size_prepended(packed).ok()?);
-            postcard::from_bytes(&plain).ok()
-        }
+        COMPRESSED => lz4_flex::block::decompress_size_prepended(packed)
+            .ok()?
+            .into(),
+        _ => return None,
+    };
+    // The layout stands outside the seal: one that was changed leaves bytes over, or lacks some.
+    match postcard::take_from_bytes(&plain) {
+        Ok((value, [])) => Some(value),
         _ => None,
     }
 }

@@ -187,11 +187,7 @@ pub async fn remembers_keys_until_they_may_be_forgotten(harness: &mut dyn Harnes
     const ANSWER: usize = 100_000;
     let day = Duration::from_secs(86_400);
     let (id, fingerprint) = (RecordId([7; 32]), Fingerprint([1; 32]));
-    let response = protocol::Response {
-        status: 201,
-        headers: Vec::new(),
-        body: Bytes::from(vec![b'x'; ANSWER]),
-    };
+    let response = protocol::Response::new(201, Vec::new(), Bytes::from(vec![b'x'; ANSWER]));
     let complete = Op::Complete {
         owner: Owner(1),
         origin: Origin {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncegate::protocol::{
-    Answer, Cause, Fingerprint, NotStored, Owner, Response, Retention, Seen, Sent,
+    Answer, Cause, Fingerprint, NotStored, Owner, Response, Retention, Seen, Sent, TraceRef,
 };
 
 /// SplitMix64: the same numbers for the same seed on every machine.
@@ -106,10 +106,20 @@ impl Random {
         }
         let headers =
             (0..self.below(3)).map(|n| (format!("header-{n}"), Bytes::from(vec![0xff; n * 10])));
+        let trailers = [("grpc-status", "0"), ("x-checksum", "")];
+        let trailers = trailers[..self.below(3)].iter();
+        let trace = self.one_in(2).then(|| TraceRef {
+            trace_id: [self.below(256) as u8; 16],
+            span_id: [self.below(256) as u8; 8],
+        });
         Answer::Stored(Arc::new(Response {
             status: [200, 201, 404][self.below(3)],
             headers: headers.collect(),
             body: Bytes::from(vec![b'b'; self.below(2000)]),
+            trailers: trailers
+                .map(|(name, value)| ((*name).to_owned(), Bytes::from_static(value.as_bytes())))
+                .collect(),
+            trace,
         }))
     }
 }

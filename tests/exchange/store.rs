@@ -542,11 +542,11 @@ pub fn executed(status: u16, body: &str) -> Resolution {
 }
 
 fn stored(status: u16, body: &str) -> Answer {
-    Answer::Stored(Arc::new(Response {
+    Answer::Stored(Arc::new(Response::new(
         status,
-        headers: Vec::new(),
-        body: Bytes::copy_from_slice(body.as_bytes()),
-    }))
+        Vec::new(),
+        Bytes::copy_from_slice(body.as_bytes()),
+    )))
 }
 
 fn retention() -> Retention {

@@ -271,11 +271,7 @@ fn fingerprint(number: u8) -> Fingerprint {
 }
 
 fn answer(status: u16) -> Answer {
-    Answer::Stored(Arc::new(Response {
-        status,
-        headers: Vec::new(),
-        body: Bytes::new(),
-    }))
+    Answer::Stored(Arc::new(Response::new(status, Vec::new(), Bytes::new())))
 }
 
 fn now(world: &World) -> Timestamp {

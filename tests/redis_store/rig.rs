@@ -126,11 +126,11 @@ pub fn release(owner: u128) -> Op {
 }
 
 pub fn complete(owner: u128) -> Op {
-    let response = Response {
-        status: 201,
-        headers: vec![("content-type".to_owned(), Bytes::from_static(b"text/plain"))],
-        body: Bytes::from_static(b"paid"),
-    };
+    let response = Response::new(
+        201,
+        vec![("content-type".to_owned(), Bytes::from_static(b"text/plain"))],
+        Bytes::from_static(b"paid"),
+    );
     Op::Complete {
         owner: Owner(owner),
         origin: origin(),

@@ -46,6 +46,7 @@ pub struct Word {
     /// Of the response that is replayed from now on.
     status: Option<u16>,
     headers: Option<Vec<(String, String)>>,
+    trailers: Option<Vec<(String, String)>>,
     body: Option<String>,
     body_base64: Option<String>,
 }
@@ -158,6 +159,7 @@ impl Records {
     ) -> Result<Option<Resolution>, Problem> {
         let says_response = word.status.is_some()
             || word.headers.is_some()
+            || word.trailers.is_some()
             || word.body.is_some()
             || word.body_base64.is_some();
         match settled {
@@ -335,29 +337,12 @@ impl Word {
             Some(_) => return bad("`status` is none from 200 to 599.".to_owned()),
             None => return bad("`status` is missing: what did the upstream answer?".to_owned()),
         };
-        let lines = || self.headers.iter().flatten();
-        let bytes: usize = lines().map(|(name, value)| name.len() + value.len()).sum();
-        if lines().count() > LINES_MAX || bytes > LINES_BYTES_MAX {
-            return bad(format!(
-                "`headers` are more than {LINES_MAX} lines, or more than {LINES_BYTES_MAX} bytes."
-            ));
-        }
-        let mut headers = Vec::new();
-        for (name, value) in lines() {
-            let (Ok(name), Ok(value)) = (
-                HeaderName::try_from(name.trim()),
-                HeaderValue::try_from(value.trim()),
-            ) else {
-                return bad(format!("`{name}` is no header line."));
-            };
-            if NEVER_RECORDED.contains(&name.as_str()) {
-                return bad(format!("`{name}` is never replayed."));
-            }
-            headers.push((
-                name.as_str().to_owned(),
-                Bytes::copy_from_slice(value.as_bytes()),
-            ));
-        }
+        let headers = lines("headers", self.headers.as_deref().unwrap_or_default());
+        let trailers = lines("trailers", self.trailers.as_deref().unwrap_or_default());
+        let (headers, trailers) = (
+            headers.map_err(Problem::Bad)?,
+            trailers.map_err(Problem::Bad)?,
+        );
         let body = match (&self.body, &self.body_base64) {
             (None, None) => Bytes::new(),
             (Some(text), None) => Bytes::copy_from_slice(text.as_bytes()),
@@ -374,11 +359,40 @@ impl Word {
             return bad(format!("An answer {status} has no body."));
         }
         Ok(Response {
-            status,
-            headers,
-            body,
+            trailers,
+            ..Response::new(status, headers, body)
         })
     }
+}
+
+/// Lines of a response's headers or trailers, as they are recorded.
+fn lines(part: &str, lines: &[(String, String)]) -> Result<Vec<(String, Bytes)>, String> {
+    let bytes: usize = lines
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if lines.len() > LINES_MAX || bytes > LINES_BYTES_MAX {
+        return Err(format!(
+            "`{part}` are more than {LINES_MAX} lines, or more than {LINES_BYTES_MAX} bytes."
+        ));
+    }
+    let mut taken = Vec::new();
+    for (name, value) in lines {
+        let (Ok(name), Ok(value)) = (
+            HeaderName::try_from(name.trim()),
+            HeaderValue::try_from(value.trim()),
+        ) else {
+            return Err(format!("`{name}` is no header line."));
+        };
+        if NEVER_RECORDED.contains(&name.as_str()) {
+            return Err(format!("`{name}` is never replayed."));
+        }
+        taken.push((
+            name.as_str().to_owned(),
+            Bytes::copy_from_slice(value.as_bytes()),
+        ));
+    }
+    Ok(taken)
 }
 
 /// What concerns a connection or one exchange, and is no part of a recorded response.

@@ -106,6 +106,7 @@ pub fn summary(record: Option<&Record>) -> Json {
         // Lines of a response may say more than an audit log should.
         if let Some(Json::Object(response)) = summary.get_mut("response") {
             response.remove("headers");
+            response.remove("trailers");
         }
     }
     summary
@@ -164,15 +165,16 @@ fn completed(done: &Completed, with_body: bool) -> Json {
     });
     let (name, answer) = match &done.answer {
         Answer::Stored(response) => {
-            let lines = response.headers.iter();
-            let lines: Vec<Json> = lines
-                .map(|(name, value)| json!([name, String::from_utf8_lossy(value)]))
-                .collect();
             let mut response_shown = json!({
                 "status": response.status,
-                "headers": lines,
+                "headers": lines(&response.headers),
                 "body_bytes": response.body.len(),
             });
+            if let (false, Json::Object(shown)) =
+                (response.trailers.is_empty(), &mut response_shown)
+            {
+                shown.insert("trailers".to_owned(), lines(&response.trailers));
+            }
             if let (true, Json::Object(shown)) = (with_body, &mut response_shown) {
                 body(shown, &response.body);
             }
@@ -185,6 +187,11 @@ fn completed(done: &Completed, with_body: bool) -> Json {
         shown.insert(name.to_owned(), answer);
     }
     shown
+}
+
+fn lines(lines: &[(String, Bytes)]) -> Json {
+    let shown = |(name, value): &(String, Bytes)| json!([name, String::from_utf8_lossy(value)]);
+    lines.iter().map(shown).collect()
 }
 
 /// As a text where it is one.

@@ -174,14 +174,12 @@ fn response(record: &Json, out: &mut String) {
             "response",
             text(&response["body_bytes"])
         );
-        for header in response["headers"].as_array().into_iter().flatten() {
-            let _ = writeln!(
-                out,
-                "{:<14}  {}: {}",
-                "",
-                text(&header[0]),
-                text(&header[1])
-            );
+        for (part, label) in [("headers", ""), ("trailers", "trailers")] {
+            for (at, line) in response[part].as_array().into_iter().flatten().enumerate() {
+                let label = if at == 0 { label } else { "" };
+                let (name, value) = (text(&line[0]), text(&line[1]));
+                let _ = writeln!(out, "{label:<14}  {name}: {value}");
+            }
         }
     } else if let Some(reason) = record["response_not_stored"].as_str() {
         let _ = writeln!(out, "{:<14}not stored ({reason})", "response");

@@ -38,11 +38,7 @@ impl ScriptedStore {
             (*id, seen)
         };
         let Some(seen) = seen else { return };
-        let answer = Response {
-            status: 200,
-            headers: Vec::new(),
-            body: Bytes::from_static(b"settled by hand"),
-        };
+        let answer = Response::new(200, Vec::new(), Bytes::from_static(b"settled by hand"));
         let verdict = match gone {
             true => Resolution::Gone,
             false => Resolution::Completed {

@@ -227,11 +227,11 @@ pub fn done_now(owner: Option<Owner>, begun: Begun) -> State {
 }
 
 pub fn answer(status: u16) -> Answer {
-    Answer::Stored(Arc::new(Response {
+    Answer::Stored(Arc::new(Response::new(
         status,
-        headers: vec![("content-type".to_owned(), Bytes::from_static(b"text/plain"))],
-        body: Bytes::from_static(b"paid"),
-    }))
+        vec![("content-type".to_owned(), Bytes::from_static(b"text/plain"))],
+        Bytes::from_static(b"paid"),
+    )))
 }
 
 pub fn seen(owner: Owner) -> Seen {

@@ -10,7 +10,7 @@ use redis::Value;
 use serde::{Deserialize, Serialize};
 
 use super::super::NotDone;
-use super::super::codec::{self, Part};
+use super::super::codec;
 use super::identity::NotTheStore;
 use crate::protocol::{
     Answer, Begun, Cause, Claimed, Completed, Fingerprint, Found, Origin, Owner, RULES, Record,
@@ -45,12 +45,12 @@ pub fn origin_bytes(id: &RecordId, origin: &Origin) -> Result<Vec<u8>, NotDone> 
         route: Arc::clone(&origin.route),
         reference: origin.reference.clone(),
     };
-    codec::encode_part(id, Part::Origin, &part).map_err(|why| unreadable(&why))
+    codec::encode_origin(id, &part).map_err(|why| unreadable(&why))
 }
 
 /// The bytes of an answer, for the field `an`.
 pub fn answer_bytes(id: &RecordId, answer: &Answer) -> Result<Vec<u8>, NotDone> {
-    codec::encode_part(id, Part::Answer, answer).map_err(|why| unreadable(&why))
+    codec::encode_answer(id, answer).map_err(|why| unreadable(&why))
 }
 
 /// A cause, for the field `ca`.
@@ -114,7 +114,8 @@ pub fn record(id: &RecordId, value: Value) -> Result<Option<Record>, NotDone> {
         _ => {}
     }
     let (fingerprint, route) = (words.fingerprint()?, words.text()?);
-    let origin: OriginPart = words.part(id, Part::Origin)?;
+    let origin: OriginPart =
+        codec::decode_origin(id, &words.bytes()?).map_err(|why| unreadable(&why))?;
     // The fields that scripts compare stand beside the blob: what it says twice has to agree.
     if origin.fingerprint != fingerprint || *origin.route != *route {
         return Err(damaged());
@@ -136,7 +137,7 @@ pub fn record(id: &RecordId, value: Value) -> Result<Option<Record>, NotDone> {
             owner: words.owner_if_any()?,
             completed_at: words.time()?,
             begun: words.begun()?,
-            answer: words.part(id, Part::Answer)?,
+            answer: words.answer(id)?,
         }),
         "expired" => State::Expired,
         _ => return Err(strange()),
@@ -278,7 +279,7 @@ impl Words {
             fingerprint,
             completed: Completed {
                 owner,
-                answer: self.part(id, Part::Answer)?,
+                answer: self.answer(id)?,
                 completed_at,
                 begun,
             },
@@ -286,12 +287,8 @@ impl Words {
         })
     }
 
-    fn part<T: serde::de::DeserializeOwned>(
-        &mut self,
-        id: &RecordId,
-        part: Part,
-    ) -> Result<T, NotDone> {
-        codec::decode_part(id, part, &self.bytes()?).map_err(|why| unreadable(&why))
+    fn answer(&mut self, id: &RecordId) -> Result<Answer, NotDone> {
+        codec::decode_answer(id, &self.bytes()?).map_err(|why| unreadable(&why))
     }
 }
 
