@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::CONNECTION;
-use http::{Request, Response, StatusCode};
+use http::header::{CONNECTION, COOKIE, HOST};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -30,8 +30,8 @@ use super::socket::{Input, Socket};
 use super::stream::{Raw, Stream};
 use super::tls;
 use super::upgrade::Upgrade;
-use super::wire::{Findings, Wire};
-use super::{Closed, Drain, Handler, Limit, Peer, Refused, Shared, begins, refuses};
+use super::wire::{Findings, MAX_LINES, Wire};
+use super::{Closed, Drain, Fault, Handler, Limit, Peer, Refused, Shared, begins, refuses};
 use crate::config::{Http2Limits, Limits};
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -201,7 +201,11 @@ fn answer<H: Handler>(
     let (request_half, response_half) = activity.begin(!request.body().is_end_stream());
     let leaving = Arc::clone(&activity);
     let call = findings.as_ref().map(|findings| findings.call());
-    let fault = call.and_then(|(_, fault)| fault);
+    // Over HTTP/1 the wire has counted them; h2 counts bytes alone.
+    let fault = match call {
+        Some((_, fault)) => fault,
+        None => (lines_of(request.headers()) > MAX_LINES).then_some(Fault::HeadLines),
+    };
     let told = findings.clone();
     // Before the future begins, which is then not to bear it.
     let request =
@@ -232,6 +236,14 @@ fn answer<H: Handler>(
             })
         }))
     }
+}
+
+/// Header lines as HTTP/1 would have them: one for all cookies, which HTTP/2 may split (RFC 9113, section 8.2.3), and
+/// `Host`, which is `:authority` there.
+fn lines_of(headers: &HeaderMap) -> usize {
+    let cookies = headers.get_all(COOKIE).iter().count();
+    let host = usize::from(!headers.contains_key(HOST));
+    headers.len() - cookies.saturating_sub(1) + host
 }
 
 fn http1_builder() -> http1::Builder {

@@ -158,3 +158,130 @@ async fn connections_that_a_limit_closes_are_counted_by_limit() {
         assert_eq!(closed, Some(1.0), "{limit}");
     }
 }
+
+#[tokio::test]
+async fn unknown_outcomes_are_counted_by_their_cause() {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream).route("response_timeout = \"500ms\"");
+    let gateway = setup.route("late_response = \"0s\"").start().await;
+    let causes = [
+        ("timeout", Act::hang(), 504),
+        ("connection_lost", Act::reset_after_reading(), 502),
+        ("truncated", Act::truncate(201, 100, b"half"), 502),
+        ("status", Act::respond(503, &[], ""), 503),
+    ];
+    for (cause, act, status) in causes {
+        let labels = [("route", "pay"), ("cause", cause)];
+        let counted = || async {
+            let metrics = gateway.metrics().await;
+            metrics.value("oncegate_unknown_outcomes_total", &labels)
+        };
+        assert_eq!(counted().await, Some(0.0), "{cause}");
+        upstream.next(act);
+        gateway.send(&payment(cause)).await.is(status, "unknown");
+        assert_eq!(counted().await, Some(1.0), "{cause}");
+    }
+}
+
+#[tokio::test]
+async fn answers_that_cannot_be_kept_are_counted_by_the_reason() {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream).limits("max_buffered = \"1MiB\"");
+    let gateway = setup.start().await;
+    let (large, half) = ("x".repeat(2 << 20), "x".repeat(512 << 10));
+    let counted = |reason| {
+        let (gateway, labels) = (&gateway, [("route", "pay"), ("reason", reason)]);
+        async move {
+            let metrics = gateway.metrics().await;
+            metrics.value("oncegate_responses_not_stored_total", &labels)
+        }
+    };
+    for (reason, act) in [
+        ("too_large", Act::respond(201, &[], large)),
+        ("streaming", Act::event_stream().last_chunk()),
+    ] {
+        upstream.next(act);
+        let answer = gateway.send(&payment(reason)).await;
+        assert_eq!(answer.idempotency_status(), "unrecorded", "{answer:?}");
+        assert_eq!(counted(reason).await, Some(1.0), "{reason}");
+    }
+    // Another request holds most of what may be held.
+    let gate = Gate::closed();
+    upstream.next(Act::respond(201, &[], "").after(&gate));
+    let other = gateway.spawn(&payment("other").body("y".repeat(700 << 10)));
+    upstream.received_at_least(3).await;
+    upstream.next(Act::respond(201, &[], half));
+    let answer = gateway.send(&payment("no_room")).await;
+    assert_eq!(answer.idempotency_status(), "unrecorded", "{answer:?}");
+    assert_eq!(counted("no_room").await, Some(1.0));
+    gate.open();
+    other.await.expect("an answer").is(201, "executed");
+}
+
+#[tokio::test]
+async fn a_claim_beats_while_its_request_is_under_way() {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream).store("timeout = \"100ms\"");
+    let gateway = setup.route("lease = \"600ms\"").start().await;
+    let gate = Gate::closed();
+    upstream.next(Act::respond(201, &[], "").after(&gate));
+    let first = gateway.spawn(&payment("k"));
+    until("three beats", || async {
+        let metrics = gateway.metrics().await;
+        let held = metrics.value("oncegate_beats_total", &[("result", "held")])?;
+        (held >= 3.0).then_some(())
+    })
+    .await;
+    gate.open();
+    first.await.expect("an answer").is(201, "executed");
+}
+
+#[tokio::test]
+async fn what_is_held_stands_beside_its_bound() {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream)
+        .embedded()
+        .store("max_size = \"3MiB\"")
+        .limits("max_connections = 7")
+        .limits("max_buffered = \"2MiB\"")
+        .limits("max_waiters = 5")
+        .limits("max_late = 6")
+        .limits("replay_cache = \"1MiB\"")
+        .upstream("max_in_flight = 8");
+    let gateway = setup.start().await;
+    let paid = "x".repeat(5000);
+    upstream.next(Act::respond(201, &[], &paid));
+    gateway.send(&payment("k")).await.is(201, "executed");
+    for _ in 0..2 {
+        gateway.send(&payment("k")).await.is(201, "replayed");
+    }
+    let metrics = gateway.metrics().await;
+    let value = |name: &str| metrics.value(&format!("oncegate_{name}"), &[]);
+    for (name, bound) in [
+        ("connections_limit", 7.0),
+        ("buffered_limit_bytes", f64::from(2 << 20)),
+        ("waiters_limit", 5.0),
+        ("late_dispatches_limit", 6.0),
+        ("upstream_in_flight_limit", 8.0),
+        ("store_limit_bytes", f64::from(3 << 20)),
+        ("replay_cache_limit_bytes", f64::from(1 << 20)),
+        // The first replay is read from the store, and the next one is not.
+        ("replay_cache_misses_total", 1.0),
+        ("replay_cache_hits_total", 1.0),
+        ("store_records", 1.0),
+        ("build_info", 1.0),
+    ] {
+        assert_eq!(value(name), Some(bound), "{name}");
+    }
+    for name in ["store_bytes", "replay_cache_bytes"] {
+        assert!(value(name) >= Some(5000.0), "{name}: {:?}", value(name));
+    }
+    for (op, times) in [("claim", 3.0), ("complete", 1.0)] {
+        let name = "oncegate_store_operation_duration_seconds_count";
+        let timed = metrics.value(name, &[("op", op)]);
+        assert!(
+            timed >= Some(1.0) && timed <= Some(times),
+            "{op}: {timed:?}"
+        );
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::UNIX_EPOCH;
 
 use crate::support::{
     Act, Connection, Gate, Gateway, Problem, Request, Setup, ToyUpstream, payment, until,
@@ -18,6 +19,13 @@ async fn reloaded(gateway: &Gateway, result: &str, times: f64) {
         (reloads(gateway, result).await == Some(times)).then_some(())
     })
     .await;
+}
+
+/// When the configuration in force was read.
+async fn last_success(gateway: &Gateway) -> f64 {
+    let name = "oncegate_config_last_reload_success_timestamp_seconds";
+    let metrics = gateway.metrics().await;
+    metrics.value(name, &[]).expect("the start was one")
 }
 
 /// A route more than the setup has.
@@ -62,9 +70,17 @@ async fn a_reload_under_load_fails_no_request_and_a_bad_file_changes_nothing() {
             })
         })
         .collect();
+    let begun = last_success(&gateway).await;
+    until("another second", || async {
+        let now = UNIX_EPOCH.elapsed().expect("a clock").as_secs_f64();
+        (now >= begun + 1.0).then_some(())
+    })
+    .await;
     gateway.rewrite(&with_refunds(&setup).toml());
     gateway.sighup();
     reloaded(&gateway, "done", 1.0).await;
+    let succeeded = last_success(&gateway).await;
+    assert!(succeeded > begun, "{succeeded} {begun}");
     gateway.send(&refund("r1")).await.is(201, "executed");
     for (times, wrong) in ["[[routes", "profile = \"nowhere\"\n", ""]
         .iter()
@@ -83,6 +99,7 @@ async fn a_reload_under_load_fails_no_request_and_a_bad_file_changes_nothing() {
             .await
             .is(201, "executed");
     }
+    assert!((last_success(&gateway).await - succeeded).abs() < f64::EPSILON);
     gateway.rewrite(&setup.toml());
     gateway.sighup();
     reloaded(&gateway, "done", 2.0).await;

@@ -58,7 +58,7 @@ impl Gateways {
         let libraries = format!(
             "LD_PRELOAD={} {}",
             library("fault_proof/clock.c"),
-            library("limits/slow_disk.c")
+            library("limits/bad_disk.c")
         );
         let mut gateways = Self {
             processes: Vec::new(),

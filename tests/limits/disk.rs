@@ -1,4 +1,4 @@
-//! A store whose disk takes its time.
+//! A store whose disk takes its time, or takes nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,18 +11,18 @@ use crate::support::{
 };
 use crate::{SLACK, metric, settles};
 
-/// A gateway whose disk can be made to stall.
-async fn with_slow_disk(setup: &Setup) -> Gateway {
+/// A gateway whose disk can be made to stall, or to fail.
+async fn with_bad_disk(setup: &Setup) -> Gateway {
     let directory = tempfile::tempdir().expect("a directory");
-    let preload = format!("LD_PRELOAD={}", slow_disk(directory.path()).display());
+    let preload = format!("LD_PRELOAD={}", bad_disk(directory.path()).display());
     // It is loaded by the time that the gateway is ready.
     Gateway::start_through(&["env", &preload], &setup.toml()).await
 }
 
-/// Compiles what stalls the disk.
-fn slow_disk(directory: &Path) -> PathBuf {
-    let library = directory.join("slow_disk.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/limits/slow_disk.c");
+/// Compiles what stands between it and its disk.
+fn bad_disk(directory: &Path) -> PathBuf {
+    let library = directory.join("bad_disk.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/limits/bad_disk.c");
     let compiled = Command::new(tool("cc"))
         .args(["-shared", "-fPIC", "-o"])
         .args([&library, &source])
@@ -41,6 +41,68 @@ fn stall(gateway: &Gateway, is_stalled: bool) {
     }
 }
 
+/// Makes every write fail by this error, or none.
+fn fail(gateway: &Gateway, error: Option<i32>) {
+    let flag = gateway.directory().join("failing");
+    match error {
+        // At once, so that no half of it is read.
+        Some(number) => {
+            let whole = gateway.directory().join("whole");
+            std::fs::write(&whole, number.to_string()).expect("a flag");
+            std::fs::rename(whole, flag).expect("a flag");
+        }
+        None => std::fs::remove_file(flag).expect("the flag"),
+    }
+}
+
+/// No room, a file system that the kernel lets nobody write any more, as after an error, and the error itself.
+#[tokio::test]
+async fn a_disk_that_is_full_read_only_or_broken_refuses_protected_requests_alone_and_is_survived()
+{
+    tokio::join!(
+        survives(28, "No space left on device"),
+        survives(30, "Read-only file system"),
+        survives(5, "Input/output error"),
+    );
+}
+
+async fn survives(error: i32, words: &str) {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream).rest_passes().embedded();
+    let gateway = with_bad_disk(&setup).await;
+    gateway.send(&payment("before")).await.is(201, "executed");
+    fail(&gateway, Some(error));
+    for _ in 0..5 {
+        let refused = gateway.send(&payment("k")).await;
+        refused.refuses(Problem::STORE_UNAVAILABLE);
+        refused.says_when_to_retry();
+    }
+    let passing = Request::get("/elsewhere");
+    assert_eq!(gateway.send(&passing).await.status, 201, "{words}");
+    settles(&gateway, "oncegate_store_up", &[], 0).await;
+    let said =
+        "the store cannot write; it refuses what it cannot record, and tries again by itself";
+    let line = gateway.log().message(said).await;
+    let reason = line["reason"].as_str().unwrap_or_default();
+    assert!(
+        reason.contains("gate.db") && reason.contains(words),
+        "{reason}"
+    );
+
+    fail(&gateway, None);
+    until("the store to take it", || async {
+        let answer = gateway.send(&payment("k")).await;
+        (answer.idempotency_status() == "executed").then_some(())
+    })
+    .await;
+    gateway.send(&payment("before")).await.is(201, "replayed");
+    settles(&gateway, "oncegate_store_up", &[], 1).await;
+    gateway.log().message("the store writes again").await;
+    assert_eq!(gateway.log().messages(said).len(), 1, "{words}");
+    let charges = upstream.charges_by_key();
+    assert_eq!((charges["before"], charges["k"]), (1, 1), "{words}");
+}
+
 #[tokio::test]
 async fn a_claim_that_the_store_does_not_take_within_its_timeout_is_not_sent_and_leaves_the_key_free()
  {
@@ -50,7 +112,7 @@ async fn a_claim_that_the_store_does_not_take_within_its_timeout_is_not_sent_and
         .rest_passes()
         .embedded()
         .store("timeout = \"300ms\"");
-    let gateway = with_slow_disk(&setup).await;
+    let gateway = with_bad_disk(&setup).await;
     gateway.send(&payment("recorded")).await.is(201, "executed");
     stall(&gateway, true);
     let begun = Instant::now();
@@ -90,7 +152,7 @@ async fn an_answer_that_is_not_recorded_within_record_timeout_is_given_as_unreco
     let setup = Setup::payments(&upstream)
         .embedded()
         .route("record_timeout = \"500ms\"");
-    let gateway = with_slow_disk(&setup).await;
+    let gateway = with_bad_disk(&setup).await;
     let gate = Gate::closed();
     upstream.next(Act::respond(201, &[], "charged").after(&gate));
     let first = gateway.spawn(&payment("k"));

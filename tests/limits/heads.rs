@@ -42,7 +42,7 @@ async fn a_head_of_more_bytes_than_may_be_is_answered_with_431_in_both_protocols
 }
 
 #[tokio::test]
-async fn a_head_of_more_lines_than_may_be_is_answered_with_431() {
+async fn a_head_of_more_lines_than_may_be_is_answered_with_431_in_both_protocols() {
     let upstream = ToyUpstream::start();
     let gateway = Setup::payments(&upstream).rest_passes().start().await;
     let bystander = Bystander::begin(&gateway).await;
@@ -57,10 +57,25 @@ async fn a_head_of_more_lines_than_may_be_is_answered_with_431() {
     let answer = connection.send(&lines(MAX_LINES + 1)).await;
     assert_eq!(answer.status, 431, "{answer:?}");
     connection.closed().await;
+
+    let http2 = Http2::open(gateway.address).await;
+    assert_eq!(http2.send(&lines(MAX_LINES)).await.status, 201);
+    let answer = http2.send(&lines(MAX_LINES + 1)).await;
+    assert_eq!(answer.status, 431, "{answer:?}");
+    // Each cookie may have a line there; an upstream gets one for all of them.
+    let cookies = (0..MAX_LINES).fold(Request::get("/cookies"), |request, number| {
+        request.header("Cookie", &format!("c{number}=a"))
+    });
+    assert_eq!(http2.send(&cookies).await.status, 201);
+
     bystander.was_served().await;
     let sent = upstream.requests();
     let heads = sent.iter().filter(|request| request.target == "/head");
-    assert_eq!(heads.count(), 1);
+    assert_eq!(heads.count(), 2);
+    let cookies = sent.iter().find(|request| request.target == "/cookies");
+    let cookies = cookies.expect("it was sent").headers.all("Cookie");
+    assert_eq!(cookies.len(), 1, "{cookies:?}");
+    drop(http2);
     settles(&gateway, "oncegate_connections", &[], 0).await;
     assert!(metric(&gateway, "oncegate_connections_total", &[]).await >= 2);
 }

@@ -14,6 +14,7 @@ mod connections;
 mod disk;
 mod heads;
 mod held;
+mod http2;
 mod silence;
 mod upstreams;
 
