@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::CONNECTION;
+use http::header::{CONNECTION, COOKIE};
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -25,12 +25,13 @@ use super::addresses::{AddressPlace, Crowded};
 use super::body::RequestBody;
 use super::entrance::{self, NotOpened, Opening};
 use super::flow::{ResponseBody, Streams};
+use super::frames::Frames;
 use super::refusal;
 use super::socket::{Input, Socket};
 use super::stream::{Raw, Stream};
 use super::tls;
 use super::upgrade::Upgrade;
-use super::wire::{Findings, Wire};
+use super::wire::{Fault, Findings, MAX_LINES, Wire};
 use super::{Closed, Drain, Handler, Limit, Peer, Refused, Shared, begins, refuses};
 use crate::config::{Http2Limits, Limits};
 
@@ -94,7 +95,7 @@ pub(super) async fn serve<H: Handler>(
     let findings = (!is_http2).then(Arc::<Findings>::default);
     let input = match &findings {
         Some(findings) => Input::Http1(Wire::new(first, Arc::clone(findings))),
-        None => Input::Http2(first),
+        None => Input::Http2(first, Frames::new()),
     };
     let io = TokioIo::new(Socket::new(input, stream, Arc::clone(&activity)));
     let answer = {
@@ -201,7 +202,10 @@ fn answer<H: Handler>(
     let (request_half, response_half) = activity.begin(!request.body().is_end_stream());
     let leaving = Arc::clone(&activity);
     let call = findings.as_ref().map(|findings| findings.call());
-    let fault = call.and_then(|(_, fault)| fault);
+    let fault = match call {
+        Some((_, fault)) => fault,
+        None => has_too_many_lines(&request).then_some(Fault::HeadLines),
+    };
     let told = findings.clone();
     // Before the future begins, which is then not to bear it.
     let request =
@@ -232,6 +236,14 @@ fn answer<H: Handler>(
             })
         }))
     }
+}
+
+/// Whether an HTTP/2 head has more lines than an HTTP/1 head may have. Cookies may come in any number of lines, and go
+/// on in one (RFC 9113, section 8.2.3).
+fn has_too_many_lines(request: &Request<Incoming>) -> bool {
+    let headers = request.headers();
+    headers.len() > MAX_LINES
+        && headers.len() - headers.get_all(COOKIE).iter().skip(1).count() > MAX_LINES
 }
 
 fn http1_builder() -> http1::Builder {

@@ -24,6 +24,7 @@ use tokio::io::ReadBuf;
 
 pub use fault::Fault;
 pub(super) use findings::Findings;
+pub(super) use head::MAX_LINES;
 pub use host::is_plain_host;
 
 use chunks::Chunks;
