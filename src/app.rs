@@ -534,6 +534,7 @@ fn refresh(
         for (limit, closed) in Limit::ALL.into_iter().zip(stats.closed) {
             metrics.client_timeouts.of(limit_over(limit)).mirror(closed);
         }
+        metrics.http2_floods.mirror(stats.floods);
         entrances.mirror();
         metrics.log_lines_dropped.mirror(log.dropped());
     })

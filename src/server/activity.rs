@@ -3,6 +3,7 @@
 //! Noted by whoever sees it (the socket, the handler's service, bodies) as a few atomic numbers, and judged from
 //! time to time by the connection's one timer, so that a request costs no timers.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::flow::Flows;
+use super::frames::Flood;
 use super::{Closed, Limit};
 use crate::config::Limits;
 
@@ -132,6 +134,12 @@ impl Activity {
     /// A body kept us waiting for too long; the connection ends with its request.
     pub(super) fn body_stalled(&self) {
         self.closed.count(Limit::BodyIdle);
+    }
+
+    /// The client sends more that carries nothing than is borne; the connection ends at once, with what this returns.
+    pub(super) fn flooded(&self, Flood: Flood) -> io::Error {
+        self.closed.floods.fetch_add(1, Ordering::Relaxed);
+        io::Error::new(io::ErrorKind::ConnectionAborted, "the client floods")
     }
 
     /// Whether the client may still be sending something that nobody will read. Closing then resets the

@@ -25,6 +25,7 @@ use super::addresses::{AddressPlace, Crowded};
 use super::body::RequestBody;
 use super::entrance::{self, NotOpened, Opening};
 use super::flow::{ResponseBody, Streams};
+use super::frames::Frames;
 use super::refusal;
 use super::socket::{Input, Socket};
 use super::stream::{Raw, Stream};
@@ -94,7 +95,7 @@ pub(super) async fn serve<H: Handler>(
     let findings = (!is_http2).then(Arc::<Findings>::default);
     let input = match &findings {
         Some(findings) => Input::Http1(Wire::new(first, Arc::clone(findings))),
-        None => Input::Http2(first),
+        None => Input::Http2(first, Frames::new()),
     };
     let io = TokioIo::new(Socket::new(input, stream, Arc::clone(&activity)));
     let answer = {

@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`Server::run`], `listening`, `connection`, `entrance` (what comes before HTTP: `proxy_header`, `tls`),
 //! `stream` (what the bytes come through), `activity` (what a connection is doing, and for how long),
-//! `addresses`, `socket`, `wire` (what of HTTP/1 reaches hyper at all), `flow` (whether an HTTP/2 client takes its responses),
+//! `addresses`, `socket`, `wire` (what of HTTP/1 reaches hyper at all), `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its responses),
 //! [`RequestBody`], [`Upgrade`], `refusal`.
 
 mod activity;
@@ -16,6 +16,7 @@ mod body;
 mod connection;
 mod entrance;
 mod flow;
+mod frames;
 mod inherited;
 mod listening;
 mod proxy_header;
@@ -155,6 +156,8 @@ pub struct Stats {
     pub refused: [u64; Refused::ALL.len()],
     /// Connections that were closed since the start because a limit was over; in the order of [`Limit::ALL`].
     pub closed: [u64; Limit::ALL.len()],
+    /// HTTP/2 connections that were closed since the start because their client sent too much that carries nothing.
+    pub floods: u64,
 }
 
 /// Why a connection was turned away.
@@ -197,13 +200,16 @@ impl Limit {
     ];
 }
 
-/// Counts the limits that were over.
+/// Counts the limits that were over, and the floods.
 #[derive(Debug, Default)]
-struct Closed([AtomicU64; Limit::ALL.len()]);
+struct Closed {
+    limits: [AtomicU64; Limit::ALL.len()],
+    floods: AtomicU64,
+}
 
 impl Closed {
     fn count(&self, limit: Limit) {
-        self.0[limit as usize].fetch_add(1, Ordering::Relaxed);
+        self.limits[limit as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -344,9 +350,10 @@ impl Counters {
             closed: self
                 .0
                 .closed
-                .0
+                .limits
                 .each_ref()
                 .map(|count| count.load(Ordering::Relaxed)),
+            floods: self.0.closed.floods.load(Ordering::Relaxed),
         }
     }
 }

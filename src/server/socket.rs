@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::activity::Activity;
+use super::frames::Frames;
 use super::stream::Stream;
 use super::wire::Wire;
 
@@ -31,8 +32,17 @@ pub(super) struct Socket {
 pub(super) enum Input {
     /// HTTP/1, as far as it is found good.
     Http1(Wire),
-    /// What the socket gives, behind the first bytes: h2 is strict enough.
-    Http2(Bytes),
+    /// What the socket gives, behind the first bytes: h2 is strict enough. How much of it carries nothing is counted.
+    Http2(Bytes, Frames),
+}
+
+impl Input {
+    /// The client has taken something.
+    fn sent(&mut self, written: &Poll<io::Result<usize>>) {
+        if let (Self::Http2(_, frames), Poll::Ready(Ok(count))) = (self, written) {
+            frames.sent(*count);
+        }
+    }
 }
 
 /// How far closing has come.
@@ -80,17 +90,22 @@ impl AsyncRead for Socket {
             Input::Http1(wire) => {
                 wire.poll_read(cx, buf, |cx, buf| poll_stream(stream, activity, cx, buf))
             }
-            Input::Http2(first) if !first.is_empty() => {
-                let count = first.len().min(buf.remaining());
-                buf.put_slice(&first[..count]);
-                first.advance(count);
+            Input::Http2(first, frames) => {
+                let before = buf.filled().len();
                 if first.is_empty() {
-                    // What is left of it would keep its buffer for as long as the connection lives.
-                    *first = Bytes::new();
+                    ready!(poll_stream(stream, activity, cx, buf))?;
+                } else {
+                    let count = first.len().min(buf.remaining());
+                    buf.put_slice(&first[..count]);
+                    first.advance(count);
+                    if first.is_empty() {
+                        // What is left of it would keep its buffer for as long as the connection lives.
+                        *first = Bytes::new();
+                    }
                 }
-                Poll::Ready(Ok(()))
+                let came = frames.came(&buf.filled()[before..], activity.now());
+                Poll::Ready(came.map_err(|flood| activity.flooded(flood)))
             }
-            Input::Http2(_) => poll_stream(stream, activity, cx, buf),
         }
     }
 }
@@ -115,7 +130,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.input.sent(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -123,7 +140,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.input.sent(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

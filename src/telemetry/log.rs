@@ -195,13 +195,18 @@ fn is_directive(word: &str) -> bool {
 }
 
 /// The HTTP crates write header values into their debug lines, credentials among them; from other crates only
-/// lines for operators are taken, whatever the filter says.
+/// lines for operators are taken, whatever the filter says. h2 warns of what clients do, once for every frame: those who
+/// can make lines at will could fill a disk, or hide others.
 fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     let ours = metadata
         .target()
         .strip_prefix(env!("CARGO_PKG_NAME"))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-    ours || *metadata.level() <= Level::INFO
+    let most = match metadata.target().starts_with("h2::") {
+        true => Level::ERROR,
+        false => Level::INFO,
+    };
+    ours || *metadata.level() <= most
 }
 
 #[cfg(test)]

@@ -77,6 +77,8 @@ pub struct Metrics {
     pub connections_refused: PerLabel<ConnectionRefused, MirroredCounter>,
     /// Mirror: clients that were silent for too long, since the start.
     pub client_timeouts: PerLabel<LimitOver, MirroredCounter>,
+    /// Mirror: HTTP/2 clients that flooded, since the start.
+    pub http2_floods: MirroredCounter,
     /// Mirror: log lines dropped since the start.
     pub log_lines_dropped: MirroredCounter,
     /// 1 while draining.
@@ -248,6 +250,10 @@ impl Metrics {
                 "oncegate_client_timeouts_total",
                 "limit",
                 "Connections closed, requests given up and responses cut short because the client was silent for longer than this limit lets it.",
+            ),
+            http2_floods: registrar.mirrored_counter(
+                "oncegate_http2_floods_total",
+                "HTTP/2 connections closed because their client went on sending frames that carry nothing, or resets.",
             ),
             log_lines_dropped: registrar.mirrored_counter(
                 "oncegate_log_lines_dropped_total",

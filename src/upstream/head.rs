@@ -8,6 +8,10 @@ use memchr::memchr;
 /// The shortest status line with the first digit of the status: `HTTP/1.1 2`.
 const STATUS_AT: usize = 9;
 
+/// Interim heads before the one that counts. One that comes every few seconds says for minutes that work goes on; more keep
+/// us reading, and mean nothing.
+const MOST_INTERIM: u8 = 100;
+
 /// Follows the heads that answer one request: interim ones, and the one that counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Heads {
@@ -19,12 +23,20 @@ pub(super) struct Heads {
     last: u8,
     /// The second and third digits of the status.
     digits: [u8; 2],
+    /// Interim heads so far.
+    interim: u8,
 }
 
-/// A line of a head ends without CR, or a head begins with an empty line.
+/// What makes heads no answer.
 #[derive(Debug, thiserror::Error)]
-#[error("a line of the response's head is ambiguous")]
-pub(super) struct Ambiguous;
+pub(super) enum BadHead {
+    /// A line ends without CR, or a head begins with an empty line.
+    #[error("a line of the response's head is ambiguous")]
+    Ambiguous,
+    /// More than [`MOST_INTERIM`].
+    #[error("there are more than {MOST_INTERIM} interim responses")]
+    TooManyInterim,
+}
 
 impl Heads {
     /// A request is about to be sent: what comes next is a head.
@@ -37,7 +49,7 @@ impl Heads {
     }
 
     /// Takes the next bytes of the connection; those after the head that counts are none of its business.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), Ambiguous> {
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), BadHead> {
         let mut rest = bytes;
         while self.is_in_head && !rest.is_empty() {
             let end = memchr(b'\n', rest);
@@ -65,10 +77,10 @@ impl Heads {
         self.digits[1] = third.unwrap_or(self.digits[1]);
     }
 
-    fn end_line(&mut self) -> Result<(), Ambiguous> {
+    fn end_line(&mut self) -> Result<(), BadHead> {
         let is_empty = self.length == 1;
         if self.last != b'\r' || is_empty && self.is_first_line {
-            return Err(Ambiguous);
+            return Err(BadHead::Ambiguous);
         }
         self.length = 0;
         self.last = b'\n';
@@ -76,11 +88,16 @@ impl Heads {
         if is_empty {
             // What follows 101 is another protocol.
             let is_followed = self.is_interim && self.digits != *b"01";
-            *self = if is_followed {
-                Self::begin()
+            if !is_followed {
+                *self = Self::default();
+            } else if self.interim == MOST_INTERIM {
+                return Err(BadHead::TooManyInterim);
             } else {
-                Self::default()
-            };
+                *self = Self {
+                    interim: self.interim + 1,
+                    ..Self::begin()
+                };
+            }
         }
         Ok(())
     }
@@ -111,6 +128,16 @@ mod tests {
         assert!(!judged("HTTP/1.1 200 OK\r\na: b\n\nbody"));
         assert!(!judged("\r\nHTTP/1.1 200 OK\r\n\r\n"));
         assert!(!judged("\nHTTP/1.1 200 OK\r\n\r\n"));
+    }
+
+    #[test]
+    fn interim_heads_come_to_an_end() {
+        let hint = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+        assert!(judged(&format!(
+            "{}HTTP/1.1 200 OK\r\n\r\n",
+            hint.repeat(100)
+        )));
+        assert!(!judged(&hint.repeat(101)));
     }
 
     #[test]

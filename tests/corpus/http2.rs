@@ -8,19 +8,11 @@ use tokio::time::timeout;
 
 use crate::hold::{Report, gateway, is_freshly_framed, is_problem, recorder};
 use crate::read::{Message, Outcome, corpus};
+use crate::support::frames::{
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PREFACE, RST_STREAM, SETTINGS,
+    payload_length, push_field, push_frame,
+};
 use crate::support::{Answer, Gateway, Headers, PATIENCE};
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Types and flags of frames (RFC 9113, section 6).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
 
 #[tokio::test]
 async fn every_field_list_is_forwarded_as_it_says_or_refused_by_its_rule() {
@@ -77,9 +69,7 @@ async fn exchanged(gateway: &Gateway, fields: &[u8]) -> io::Result<Option<Answer
         } else if !field.is_empty() {
             let colon = field[1..].windows(2).position(|pair| pair == b": ");
             let (name, value) = field.split_at(colon.expect("a name and a value") + 1);
-            block.push(0);
-            push_text(&mut block, name);
-            push_text(&mut block, &value[2..]);
+            push_field(&mut block, name, &value[2..]);
         }
     }
     let end = if body.is_empty() { END_STREAM } else { 0 };
@@ -101,8 +91,7 @@ async fn answer(socket: &mut TcpStream) -> io::Result<Option<Answer>> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             read => read?,
         };
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let mut payload = vec![0; length];
+        let mut payload = vec![0; payload_length(&head)];
         socket.read_exact(&mut payload).await?;
         let (kind, flags) = (head[3], head[4]);
         assert_eq!(flags & PADDED, 0, "nobody pads");
@@ -141,30 +130,4 @@ fn status_of(block: &[u8]) -> u16 {
         Some(0x8e) => 500,
         _ => 0,
     }
-}
-
-fn push_frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u8, payload: &[u8]) {
-    let length = u32::try_from(payload.len())
-        .expect("a short frame")
-        .to_be_bytes();
-    bytes.extend(&length[1..]);
-    bytes.extend([kind, flags, 0, 0, 0, stream]);
-    bytes.extend(payload);
-}
-
-/// A string of HPACK, as it is (RFC 7541, section 5.2).
-fn push_text(block: &mut Vec<u8>, text: &[u8]) {
-    let mut left = text.len();
-    if left < 127 {
-        block.push(u8::try_from(left).expect("less than 127"));
-    } else {
-        block.push(127);
-        left -= 127;
-        while left >= 128 {
-            block.push(u8::try_from(left % 128).expect("seven bits") | 128);
-            left /= 128;
-        }
-        block.push(u8::try_from(left).expect("seven bits"));
-    }
-    block.extend(text);
 }

@@ -12,6 +12,7 @@ mod bodies;
 mod bystander;
 mod connections;
 mod disk;
+mod floods;
 mod heads;
 mod held;
 mod http2;

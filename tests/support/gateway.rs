@@ -147,6 +147,17 @@ impl Gateway {
         kib.expect("a number of kilobytes") * 1024
     }
 
+    /// The time that it has kept processors busy, in hundredths of a second.
+    pub fn processor_ticks(&self) -> u64 {
+        let path = format!("/proc/{}/stat", self.process.child.id());
+        let stat = std::fs::read_to_string(path).expect("a process that we started");
+        // Its name, which may hold anything, is in brackets.
+        let (_, fields) = stat.rsplit_once(')').expect("a name");
+        let busy = fields.split_whitespace().skip(11).take(2);
+        busy.map(|ticks| ticks.parse::<u64>().expect("a number"))
+            .sum()
+    }
+
     /// Ends it without any warning, as a power cut would.
     pub async fn kill9(&mut self) {
         self.process

@@ -12,6 +12,7 @@
 
 mod act;
 mod client;
+pub mod frames;
 mod gateway;
 mod h2;
 mod log;

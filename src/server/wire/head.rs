@@ -6,7 +6,7 @@ use super::{Fault, field, is_plain_host};
 use crate::server::connection::MAX_HEAD;
 
 /// Header lines of one request, and trailers. hyper takes no more.
-pub const MAX_LINES: usize = 100;
+pub(in crate::server) const MAX_LINES: usize = 100;
 
 /// The largest trailers, in bytes.
 const MAX_TRAILERS: usize = 8 * 1024;
