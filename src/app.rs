@@ -23,8 +23,8 @@ use self::reload::Reloader;
 use self::unresolved::Census;
 use crate::admin::{Admin, Readiness, Records, RecordsParts};
 use crate::config::{
-    Config, EncryptionKey, Loaded, OperatorsConfig, RedisConfig, StoreConfig, StoreLocation,
-    UpstreamConfig,
+    Config, EncryptionKey, Limits, Loaded, OperatorsConfig, RedisConfig, StoreConfig,
+    StoreLocation, UpstreamConfig,
 };
 use crate::gateway::{Gateway, Parts};
 use crate::identity::{IdKeyBytes, Identifier};
@@ -141,8 +141,7 @@ pub async fn run(loaded: Loaded, file: Option<&Path>, log: &Log) -> Result<(), E
 struct Running {
     gateway: Gateway,
     store: Arc<dyn Store>,
-    drain_timeout: Duration,
-    drain_delay: Duration,
+    drained: Drained,
     draining: watch::Sender<Option<Ending>>,
     server: JoinHandle<()>,
 }
@@ -186,9 +185,10 @@ impl Running {
             metrics: Arc::clone(&metrics),
             access_log: AccessLog::new(config.access_log, log),
         });
-        let server = Server::bind_or_take(&config.listeners, &config.limits, inherited)?
-            .when_full(&gateway.refusal_when_full());
-        let entrances = Entrances::new(&server, &config.listeners, &metrics);
+        let (server, listeners) =
+            Server::bind_or_take(&config.listeners, &config.limits, inherited)?;
+        let server = server.when_full(&gateway.refusal_when_full());
+        let entrances = Entrances::new(listeners.entrances(), &config.listeners, &metrics);
         let refresh = refresh(&gateway, &store, &server, &entrances, log, &metrics);
         let admin = Admin::bind(config.admin, Arc::clone(&metrics), readiness, refresh)
             .await
@@ -203,12 +203,16 @@ impl Running {
             namespace: config.store.namespace.clone(),
             gateway: gateway.clone(),
         };
+        let drained = Drained {
+            delay: config.drain_delay,
+            timeout: config.drain_timeout,
+        };
         let records = config
             .operators
             .map(|operators| desk.records(operators, listed, &metrics, log))
             .transpose()?;
         admin.records().store(records.map(Arc::new));
-        for address in server.addresses() {
+        for address in listeners.addresses() {
             tracing::info!(%address, "listening");
         }
         if let Ok(address) = admin.local_address() {
@@ -224,6 +228,9 @@ impl Running {
                 upstreams: config.upstreams,
                 gateway: gateway.clone(),
                 server: server.counters(),
+                listeners,
+                entrances: Arc::clone(&entrances),
+                drained,
                 desk,
                 records: admin.records(),
                 census: Arc::clone(&census),
@@ -246,8 +253,7 @@ impl Running {
         Ok(Self {
             gateway,
             store,
-            drain_timeout: config.drain_timeout,
-            drain_delay: config.drain_delay,
+            drained,
             draining,
             server,
         })
@@ -256,11 +262,12 @@ impl Running {
     /// Takes no new connections after a moment, lets exchanges end, and settles what does not end in time: what is
     /// provably unsent is released, the rest is marked unknown.
     async fn drain(mut self) {
-        let began = Instant::now();
-        let deadline = began + self.drain_timeout;
+        let deadline = Instant::now() + self.drained.timeout;
+        let gone = self.drained.now();
         let ending = Ending {
-            accepts_until: began + self.drain_delay.min(self.drain_timeout),
-            deadline: deadline + LAST_WORDS,
+            // Whoever sends connections may not have heard yet.
+            accepts_until: gone.idle_until,
+            ..gone
         };
         self.draining.send_replace(Some(ending));
         let in_time = async {
@@ -283,6 +290,27 @@ impl Running {
             }
         }
         self.store.close().await;
+    }
+}
+
+/// How long what ends may take.
+#[derive(Clone, Copy)]
+struct Drained {
+    /// `drain_delay`
+    delay: Duration,
+    /// `drain_timeout`
+    timeout: Duration,
+}
+
+impl Drained {
+    /// The ending of whatever begins to end now, and takes no new connections.
+    fn now(self) -> Ending {
+        let now = Instant::now();
+        Ending {
+            accepts_until: now,
+            idle_until: now + self.delay.min(self.timeout),
+            deadline: now + self.timeout + LAST_WORDS,
+        }
     }
 }
 
@@ -488,14 +516,12 @@ fn metrics(config: &Config) -> Metrics {
     let upstreams: Vec<&str> = config.upstreams.iter().map(|u| u.name.as_str()).collect();
     let metrics = Metrics::new(&routes, &upstreams);
     metrics.store.limit_bytes.set(config.store.max_size);
-    metrics
-        .connections_limit
-        .set(config.limits.max_connections as u64);
-    set_limits(&metrics, &config.upstreams);
+    set_limits(&metrics, &config.limits, &config.upstreams);
     metrics
 }
 
-fn set_limits(metrics: &Metrics, upstreams: &[UpstreamConfig]) {
+fn set_limits(metrics: &Metrics, limits: &Limits, upstreams: &[UpstreamConfig]) {
+    metrics.connections_limit.set(limits.max_connections as u64);
     for (index, upstream) in upstreams.iter().enumerate() {
         let limit = &metrics.upstream(index).in_flight_limit;
         limit.set(upstream.max_in_flight as u64);
@@ -522,7 +548,7 @@ fn refresh(
         metrics.store.limit_bytes.set(usage.limit_bytes);
         metrics.store.aged_out.mirror(usage.aged_out);
         let stats = server.snapshot();
-        metrics.connections.set(stats.connections as u64);
+        metrics.connections.set(stats.connections);
         metrics.connections_total.mirror(stats.accepted);
         for (reason, refused) in Refused::ALL.into_iter().zip(stats.refused) {
             let reason = match reason {

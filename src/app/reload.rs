@@ -9,13 +9,14 @@ use tokio::signal::unix::Signal;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use super::entrances::Entrances;
 use super::unresolved::Census;
-use super::{Desk, Error, open_files, set_limits};
+use super::{Desk, Drained, Error, open_files, set_limits};
 use crate::admin::Records;
 use crate::config::{Config, Effective, Faults, Loaded, StoreConfig, UpstreamConfig};
 use crate::gateway::{Changed, Gateway};
 use crate::route::Table;
-use crate::server::Counters;
+use crate::server::{BindError, Counters, Listeners};
 use crate::telemetry::log::Log;
 use crate::telemetry::{AccessLog, Metrics, Reload};
 use crate::upstream::Upstream;
@@ -27,14 +28,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(1);
 const FAULTS_SAID: usize = 10;
 
 /// What only a start reads: sections, and settings at the top.
-const FIXED: [&str; 6] = [
-    "listeners",
-    "store",
-    "limits",
-    "admin.address",
-    "drain_timeout",
-    "drain_delay",
-];
+const FIXED: [&str; 4] = ["store", "admin.address", "drain_timeout", "drain_delay"];
 
 /// Reads the file again, and puts it in force.
 pub struct Reloader {
@@ -48,6 +42,10 @@ pub struct Reloader {
     pub upstreams: Vec<UpstreamConfig>,
     pub gateway: Gateway,
     pub server: Counters,
+    pub listeners: Listeners,
+    pub entrances: Arc<Entrances>,
+    /// How long whatever ends may take: a listener that is there no more as well as the process.
+    pub drained: Drained,
     pub desk: Desk,
     pub records: Arc<ArcSwapOption<Records>>,
     pub census: Arc<ArcSwap<Census>>,
@@ -64,6 +62,8 @@ enum Refused {
     NeedsRestart(Vec<String>),
     #[error(transparent)]
     Parts(#[from] Error),
+    #[error(transparent)]
+    Listen(#[from] BindError),
     #[error("it could not be read: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -121,7 +121,7 @@ impl Reloader {
             tracing::warn!("{warning}");
         }
         open_files::raise(&loaded.config);
-        self.put_in_force(loaded)
+        self.put_in_force(loaded).await
     }
 
     /// The settings that have changed and that only a start reads.
@@ -157,7 +157,7 @@ impl Reloader {
     }
 
     /// Everything that can fail comes before the first change.
-    fn put_in_force(&mut self, loaded: Loaded) -> Result<(), Refused> {
+    async fn put_in_force(&mut self, loaded: Loaded) -> Result<(), Refused> {
         let Loaded {
             config, effective, ..
         } = loaded;
@@ -174,15 +174,23 @@ impl Reloader {
                     .records(operators, listed.clone(), &metrics, &self.log)
             })
             .transpose()?;
-        set_limits(&metrics, &config.upstreams);
+        let listeners = self.listeners.prepare(&config.listeners)?;
+        set_limits(&metrics, &config.limits, &config.upstreams);
         self.gateway.change(Changed {
             routes: table,
             upstreams,
+            limits: config.limits.clone(),
             problem_base: config.problem_base,
             metrics: Arc::clone(&metrics),
             access_log: AccessLog::new(config.access_log, &self.log),
         });
+        self.server.set_limits(&config.limits);
         self.server.when_full(&self.gateway.refusal_when_full());
+        // Those who come by them are served by all of the above.
+        self.listeners.change(listeners, self.drained.now()).await;
+        let entrances = self.listeners.entrances();
+        self.entrances
+            .change(entrances, &config.listeners, &metrics);
         self.records.store(records.map(Arc::new));
         let census = Census::new(Arc::clone(&metrics), &listed);
         self.census.store(Arc::new(census));

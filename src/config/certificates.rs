@@ -27,7 +27,7 @@ pub(super) const MAX_AUTHORITIES: u64 = 1 << 20;
 choice!(ClientAuthWord { None = "none", Optional = "optional", Required = "required" } later {});
 
 /// Table `tls` of a listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
     /// At least one; the first is for clients that name no host, or another one.
     certificates: Vec<CertificateFiles>,
@@ -37,7 +37,7 @@ pub struct TlsConfig {
 }
 
 /// Where a certificate and its key are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct CertificateFiles {
     cert: PathBuf,
     key: Secret,

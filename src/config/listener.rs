@@ -26,7 +26,7 @@ pub(super) const UNIX: &str = "unix:";
 choice!(ProxyProtocolWord { Off = "off", Required = "required" } later {});
 
 /// Section `[[listeners]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerConfig {
     /// Where it listens.
     pub address: ListenAddress,

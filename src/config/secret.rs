@@ -18,7 +18,7 @@ const MIN_KEY: usize = 32;
 const MAX_SECRET: u64 = 64 * 1024;
 
 /// Where a secret is: `{ env = "NAME" }` or `{ file = "path" }`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Secret {
     Env(String),
     File(String),

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -14,6 +13,7 @@ use tokio::sync::mpsc;
 use super::entry::Sending;
 use super::headers;
 use super::sight::Watched;
+use crate::server::{Budget, Held};
 use crate::upstream::InBody;
 
 /// Whatever ended a body before its end.
@@ -270,75 +270,6 @@ pub fn clean(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     frame
 }
 
-/// The bytes of bodies that may be held at a time, all requests together (`limits.max_buffered`).
-#[derive(Debug)]
-pub struct Budget {
-    held: AtomicU64,
-    limit: u64,
-}
-
-/// Some of the budget, given back when dropped.
-#[derive(Debug)]
-pub struct Held {
-    budget: Arc<Budget>,
-    bytes: u64,
-}
-
-impl Budget {
-    /// A budget of so many bytes.
-    #[must_use]
-    pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self {
-            held: AtomicU64::new(0),
-            limit,
-        })
-    }
-
-    /// Bytes held now.
-    #[must_use]
-    pub fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
-    }
-
-    /// So many bytes of it, where there is room for them.
-    #[must_use]
-    pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Held> {
-        let mut held = self.hold();
-        held.grow(bytes).then_some(held)
-    }
-
-    /// Nothing of it yet.
-    #[must_use]
-    pub fn hold(self: &Arc<Self>) -> Held {
-        Held {
-            budget: Arc::clone(self),
-            bytes: 0,
-        }
-    }
-}
-
-impl Held {
-    /// Takes more of the budget; false, and nothing taken, where that is too much.
-    fn grow(&mut self, bytes: u64) -> bool {
-        self.grow_within(bytes, self.budget.limit)
-    }
-
-    /// The same for what can be done without: the other half of the budget is left to those that cannot.
-    pub fn grow_spare(&mut self, bytes: u64) -> bool {
-        self.grow_within(bytes, self.budget.limit / 2)
-    }
-
-    fn grow_within(&mut self, bytes: u64, limit: u64) -> bool {
-        let before = self.budget.held.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > limit {
-            self.budget.held.fetch_sub(bytes, Ordering::Relaxed);
-            return false;
-        }
-        self.bytes += bytes;
-        true
-    }
-}
-
 /// Bytes with what they take of the budget.
 struct HeldBytes {
     bytes: Bytes,
@@ -348,12 +279,6 @@ struct HeldBytes {
 impl AsRef<[u8]> for HeldBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

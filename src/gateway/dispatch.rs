@@ -12,13 +12,14 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
 
 use super::Shared;
-use super::body::{self, Held, Partial, Passing, Unread};
+use super::body::{self, Partial, Passing, Unread};
 use super::course::{Course, Followed};
 use super::grpc;
 use super::headers;
 use super::outbound::Outbound;
 use super::subject::Subject;
 use crate::protocol::{Cause, NotStored, Response};
+use crate::server::Held;
 use crate::upstream::{Gate, InBody, SendError, SendErrorKind};
 
 /// What came of a dispatch.

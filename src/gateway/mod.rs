@@ -53,7 +53,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use http::header::{CONNECTION, HOST};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -61,7 +61,7 @@ use crate::config::Limits;
 use crate::identity::{IdKeyBytes, Identifier};
 use crate::protocol::{Answer, RecordId, Response as RecordedResponse, Timestamp, Verdict};
 use crate::route::{Found, Mode, Table};
-use crate::server::{Fault, Handler, Peer, RequestBody};
+use crate::server::{Budget, Fault, Handler, Held, Peer, RequestBody};
 use crate::store::{Store, StoreError, Unresolved};
 use crate::telemetry::{AccessLog, Decision, Hold, Metrics, Unrouted};
 use crate::upstream::Upstream;
@@ -69,7 +69,6 @@ use crate::upstream::Upstream;
 pub use body::Body;
 
 use age::Issuer;
-use body::Budget;
 use entry::{Entry, Sending};
 use foreign::Foreign;
 use headers::Taker;
@@ -116,6 +115,8 @@ pub struct Changed {
     pub routes: Table,
     /// By name; each route's is among them, in the order of the metrics.
     pub upstreams: Vec<(String, Arc<Upstream>)>,
+    /// Bounds of everything that waits or is held.
+    pub limits: Limits,
     /// What the `type` of problems begins with.
     pub problem_base: Option<String>,
     /// The same process's; its routes and upstreams are these.
@@ -129,7 +130,7 @@ pub struct Changed {
 pub struct Gateway(Arc<ArcSwap<Shared>>);
 
 /// What all requests share. A new configuration makes another one: what routes are is its own, what keeps the protocol true
-/// and all bounds are those of the first.
+/// and whatever is held within bounds is that of the first.
 pub struct Shared {
     http: message::Policy,
     routes: Table,
@@ -143,7 +144,7 @@ pub struct Shared {
     sightings: Arc<Sightings>,
     paces: Arc<Paces>,
     budget: Arc<Budget>,
-    late: Arc<Semaphore>,
+    late: Arc<Budget>,
     claims: Arc<Semaphore>,
     observed: Arc<UnderWay>,
     issuer: Option<(Issuer, Arc<Identifier>)>,
@@ -171,10 +172,7 @@ impl Gateway {
             ..
         } = parts;
         let identifier = Arc::new(Identifier::new(&parts.id_key, &parts.namespace));
-        metrics.waiters_limit.set(limits.max_waiters as u64);
-        metrics.buffered_limit.set(limits.max_buffered);
-        metrics.late_dispatches_limit.set(limits.max_late as u64);
-        metrics.replay_cache.limit_bytes.set(limits.replay_cache);
+        show(&limits, &metrics);
         let ledger = Ledger::new(parts.store, parts.store_timeout, Arc::clone(&metrics));
         let ledger = Arc::new(ledger);
         Self(Arc::new(ArcSwap::from_pointee(Shared {
@@ -191,7 +189,7 @@ impl Gateway {
             sightings: Arc::new(Sightings::new()),
             paces: Paces::new(),
             budget: Budget::new(limits.max_buffered),
-            late: Arc::new(Semaphore::new(limits.max_late)),
+            late: Budget::new(limits.max_late as u64),
             claims: Arc::new(Semaphore::new(MAX_CLAIMS)),
             observed: UnderWay::new(),
             problem_base: parts.problem_base,
@@ -422,10 +420,17 @@ impl Shared {
         let Changed {
             routes,
             upstreams,
+            limits,
             problem_base,
             metrics,
             access_log,
         } = changed;
+        show(&limits, &metrics);
+        self.waiters
+            .set_limits(limits.max_waiters, limits.max_waiters_per_key);
+        self.cache.set_limit(limits.replay_cache);
+        self.budget.set_limit(limits.max_buffered);
+        self.late.set_limit(limits.max_late as u64);
         let identifier = Arc::clone(&self.identifier);
         Self {
             http: message::Policy::new(&routes),
@@ -541,10 +546,18 @@ impl Shared {
     }
 
     /// A place among the dispatches that stay open past their `response_timeout`, if there is one left.
-    fn late_place(&self) -> Option<(OwnedSemaphorePermit, Hold)> {
-        let permit = Arc::clone(&self.late).try_acquire_owned().ok()?;
-        Some((permit, self.metrics.late_dispatches.hold()))
+    fn late_place(&self) -> Option<(Held, Hold)> {
+        let place = self.late.take(1)?;
+        Some((place, self.metrics.late_dispatches.hold()))
     }
+}
+
+/// Sets the gauges that say what the bounds are.
+fn show(limits: &Limits, metrics: &Metrics) {
+    metrics.waiters_limit.set(limits.max_waiters as u64);
+    metrics.buffered_limit.set(limits.max_buffered);
+    metrics.late_dispatches_limit.set(limits.max_late as u64);
+    metrics.replay_cache.limit_bytes.set(limits.replay_cache);
 }
 
 /// The host that the request asks for: `:authority` or the target's in HTTP/2 and absolute-form targets, else the

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Uri};
 
-use super::body::Held;
+use crate::server::Held;
 use crate::upstream::OutBody;
 
 /// A request on its way to the upstream, its body in memory.

@@ -16,7 +16,7 @@ use http_body::Body as _;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Shared;
-use super::body::{self, Held, Unread};
+use super::body::{self, Unread};
 use super::dispatch::is_event_stream;
 use super::exchange::Exchange;
 use super::headers;
@@ -30,6 +30,7 @@ use crate::protocol::{
     Verdict,
 };
 use crate::route::{Mode, Probe, ProbeResponse, Silent};
+use crate::server::Held;
 use crate::store::Unresolved;
 use crate::telemetry::{Label, ProbeResult, Settled, Settler};
 use crate::upstream::{Gate, OutBody};

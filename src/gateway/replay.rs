@@ -3,16 +3,18 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::body::{Body, Budget};
+use super::body::Body;
 use super::headers::{IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED};
 use super::ledger::Ledger;
 use crate::protocol::{Answer, Fingerprint, Found, RecordId, Response, Timestamp};
+use crate::server::Budget;
 
 /// A recorded response as it is replayed, where the budget has room for its body. Its `Date` is that of its sending.
 #[must_use]
@@ -57,8 +59,8 @@ pub fn age(completed_at: Timestamp) -> Duration {
 /// but for those that an operator takes away: where other processes have the store, too, what is held counts only while
 /// its epoch is known to be unchanged ([`ReplayCache::follow`]).
 pub struct ReplayCache {
-    /// `None` where it is switched off.
-    cache: Option<Cache<RecordId, Arc<Cached>, Weight>>,
+    /// `None` where it is switched off. Another limit makes another one.
+    cache: ArcSwapOption<Within>,
     /// Until when what is held counts.
     counts_until: Mutex<Option<Instant>>,
     /// Taken away by hand lately, each with the moment from which on an answer about it is a new one.
@@ -69,6 +71,12 @@ pub struct ReplayCache {
 /// heeded everywhere within two seconds, or, where the store cannot be asked, the cache is of no use until it can.
 const EPOCH_EVERY: Duration = Duration::from_secs(1);
 const EPOCH_COUNTS: Duration = Duration::from_millis(1900);
+
+/// What is held, within these bytes.
+struct Within {
+    limit_bytes: u64,
+    records: Cache<RecordId, Arc<Cached>, Weight>,
+}
 
 struct Cached {
     fingerprint: Fingerprint,
@@ -100,31 +108,41 @@ impl ReplayCache {
     /// A cache of so many bytes; 0 switches it off.
     #[must_use]
     pub fn new(limit_bytes: u64) -> Self {
-        let items = usize::try_from(limit_bytes / TYPICAL_BYTES).unwrap_or(usize::MAX);
         Self {
-            cache: (limit_bytes > 0).then(|| Cache::with_weighter(items, limit_bytes, Weight)),
+            cache: ArcSwapOption::new(Within::bytes(limit_bytes)),
             counts_until: Mutex::new(None),
             forgotten: Mutex::default(),
         }
     }
 
+    /// Sets another limit, and forgets what is held where it is another one; the store knows it all.
+    pub fn set_limit(&self, limit_bytes: u64) {
+        let held = self.cache.load();
+        if held.as_ref().map_or(0, |held| held.limit_bytes) != limit_bytes {
+            self.cache.store(Within::bytes(limit_bytes));
+        }
+    }
+
     /// Follows the store's epoch for as long as it has one, and forgets everything whenever it changes.
     pub async fn follow(&self, ledger: &Ledger) {
-        let (Some(cache), mut known) = (&self.cache, None) else {
-            return;
-        };
+        let mut known = None;
         // Nothing counts before the epoch is known for the first time.
         self.count_until(Some(Instant::now()));
         loop {
             let asked = Instant::now();
+            if self.cache.load().is_none() {
+                // It may be switched on.
+                sleep_until(asked + EPOCH_EVERY).await;
+                continue;
+            }
             match ledger.epoch().await {
                 Ok(None) => return self.count_until(None),
                 Ok(epoch) => {
                     if known != epoch {
-                        cache.clear();
+                        self.clear();
                         // Answers from before may be on their way still; none is after this.
                         sleep(ledger.timeout()).await;
-                        cache.clear();
+                        self.clear();
                     }
                     known = epoch;
                     self.count_until(Some(asked + EPOCH_COUNTS));
@@ -143,8 +161,14 @@ impl ReplayCache {
         forgotten.retain(|(_, until)| now < *until);
         forgotten.push((id, now + answers_take));
         // Under the lock: whoever holds an answer now has asked before, or asks after.
-        if let Some(cache) = &self.cache {
-            cache.remove(&id);
+        if let Some(held) = &*self.cache.load() {
+            held.records.remove(&id);
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(held) = &*self.cache.load() {
+            held.records.clear();
         }
     }
 
@@ -171,7 +195,8 @@ impl ReplayCache {
     /// The bytes held now.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.cache.as_ref().map_or(0, Cache::weight)
+        let held = self.cache.load();
+        held.as_ref().map_or(0, |held| held.records.weight())
     }
 
     /// The response to this very request and its age, if it is held and has not expired.
@@ -181,13 +206,14 @@ impl ReplayCache {
         id: &RecordId,
         fingerprint: &Fingerprint,
     ) -> Option<(Arc<Response>, Duration)> {
-        let cache = self.cache.as_ref()?;
-        let cached = cache.get(id)?;
+        let held = self.cache.load();
+        let records = &held.as_ref()?.records;
+        let cached = records.get(id)?;
         if !self.counts() {
             return None;
         }
         if cached.until <= Instant::now() {
-            cache.remove(id);
+            records.remove(id);
             return None;
         }
         (cached.fingerprint == *fingerprint)
@@ -196,7 +222,7 @@ impl ReplayCache {
 
     /// Holds a completed record that was just found.
     pub fn keep(&self, id: RecordId, found: &Found) {
-        let (Some(cache), Answer::Stored(response)) = (&self.cache, &found.completed.answer) else {
+        let Answer::Stored(response) = &found.completed.answer else {
             return;
         };
         let forgotten = self.forgotten();
@@ -207,6 +233,11 @@ impl ReplayCache {
         {
             return;
         }
+        // Under the lock: whoever forgets it looks at the same cache.
+        let held = self.cache.load();
+        let Some(held) = &*held else {
+            return;
+        };
         // A record without an end within the process's life needs no expiry here.
         if let Some(until) = Instant::now().checked_add(found.expires_in) {
             let cached = Cached {
@@ -215,8 +246,21 @@ impl ReplayCache {
                 completed_at: found.completed.completed_at,
                 until,
             };
-            cache.insert(id, Arc::new(cached));
+            held.records.insert(id, Arc::new(cached));
         }
+    }
+}
+
+impl Within {
+    /// `None` where there is room for nothing.
+    fn bytes(limit_bytes: u64) -> Option<Arc<Self>> {
+        let items = usize::try_from(limit_bytes / TYPICAL_BYTES).unwrap_or(usize::MAX);
+        (limit_bytes > 0).then(|| {
+            Arc::new(Self {
+                limit_bytes,
+                records: Cache::with_weighter(items, limit_bytes, Weight),
+            })
+        })
     }
 }
 

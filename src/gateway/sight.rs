@@ -10,14 +10,14 @@ use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{oneshot, watch};
 
-use super::body::{Body, Budget, Held};
+use super::body::Body;
 use super::dispatch::is_event_stream;
 use super::problem::{Problem, Said};
 use super::protect::names_key;
 use super::subject::Lane;
 use crate::identity::{BodyRule, FingerprintRules, FingerprintUnderWay};
 use crate::protocol::{Cause, Fingerprint, NotStored};
-use crate::server::{RequestBody, RequestBodyError};
+use crate::server::{Budget, Held, RequestBody, RequestBodyError};
 use crate::upstream::InBody;
 
 /// What was seen of a request's body. One that was not seen to its end is told of by nobody.

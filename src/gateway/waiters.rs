@@ -18,8 +18,8 @@ use crate::protocol::{Fingerprint, RecordId, Response};
 pub struct Waiters {
     attempts: Mutex<HashMap<RecordId, Attempt>>,
     waiting: AtomicUsize,
-    max_waiting: usize,
-    max_waiting_per_key: usize,
+    max_waiting: AtomicUsize,
+    max_waiting_per_key: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -94,9 +94,16 @@ impl Waiters {
         Arc::new(Self {
             attempts: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            max_waiting,
-            max_waiting_per_key,
+            max_waiting: AtomicUsize::new(max_waiting),
+            max_waiting_per_key: AtomicUsize::new(max_waiting_per_key),
         })
+    }
+
+    /// Other bounds. Where more wait already they go on waiting, and nobody else may before there is room.
+    pub fn set_limits(&self, max_waiting: usize, max_waiting_per_key: usize) {
+        self.max_waiting.store(max_waiting, Ordering::Relaxed);
+        self.max_waiting_per_key
+            .store(max_waiting_per_key, Ordering::Relaxed);
     }
 
     /// How many wait now.
@@ -135,7 +142,7 @@ impl Waiters {
                 Stage::Claiming
             })
         });
-        if stage.receiver_count() >= self.max_waiting_per_key {
+        if stage.receiver_count() >= self.max_waiting_per_key.load(Ordering::Relaxed) {
             return Met::Full { acquired };
         }
         let Some(place) = self.place() else {
@@ -164,7 +171,8 @@ impl Waiters {
     /// A place among those that wait, for an attempt that is not in this process.
     #[must_use]
     pub fn place(self: &Arc<Self>) -> Option<Place> {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
+        let max_waiting = self.max_waiting.load(Ordering::Relaxed);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= max_waiting {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return None;
         }

@@ -45,6 +45,8 @@ pub(super) struct Activity {
     tunnel: Mutex<Option<BoxFuture<'static, ()>>>,
     /// Whether the connection is to end with a reset.
     is_broken_off: AtomicBool,
+    /// Whether the next answer is to be the last.
+    is_ending: AtomicBool,
     /// Counts the limits that were over.
     closed: Arc<Closed>,
 }
@@ -79,6 +81,7 @@ impl Activity {
             tunnel_since: Mark::default(),
             tunnel: Mutex::default(),
             is_broken_off: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
             closed,
         };
         activity.idle_since.set(activity.now());
@@ -174,6 +177,15 @@ impl Activity {
 
     pub(super) fn is_broken_off(&self) -> bool {
         self.is_broken_off.load(Ordering::Relaxed)
+    }
+
+    /// The connection is to end with its next answer, over HTTP/1.
+    pub(super) fn end(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_http2(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Peer;
@@ -12,7 +13,7 @@ const IPV6_CLIENT: u32 = 64;
 /// Counts the connections of each address that has any.
 pub(super) struct Addresses {
     /// 0: as many as there are.
-    limit: usize,
+    limit: AtomicUsize,
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -28,24 +29,30 @@ pub(super) struct AddressPlace {
 impl Addresses {
     pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
-            limit,
+            limit: AtomicUsize::new(limit),
             counts: Mutex::default(),
         })
     }
 
+    /// Sets another limit. Connections that came while there was none are not counted.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
     /// A place for a connection of this peer; none is needed where it has no address, or brings others' requests.
     pub(super) fn place(self: &Arc<Self>, peer: &Peer) -> Result<Option<AddressPlace>, Crowded> {
+        let limit = self.limit.load(Ordering::Relaxed);
         match peer.addr {
-            Some(addr) if self.limit > 0 && !peer.is_trusted() => self.take(addr.ip()).map(Some),
+            Some(addr) if limit > 0 && !peer.is_trusted() => self.take(addr.ip(), limit).map(Some),
             _ => Ok(None),
         }
     }
 
-    fn take(self: &Arc<Self>, address: IpAddr) -> Result<AddressPlace, Crowded> {
+    fn take(self: &Arc<Self>, address: IpAddr, limit: usize) -> Result<AddressPlace, Crowded> {
         let address = client(address);
         let mut counts = self.counts();
         let count = counts.entry(address).or_default();
-        if *count >= self.limit {
+        if *count >= limit {
             return Err(Crowded);
         }
         *count += 1;
@@ -88,7 +95,7 @@ mod tests {
     #[test]
     fn an_address_has_so_many_places_and_gives_them_back() {
         let addresses = Addresses::new(2);
-        let take = |address: &str| addresses.take(address.parse().unwrap()).ok();
+        let take = |address: &str| addresses.take(address.parse().unwrap(), 2).ok();
         let (first, _second) = (take("10.0.0.1"), take("::ffff:10.0.0.1"));
         assert!(first.is_some() && _second.is_some());
         assert!(take("10.0.0.1").is_none());
@@ -103,7 +110,7 @@ mod tests {
     #[test]
     fn who_has_one_ipv6_address_has_its_neighbours() {
         let addresses = Addresses::new(1);
-        let take = |address: &str| addresses.take(address.parse().unwrap()).ok();
+        let take = |address: &str| addresses.take(address.parse().unwrap(), 1).ok();
         let _first = take("2001:db8::1");
         assert!(take("2001:db8::ffff:0:0:2").is_none());
         assert!(take("2001:db8:0:1::1").is_some());

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, COOKIE, HOST};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -32,7 +33,9 @@ use super::stream::{Raw, Stream};
 use super::tls;
 use super::upgrade::Upgrade;
 use super::wire::{Findings, MAX_LINES, Wire};
-use super::{Closed, Drain, Fault, Handler, Limit, Peer, Refused, Shared, begins, refuses};
+use super::{
+    Closed, Drain, Fault, Handler, Limit, Peer, Refused, Shared, begins, reaches, refuses,
+};
 use crate::config::{Http2Limits, Limits};
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -47,6 +50,10 @@ const MAX_SEND_BUFFER: usize = 256 * 1024;
 /// What is read at first to tell the protocol by; most requests fit, so that it is no extra read.
 const FIRST_READ: usize = 4096;
 
+/// How long a client whose connection was still taken has for the beginning of its request when no more are: it may be on
+/// its way, and it was not told of a drain.
+const LAST_FIRST_BYTE: Duration = Duration::from_secs(1);
+
 /// Serves a connection until it ends, one of the limits is over, or a drain has let it finish.
 pub(super) async fn serve<H: Handler>(
     raw: Raw,
@@ -56,7 +63,7 @@ pub(super) async fn serve<H: Handler>(
     handler: H,
     mut drain: Drain,
 ) {
-    let (limits, closed) = (&shared.limits, &shared.closed);
+    let (limits, closed) = (&shared.limits.load_full(), &shared.closed);
     let opening = Opening {
         limits,
         handshakes: &shared.handshakes,
@@ -82,9 +89,8 @@ pub(super) async fn serve<H: Handler>(
     };
     let begun = tokio::select! {
         biased;
-        // A client that has just come may have sent its request by now.
-        () = refuses(&mut drain) => return,
         begun = begun => begun,
+        () = async { refuses(&mut drain).await; sleep(LAST_FIRST_BYTE).await } => return,
     };
     let (stream, (is_http2, first)) = match begun {
         Ok(begun) => begun,
@@ -99,11 +105,11 @@ pub(super) async fn serve<H: Handler>(
     };
     let io = TokioIo::new(Socket::new(input, stream, Arc::clone(&activity)));
     let answer = {
-        let (activity, body_idle) = (Arc::clone(&activity), limits.body_idle);
+        let (activity, shared) = (Arc::clone(&activity), Arc::clone(&shared));
         move |request| {
             let context = Context {
                 peer: peer.clone(),
-                body_idle,
+                body_idle: shared.limits.load().body_idle,
                 activity: Arc::clone(&activity),
                 findings: findings.clone(),
             };
@@ -112,7 +118,7 @@ pub(super) async fn serve<H: Handler>(
     };
     let mut rules = Rules {
         activity: &activity,
-        limits,
+        limits: &shared.limits,
         closed,
         drain: &mut drain,
     };
@@ -200,7 +206,7 @@ fn answer<H: Handler>(
     } = context;
     Upgrade::offer(&mut request, &activity);
     let (request_half, response_half) = activity.begin(!request.body().is_end_stream());
-    let leaving = Arc::clone(&activity);
+    let connection = Arc::clone(&activity);
     let call = findings.as_ref().map(|findings| findings.call());
     // Over HTTP/1 the wire has counted them; h2 counts bytes alone.
     let fault = match call {
@@ -214,7 +220,7 @@ fn answer<H: Handler>(
             RequestBody::new(incoming, body_idle, activity, request_half, findings)
         }));
     async move {
-        let response = match fault {
+        let mut response = match fault {
             Some(fault) => {
                 drop(request);
                 handler.malformed(fault, peer)
@@ -224,7 +230,11 @@ fn answer<H: Handler>(
         let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         // The handler has had enough of this connection, whatever the client is still sending.
         if !is_tunnel && response.headers().contains_key(CONNECTION) {
-            leaving.leave_unread();
+            connection.leave_unread();
+        }
+        if connection.is_ending() && !is_tunnel {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
         }
         if let (Some(findings), Some((number, _))) = (&told, call) {
             findings.answered(number, is_tunnel);
@@ -273,9 +283,18 @@ fn http2_builder(streams: Streams, limits: &Http2Limits) -> http2::Builder<Strea
 /// What a connection must keep to.
 struct Rules<'a> {
     activity: &'a Activity,
-    limits: &'a Limits,
+    limits: &'a ArcSwap<Limits>,
     closed: &'a Closed,
     drain: &'a mut Drain,
+}
+
+/// What a connection was told of a drain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// By the answer to its next request, which is the last one.
+    WithItsNextAnswer,
+    Goodbye,
 }
 
 impl Rules<'_> {
@@ -284,17 +303,24 @@ impl Rules<'_> {
         let mut connection = pin!(connection);
         let mut look = pin!(sleep(Duration::ZERO));
         let mut ends_by = None;
-        let mut is_draining = false;
+        let mut told = Told::Nothing;
         loop {
             tokio::select! {
                 biased;
                 // What it ended with concerns nobody: the client has gone, or was answered by hyper.
                 _ = connection.as_mut() => return,
-                () = begins(self.drain), if !is_draining => {
-                    is_draining = true;
-                    say_goodbye(connection.as_mut());
+                () = next_word(self.drain, told), if told != Told::Goodbye => {
+                    // HTTP/2 says which requests were heard; over HTTP/1 a goodbye may cross with one.
+                    told = match told {
+                        Told::Nothing if !self.activity.is_http2() => Told::WithItsNextAnswer,
+                        _ => Told::Goodbye,
+                    };
+                    match told {
+                        Told::Goodbye => say_goodbye(connection.as_mut()),
+                        _ => self.activity.end(),
+                    }
                 }
-                () = look.as_mut() => match self.activity.judge(self.limits) {
+                () = look.as_mut() => match self.activity.judge(&self.limits.load()) {
                     Judgement::Fine(next) => look.as_mut().reset(Instant::now() + next),
                     Judgement::Stalled(limit) => return self.closed.count(limit),
                     Judgement::Close(limit) => {
@@ -302,7 +328,7 @@ impl Rules<'_> {
                         let ends_by = *ends_by.get_or_insert_with(|| {
                             self.closed.count(limit);
                             say_goodbye(connection.as_mut());
-                            now + self.limits.headers
+                            now + self.limits.load().headers
                         });
                         if ends_by <= now {
                             return;
@@ -312,5 +338,13 @@ impl Rules<'_> {
                 }
             }
         }
+    }
+}
+
+/// Waits until there is something to tell a connection about a drain.
+async fn next_word(drain: &mut Drain, told: Told) {
+    match told {
+        Told::Nothing => begins(drain).await,
+        _ => reaches(drain, |ending| ending.idle_until).await,
     }
 }

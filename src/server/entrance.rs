@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Limit;
+use super::budget::Budget;
 use super::proxy_header::{self, Told};
 use super::stream::{Raw, Stream};
 use super::tls::{self, HandshakeFailure, Tls, TlsFilesError};
@@ -76,7 +76,7 @@ impl Peer {
 pub(super) struct Opening<'a> {
     pub(super) limits: &'a Limits,
     /// Of all listeners together.
-    pub(super) handshakes: &'a Semaphore,
+    pub(super) handshakes: &'a Arc<Budget>,
 }
 
 /// Why a connection was not opened.
@@ -209,7 +209,7 @@ async fn encrypted(
     if !first.map_err(|_| silent(Limit::FirstByte))?? {
         return Err(NotOpened::Unfit);
     }
-    let Ok(_place) = handshakes.try_acquire() else {
+    let Some(_place) = handshakes.take(1) else {
         let why = "as many handshakes as may be are under way";
         tls.failed(client, HandshakeFailure::Overloaded, why);
         return Err(NotOpened::Unfit);

@@ -14,7 +14,7 @@ use super::stream::Transport;
 use crate::config::ListenAddress;
 
 /// Connections that the kernel holds until they are accepted; it cuts this down to its own limit.
-const BACKLOG: i32 = 1024;
+pub(super) const BACKLOG: i32 = 1024;
 
 /// A socket that listens.
 pub(super) enum Listening {
@@ -88,7 +88,7 @@ fn unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile::of(path)?;
     // Before it listens, nobody gets in.
-    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    permit(path, mode)?;
     socket.listen(BACKLOG)?;
     Ok((UnixListener::from_std(socket.into())?, file))
 }
@@ -116,6 +116,11 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         )),
         Err(kind) => Err(kind.into()),
     }
+}
+
+/// Gives the file of a socket these permissions.
+pub(super) fn permit(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 /// The file of a socket. It is removed with this, unless it is somebody else's by then.

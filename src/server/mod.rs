@@ -5,19 +5,22 @@
 //! connections there are and how long each may be silent, in every phase. Nothing in here knows of routes,
 //! keys or records; a [`Handler`] makes the answers.
 //!
-//! Reading order: [`Server::run`], `listening`, `connection`, `entrance` (what comes before HTTP: `proxy_header`, `tls`),
+//! Reading order: [`Server::run`], `listeners` (which there are), `listening`, `connection`, `entrance` (what comes before HTTP: `proxy_header`, `tls`),
 //! `stream` (what the bytes come through), `activity` (what a connection is doing, and for how long),
-//! `addresses`, `socket`, `wire` (what of HTTP/1 reaches hyper at all), `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its responses),
+//! `addresses`, `budget`, `socket`, `wire` (what of HTTP/1 reaches hyper at all), `frames` (how much of HTTP/2 that
+//! carries nothing), `flow` (whether an HTTP/2 client takes its responses),
 //! [`RequestBody`], [`Upgrade`], `refusal`.
 
 mod activity;
 mod addresses;
 mod body;
+mod budget;
 mod connection;
 mod entrance;
 mod flow;
 mod frames;
 mod inherited;
+mod listeners;
 mod listening;
 mod proxy_header;
 mod refusal;
@@ -38,18 +41,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{Limits, ListenAddress, ListenerConfig};
 
 pub use body::{BodyVerdict, RequestBody, RequestBodyError};
+pub use budget::{Budget, Held};
 pub use entrance::{Entrance, Peer, ProxyFailure};
 pub use inherited::Inherited;
+pub use listeners::{Listeners, Prepared};
 pub use tls::{Change, HandshakeFailure, Tls, TlsFilesError};
 pub use upgrade::Upgrade;
 pub use wire::{Fault, is_plain_host};
@@ -57,7 +62,8 @@ pub use wire::{Fault, is_plain_host};
 use addresses::{AddressPlace, Addresses, Crowded};
 use arc_swap::ArcSwap;
 use entrance::Opening;
-use listening::Listening;
+use listeners::Opened;
+use listening::{BACKLOG, Listening};
 use stream::{Raw, Transport};
 
 /// How long accepting rests when the process or the machine is out of something, such as file descriptors.
@@ -70,12 +76,14 @@ const MAX_REFUSALS: usize = 64;
 /// Says when to drain: `None` to serve, then how to end. What it says may be changed. A dropped sender never drains.
 pub type Drain = watch::Receiver<Option<Ending>>;
 
-/// How a server ends. Every connection is told at once that it ends (`Connection: close`, GOAWAY), and closed where it
-/// is idle.
+/// How a server ends. Every connection is told at once that it ends: by GOAWAY, which loses no request, or by
+/// `Connection: close` on its next answer, for an HTTP/1 connection that is closed may just have been sent a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ending {
     /// Until when new connections are taken: whoever sends them may not have heard yet.
     pub accepts_until: Instant,
+    /// When idle HTTP/1 connections are closed.
+    pub idle_until: Instant,
     /// When connections that have not ended are dropped.
     pub deadline: Instant,
 }
@@ -104,15 +112,9 @@ pub trait Handler: Clone + Send + Sync + 'static {
 
 /// Some sockets that listen.
 pub struct Server {
-    listeners: Vec<Listener>,
+    first: Vec<Opened>,
+    later: mpsc::Receiver<Vec<Opened>>,
     shared: Arc<Shared>,
-}
-
-/// One of them.
-struct Listener {
-    listening: Listening,
-    address: ListenAddress,
-    entrance: Arc<Entrance>,
 }
 
 /// Why a listener cannot begin.
@@ -147,9 +149,9 @@ pub struct Counters(Arc<Shared>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// Connections that are open now.
-    pub connections: usize,
+    pub connections: u64,
     /// `max_connections`.
-    pub limit: usize,
+    pub limit: u64,
     /// Connections that were served since the start.
     pub accepted: u64,
     /// Connections that were turned away since the start; in the order of [`Refused::ALL`].
@@ -215,9 +217,9 @@ impl Closed {
 
 /// What all connections share.
 struct Shared {
-    limits: Limits,
-    places: Arc<Semaphore>,
-    handshakes: Semaphore,
+    limits: ArcSwap<Limits>,
+    places: Arc<Budget>,
+    handshakes: Arc<Budget>,
     refusal_places: Arc<Semaphore>,
     addresses: Arc<Addresses>,
     refusal: ArcSwap<Bytes>,
@@ -232,7 +234,10 @@ impl Server {
     ///
     /// # Errors
     /// Where an address cannot be listened on, or certificates cannot be used.
-    pub fn bind(listeners: &[ListenerConfig], limits: &Limits) -> Result<Self, BindError> {
+    pub fn bind(
+        listeners: &[ListenerConfig],
+        limits: &Limits,
+    ) -> Result<(Self, Listeners), BindError> {
         Self::bind_or_take(listeners, limits, Inherited::default())
     }
 
@@ -243,37 +248,25 @@ impl Server {
     pub fn bind_or_take(
         listeners: &[ListenerConfig],
         limits: &Limits,
-        mut inherited: Inherited,
-    ) -> Result<Self, BindError> {
-        let max = limits.max_connections.min(Semaphore::MAX_PERMITS);
-        let listeners = listeners
-            .iter()
-            .map(|listener| Listener::begin(listener, &mut inherited))
-            .collect::<Result<_, _>>()?;
-        if let Some(address) = inherited.left() {
-            return Err(BindError {
-                address: address.clone(),
-                reason: BindFailure::Unwanted,
-            });
-        }
-        Ok(Self {
-            listeners,
+        inherited: Inherited,
+    ) -> Result<(Self, Listeners), BindError> {
+        let (listeners, first, later) = Listeners::open(listeners, inherited)?;
+        let server = Self {
+            first,
+            later,
             shared: Arc::new(Shared {
-                places: Arc::new(Semaphore::new(max)),
-                // Those who never get beyond it leave the other half to those who do, and to other listeners.
-                handshakes: Semaphore::new((max / 2).max(1)),
+                places: Budget::new(limits.max_connections as u64),
+                handshakes: Budget::new(max_handshakes(limits)),
                 refusal_places: Arc::new(Semaphore::new(MAX_REFUSALS)),
                 addresses: Addresses::new(limits.max_connections_per_address),
                 refusal: ArcSwap::from_pointee(refusal::message(b"")),
                 accepted: AtomicU64::new(0),
                 refused: Default::default(),
                 closed: Arc::default(),
-                limits: Limits {
-                    max_connections: max,
-                    ..limits.clone()
-                },
+                limits: ArcSwap::from_pointee(limits.clone()),
             }),
-        })
+        };
+        Ok((server, listeners))
     }
 
     /// Sets the body (`application/problem+json`) of the 503 that clients get where `max_connections` are open; it is
@@ -282,22 +275,6 @@ impl Server {
     pub fn when_full(self, problem: &[u8]) -> Self {
         self.counters().when_full(problem);
         self
-    }
-
-    /// The addresses that are listened on, in the order of [`Server::bind`], with the ports that the kernel chose.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<ListenAddress> {
-        let addresses = self.listeners.iter();
-        addresses.map(|listener| listener.address.clone()).collect()
-    }
-
-    /// What the listeners are like, in the order of [`Server::bind`].
-    #[must_use]
-    pub fn entrances(&self) -> Vec<Arc<Entrance>> {
-        let entrances = self.listeners.iter();
-        entrances
-            .map(|listener| Arc::clone(&listener.entrance))
-            .collect()
     }
 
     /// The counters, to be kept while the server runs.
@@ -311,20 +288,67 @@ impl Server {
     ///
     /// Where `max_connections` are open, a further one is accepted and, once it has sent something, told 503 and
     /// closed (GOAWAY where it speaks HTTP/2): a balancer then goes elsewhere at once, and a person sees why.
-    pub async fn run<H: Handler>(self, handler: H, drain: Drain) {
-        let shared = &self.shared;
-        join_all(self.listeners.into_iter().map(|listener| {
+    pub async fn run<H: Handler>(mut self, handler: H, mut drain: Drain) {
+        let mut doors = Doors {
+            shared: self.shared,
+            handler,
+            tasks: JoinSet::new(),
+            endings: Vec::new(),
+        };
+        doors.open(self.first);
+        drain.mark_changed();
+        let mut is_ending = false;
+        while !(is_ending && doors.tasks.is_empty()) {
+            tokio::select! {
+                biased;
+                Ok(()) = drain.changed() => {
+                    let ending = *drain.borrow_and_update();
+                    if ending.is_some() {
+                        is_ending = true;
+                        doors.end(ending);
+                    }
+                }
+                Some(opened) = self.later.recv(), if !is_ending => doors.open(opened),
+                Some(_) = doors.tasks.join_next() => {}
+                // Nobody is left who could ask for anything.
+                else => return,
+            }
+        }
+    }
+}
+
+/// All doors of a server.
+struct Doors<H> {
+    shared: Arc<Shared>,
+    handler: H,
+    tasks: JoinSet<()>,
+    /// By which they hear of the drain.
+    endings: Vec<watch::Sender<Option<Ending>>>,
+}
+
+impl<H: Handler> Doors<H> {
+    fn open(&mut self, opened: Vec<Opened>) {
+        // Those whose listener is gone have ended.
+        self.endings.retain(|ending| ending.receiver_count() > 0);
+        for opened in opened {
             let door = Door {
-                shared: Arc::clone(shared),
-                entrance: listener.entrance,
-                address: listener.address,
-                handler: handler.clone(),
-                drain: drain.clone(),
+                shared: Arc::clone(&self.shared),
+                entrance: opened.entrance,
+                address: opened.address,
+                is_passed: opened.is_passed,
+                handler: self.handler.clone(),
+                drain: opened.ending.subscribe(),
                 connections: JoinSet::new(),
             };
-            door.serve(listener.listening)
-        }))
-        .await;
+            self.endings.push(opened.ending);
+            self.tasks.spawn(door.serve(opened.listening));
+        }
+    }
+
+    fn end(&self, ending: Option<Ending>) {
+        for one in &self.endings {
+            one.send_replace(ending);
+        }
     }
 }
 
@@ -334,13 +358,23 @@ impl Counters {
         self.0.refusal.store(Arc::new(refusal::message(problem)));
     }
 
+    /// Changes what everything is bounded by: connections that come, and how long whatever begins may take.
+    pub fn set_limits(&self, limits: &Limits) {
+        let shared = &self.0;
+        shared.places.set_limit(limits.max_connections as u64);
+        shared.handshakes.set_limit(max_handshakes(limits));
+        shared
+            .addresses
+            .set_limit(limits.max_connections_per_address);
+        shared.limits.store(Arc::new(limits.clone()));
+    }
+
     /// What they are now.
     #[must_use]
     pub fn snapshot(&self) -> Stats {
-        let limit = self.0.limits.max_connections;
         Stats {
-            connections: limit - self.0.places.available_permits(),
-            limit,
+            connections: self.0.places.held(),
+            limit: self.0.places.limit(),
             accepted: self.0.accepted.load(Ordering::Relaxed),
             refused: self
                 .0
@@ -358,32 +392,18 @@ impl Counters {
     }
 }
 
-impl Listener {
-    fn begin(config: &ListenerConfig, inherited: &mut Inherited) -> Result<Self, BindError> {
-        let because = |reason| BindError {
-            address: config.address.clone(),
-            reason,
-        };
-        // Nobody is to connect where nobody can be served.
-        let entrance = Entrance::new(config).map_err(|error| because(error.into()))?;
-        let (listening, address) = match inherited.take(&config.address) {
-            Some((address, passed)) => Listening::take(passed).map(|taken| (taken, address)),
-            None => Listening::begin(&config.address, config.mode),
-        }
-        .map_err(|error| because(error.into()))?;
-        Ok(Self {
-            listening,
-            address,
-            entrance: Arc::new(entrance),
-        })
-    }
+/// Those who never get beyond it leave the other half to those who do, and to other listeners.
+fn max_handshakes(limits: &Limits) -> u64 {
+    (limits.max_connections as u64 / 2).max(1)
 }
 
 /// One listening socket with the connections that came through it.
 struct Door<H> {
     shared: Arc<Shared>,
-    entrance: Arc<Entrance>,
+    entrance: Arc<ArcSwap<Entrance>>,
     address: ListenAddress,
+    /// Whether somebody else keeps the socket open.
+    is_passed: bool,
     handler: H,
     drain: Drain,
     connections: JoinSet<()>,
@@ -399,6 +419,16 @@ impl<H: Handler> Door<H> {
                 (socket, addr) = accept(&listener) => self.admit(socket, addr),
             }
         }
+        if !self.is_passed {
+            // They are connected already, and the kernel would reset them.
+            for _ in 0..BACKLOG {
+                match listener.accept().now_or_never() {
+                    Some(Ok((socket, addr))) => self.admit(socket, addr),
+                    Some(Err(error)) if concerns_one_connection(&error) => {}
+                    _ => break,
+                }
+            }
+        }
         drop(listener);
         self.wait_for_connections().await;
     }
@@ -412,13 +442,13 @@ impl<H: Handler> Door<H> {
             return; // It has gone already.
         };
         let (shared, raw) = (Arc::clone(&self.shared), Raw::new(socket));
-        let peer = self.entrance.peer(addr, local);
+        let peer = self.entrance.load_full().peer(addr, local);
         let admitted = match shared.addresses.place(&peer) {
             Err(Crowded) => Err(Refused::Address),
-            Ok(of_address) => Arc::clone(&shared.places)
-                .try_acquire_owned()
-                .map(|place| (place, of_address))
-                .map_err(|_| Refused::Full),
+            Ok(of_address) => match shared.places.take(1) {
+                Some(place) => Ok((place, of_address)),
+                None => Err(Refused::Full),
+            },
         };
         let refused = match admitted {
             Ok((place, of_address)) => return self.serve_one(raw, peer, place, of_address),
@@ -428,7 +458,7 @@ impl<H: Handler> Door<H> {
         if let Ok(place) = Arc::clone(&shared.refusal_places).try_acquire_owned() {
             self.connections.spawn(async move {
                 let opening = Opening {
-                    limits: &shared.limits,
+                    limits: &shared.limits.load_full(),
                     handshakes: &shared.handshakes,
                 };
                 refusal::refuse(raw, peer, opening, &shared.refusal.load_full()).await;
@@ -437,13 +467,7 @@ impl<H: Handler> Door<H> {
         }
     }
 
-    fn serve_one(
-        &mut self,
-        raw: Raw,
-        peer: Peer,
-        place: OwnedSemaphorePermit,
-        of_address: Option<AddressPlace>,
-    ) {
+    fn serve_one(&mut self, raw: Raw, peer: Peer, place: Held, of_address: Option<AddressPlace>) {
         let shared = Arc::clone(&self.shared);
         shared.accepted.fetch_add(1, Ordering::Relaxed);
         let (handler, drain) = (self.handler.clone(), self.drain.clone());
@@ -476,13 +500,18 @@ async fn begins(drain: &mut Drain) {
 
 /// Waits until no new connections are taken any more.
 async fn refuses(drain: &mut Drain) {
+    reaches(drain, |ending| ending.accepts_until).await;
+}
+
+/// Waits until this moment of the ending.
+async fn reaches(drain: &mut Drain, moment: impl Fn(&Ending) -> Instant) {
     loop {
         begins(drain).await;
-        let Some(Ending { accepts_until, .. }) = *drain.borrow_and_update() else {
+        let Some(moment) = drain.borrow_and_update().as_ref().map(&moment) else {
             continue;
         };
         tokio::select! {
-            () = sleep_until(accepts_until) => return,
+            () = sleep_until(moment) => return,
             Ok(()) = drain.changed() => {}
         }
     }

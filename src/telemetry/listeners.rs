@@ -65,6 +65,11 @@ impl ListenerMetrics {
         }
     }
 
+    /// Nothing more is said of when this certificate ends.
+    pub fn forget_expiry(&self, listener: &str, certificate: &str) {
+        self.expiries.forget(&[listener, certificate]);
+    }
+
     /// Mirrors: the connections closed on a listener that requires a PROXY header.
     #[must_use]
     pub fn proxy_protocol(&self, listener: &str) -> PerLabel<ProxyRefused, MirroredCounter> {

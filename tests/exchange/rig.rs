@@ -74,12 +74,12 @@ impl Rig {
             access_log: telemetry::AccessLog::off(),
         });
         let any_port = ListenerConfig::plain(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let server = Server::bind(&[any_port], &config.limits).expect("a free port");
+        let (server, listeners) = Server::bind(&[any_port], &config.limits).expect("a free port");
         let (drain, draining) = watch::channel(None);
         Self {
             store,
             gateway: gateway.clone(),
-            address: server.addresses()[0].tcp().expect("a port"),
+            address: listeners.addresses()[0].tcp().expect("a port"),
             metrics,
             counters: server.counters(),
             server: tokio::spawn(server.run(gateway, draining)),

@@ -1,5 +1,6 @@
 //! HTTP/2 clients that answer pings and settings, as hyper's does by itself, and take little of their responses.
 
+use futures_util::future::join_all;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::Builder;
 

@@ -149,12 +149,11 @@ fn start(limits: &Limits) -> Running {
 }
 
 fn start_at(listener: &ListenerConfig, limits: &Limits) -> Running {
-    let server = Server::bind(std::slice::from_ref(listener), limits)
-        .unwrap()
-        .when_full(b"{\"title\":\"full\"}");
+    let (server, listeners) = Server::bind(std::slice::from_ref(listener), limits).unwrap();
+    let server = server.when_full(b"{\"title\":\"full\"}");
     let (drain, drained) = watch::channel(None);
-    let (address, counters) = (server.addresses()[0].tcp(), server.counters());
-    let entrance = Arc::clone(&server.entrances()[0]);
+    let (address, counters) = (listeners.addresses()[0].tcp(), server.counters());
+    let entrance = Arc::clone(&listeners.entrances()[0]);
     let paths = Paths::default();
     Running {
         address: address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
@@ -175,6 +174,7 @@ impl Running {
         let now = Instant::now();
         self.drain.send_replace(Some(Ending {
             accepts_until: now,
+            idle_until: now,
             deadline: now + time,
         }));
     }
