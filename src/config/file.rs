@@ -19,8 +19,8 @@ use super::setting::{Definition, Form, Value, Written, joined, section, table_sc
 use super::value::{Label, Named, Partly};
 use super::words::{
     AfterExpiryWord, BaseUrl, BodyWord, Challenge, Dialect, HostName, KeyAgeWord, KeyWord,
-    ModeWord, OnStoreDownWord, OnUnknownWord, Profile, ReloadWord, ScopeWord, StatusWord,
-    UnknownStatus,
+    ModeWord, OnStoreDownWord, OnUnknownWord, OriginWord, Profile, ReloadWord, ScopeWord,
+    StatusWord, UnknownStatus,
 };
 use super::{StoreLocation, UpstreamEndpoint};
 use crate::identity::{JsonPointer, KeyFormat};
@@ -344,6 +344,7 @@ section! {
         /// The `WWW-Authenticate` of a request that is refused for want of a scope.
         challenge: Challenge = "Bearer",
         fingerprint: FingerprintFile = {},
+        cors: CorsFile = {},
         /// How long a duplicate waits for the first; with 0s it is answered with 409 at once.
         wait: Duration = "0s",
         /// How long a claim is good for without a sign of life of the gateway that holds it. Never less than twice
@@ -384,6 +385,28 @@ section! {
         /// The largest response body that is recorded. A larger one passes, and duplicates are told that it was
         /// not stored.
         max_response_body: Positive<Size> = "1MiB",
+    }
+    later {}
+}
+
+section! {
+    /// Which pages of other origins may call the route from a browser, and read its answers, refusals and replays (CORS).
+    CorsFile {
+        /// The origins, as browsers write them: `https://shop.example.com`, `https://*.example.com` for one label more, or `*`
+        /// alone for all. Where it is empty the gateway says nothing about origins, and what the upstream says passes as it is.
+        /// Elsewhere the gateway answers preflights, and what it says takes the place of what the upstream says
+        /// (`Access-Control-*`).
+        origins: Vec<OriginWord> = [],
+        /// Whether pages may send cookies and client certificates along.
+        credentials: bool = false,
+        /// More request headers that pages may set, besides `Content-Type`, `Authorization`, and those that the route has in
+        /// `key`, `scope` and `fingerprint.headers`.
+        headers: Vec<HeaderName> = [],
+        /// More response headers that pages may read, besides `Idempotency-Status`, `Idempotent-Replayed`, `Location`,
+        /// `Retry-After`, `WWW-Authenticate`, and those that every page may read, such as `Content-Type`.
+        expose: Vec<HeaderName> = [],
+        /// For how long a browser remembers that a page may call the route. Browsers have bounds of their own.
+        max_age: Duration = "10m",
     }
     later {}
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use http::HeaderName;
 
+use super::cors;
 use super::edge;
 use super::endpoint;
 use super::file::{
@@ -301,7 +302,7 @@ fn upstream(name: &str, file: &UpstreamFile, findings: &mut Findings) -> Option<
     })
 }
 
-fn repeated<T: PartialEq>(items: &[T]) -> Option<&T> {
+pub(super) fn repeated<T: PartialEq>(items: &[T]) -> Option<&T> {
     items
         .iter()
         .enumerate()
@@ -360,6 +361,7 @@ fn route(file: &RouteFile, config: &ConfigFile, findings: &mut Findings) -> Opti
         let message = format!("there is no upstream `{name}`; {advice}");
         findings.whole(&file.upstream.place, message);
     }
+    let cors = cors::cors(file, findings);
     let mode = mode(file, findings);
     let Label(name) = name?;
     Some(Route {
@@ -376,6 +378,7 @@ fn route(file: &RouteFile, config: &ConfigFile, findings: &mut Findings) -> Opti
         },
         upstream: upstream?.0,
         response_timeout: file.response_timeout.get()?.0,
+        cors: cors?,
         mode: mode?,
     })
 }

@@ -4,6 +4,7 @@
 //! Reading order: [`Config::load`], then `file`, where every setting is defined, then `lower`.
 
 mod certificates;
+mod cors;
 mod document;
 mod edge;
 mod effective;

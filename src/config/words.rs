@@ -13,7 +13,7 @@ use super::value::{Scalar, Text};
 use super::{RedisConfig, StoreLocation};
 use crate::identity::{BodyRule, JsonPointer, KeyFormat};
 use crate::protocol::StatusSet;
-use crate::route::PathPattern;
+use crate::route::{OriginPattern, PathPattern};
 
 choice!(Profile { Sidecar = "sidecar", Edge = "edge" } later {});
 choice!(ModeWord { Enforce = "enforce", Observe = "observe", Pass = "pass" } later {});
@@ -175,6 +175,49 @@ impl Text for HostName {
 
     fn kind() -> String {
         "a host without port, such as \"api.example.com\"".to_owned()
+    }
+}
+
+/// Whose pages may call a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum OriginWord {
+    Any,
+    One(OriginPattern),
+}
+
+impl Text for OriginWord {
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "*" => Ok(Self::Any),
+            text => text
+                .parse()
+                .map(Self::One)
+                .map_err(|wrong| format!("{} is no origin: {wrong}", quoted(text))),
+        }
+    }
+
+    fn meant(text: &str) -> Option<String> {
+        let text = text.trim().to_ascii_lowercase();
+        let (scheme, rest) = text.split_once("://").unwrap_or(("https", &text));
+        let host = rest.split(['/', '?', '#']).next()?;
+        let own_port = match scheme {
+            "http" => ":80",
+            "https" => ":443",
+            _ => "",
+        };
+        let host = host.strip_suffix(own_port).unwrap_or(host);
+        // A word that is no name at all was hardly meant for one.
+        let is_named = host.contains('.') || host.starts_with("localhost");
+        is_named.then(|| format!("{scheme}://{}", host.trim_end_matches('.')))
+    }
+
+    fn kind() -> String {
+        "an origin such as \"https://shop.example.com\" or \"https://*.example.com\", or \"*\""
+            .to_owned()
+    }
+
+    fn restrict(schema: &mut Json) {
+        schema["pattern"] = json!("^(\\*|[a-z][a-z0-9+.-]*://[^/?#@]+)$");
     }
 }
 

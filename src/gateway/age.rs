@@ -3,6 +3,8 @@
 //! A key that carries its time needs no record to be known as too old. Where it may be that its record was forgotten it
 //! is only looked for, never claimed.
 
+use std::sync::Arc;
+
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde::Serialize;
@@ -14,7 +16,7 @@ use super::ledger::Ledger;
 use super::problem::Problem;
 use crate::identity::{ISSUED_RANDOM_LEN, Identifier, Key, KeyFormat};
 use crate::protocol::Timestamp;
-use crate::route::{KeyAge, Policy, Standing, Table};
+use crate::route::{Cors, KeyAge, Policy, Standing, Table};
 use crate::store::StoreError;
 use crate::telemetry::Unrouted;
 
@@ -49,6 +51,8 @@ pub async fn standing(
 pub struct Issuer {
     /// How long the shortest-lived of them may still be used for the first time.
     fresh_for_s: Option<u64>,
+    /// Who may ask for keys from a page: whoever may use them on some route.
+    cors: Vec<Arc<Cors>>,
 }
 
 /// What a client gets.
@@ -63,15 +67,27 @@ impl Issuer {
     /// `None` where no route takes issued keys.
     #[must_use]
     pub fn new(routes: &Table) -> Option<Self> {
-        let policies = routes.routes().iter().filter_map(|route| route.policy());
-        let mut policies = policies
-            .filter(|policy| matches!(policy.key_format, KeyFormat::Issued))
-            .peekable();
-        policies.peek()?;
-        let fresh_for = policies.filter_map(Policy::fresh_for).min();
+        let takes_issued = |policy: &&Policy| matches!(policy.key_format, KeyFormat::Issued);
+        let takers = || {
+            let routes = routes.routes().iter();
+            routes.filter_map(|route| Some((route, route.policy().filter(takes_issued)?)))
+        };
+        takers().next()?;
+        let fresh_for = takers().filter_map(|(_, policy)| policy.fresh_for()).min();
         Some(Self {
             fresh_for_s: fresh_for.map(|span| span.as_secs()),
+            cors: takers()
+                .filter_map(|(route, _)| route.cors.clone())
+                .collect(),
         })
+    }
+
+    /// What a page of this origin is told of keys: what it is told of a route where it may use them.
+    #[must_use]
+    pub fn cors(&self, origin: Option<&HeaderValue>) -> Option<&Cors> {
+        let mut routes = self.cors.iter();
+        let allowing = routes.find(|cors| cors.origins.allow(origin).is_some());
+        allowing.or(self.cors.first()).map(Arc::as_ref)
     }
 
     /// Whether a request asks for a key.

@@ -270,7 +270,7 @@ fn is_ordinary(outcome: &Outcome, sent: &Sent) -> bool {
                 | Decision::Joined
                 | Decision::Unkeyed
                 | Decision::Observed
-        ) | Became::Unrouted(Unrouted::KeyIssued)
+        ) | Became::Unrouted(Unrouted::KeyIssued | Unrouted::Preflight)
     );
     let is_error = sent.status.is_none_or(|status| status.is_server_error());
     is_usual && !is_error && sent.problem.is_none() && sent.end == End::Whole

@@ -313,7 +313,8 @@ fn is_for_heads(name: &HeaderName) -> bool {
     )
 }
 
-fn remove_prefixed(headers: &mut HeaderMap, prefix: &str) {
+/// Removes the lines whose names begin so; in lower case.
+pub fn remove_prefixed(headers: &mut HeaderMap, prefix: &str) {
     remove_all(headers, |name| name.as_str().starts_with(prefix));
 }
 

@@ -10,12 +10,14 @@
 //! Reading order: [`Gateway::handle`], then `protect`, `exchange`, `attempt`, `dispatch`. `ledger` is how the store
 //! is asked, `lease` keeps a claim alive, `waiters`, `foreign` and `replay` answer duplicates, `resend` lets one of them
 //! dispatch what nobody knows the outcome of, `probe` asks the upstream about it at the `pace` that it bears, `age` knows keys
-//! that are too old, `problem` words refusals, `grpc` knows what the statuses of gRPC say, and words them for its clients.
+//! that are too old, `problem` words refusals, `grpc` knows what the statuses of gRPC say, and words them for its clients,
+//! `cors` lets pages of other origins read it all.
 //! Nothing in here opens a socket or a file.
 
 mod age;
 mod attempt;
 mod body;
+mod cors;
 mod course;
 mod detach;
 mod dispatch;
@@ -52,8 +54,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use http::header::{CONNECTION, HOST};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
-use tokio::sync::Semaphore;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -69,6 +71,8 @@ use crate::upstream::Upstream;
 pub use body::Body;
 
 use age::Issuer;
+use body::Budget;
+use cors::Called;
 use entry::{Entry, Sending};
 use foreign::Foreign;
 use headers::Taker;
@@ -339,7 +343,13 @@ impl Shared {
         if let Some((issuer, identifier)) = &shared.issuer
             && issuer.is_asked(request.method(), request.uri().path())
         {
-            return issuer.issued(shared, identifier, &entry).boxed().await;
+            let cors = issuer.cors(cors::origin(request.headers()));
+            let called = cors.map(|cors| Called::new(cors, request.headers()));
+            let mut response = issuer.issued(shared, identifier, &entry).boxed().await;
+            if let Some(called) = called {
+                called.tell(response.headers_mut());
+            }
+            return response;
         }
         let host = request.uri().authority().map_or_else(
             || {
@@ -350,44 +360,76 @@ impl Shared {
             },
             |authority| Some(authority.as_str()),
         );
+        if let Some(method) = cors::preflighted(&request)
+            && let Some(response) = shared.preflight(&method, host, &request, &entry)
+        {
+            return response;
+        }
         let found = shared
             .routes
             .find(request.method(), host, request.uri().path());
-        match found {
+        let (index, route, policy) = match found {
             Found::NotFound => {
                 shared.metrics.unrouted.inc(Unrouted::NoRoute);
                 entry.unrouted(Unrouted::NoRoute);
-                shared.refusal(Problem::NoRoute).unrouted()
+                return shared.refusal(Problem::NoRoute).unrouted();
             }
             Found::Ambiguous => {
                 let detail = "The path could be read as another route's.";
-                shared.malformed(&entry, detail, request.version())
+                return shared.malformed(&entry, detail, request.version());
             }
             Found::Route {
                 index,
-                policy: None,
-                ..
-            } => {
-                let lane = &shared.lanes[index];
-                let tally = Tally::new(Arc::clone(lane), entry);
-                pass::untouched(shared, lane, tally, request, peer).await
-            }
-            Found::Route { index, route, .. } if matches!(route.mode, Mode::Observe(_)) => {
-                let lane = &shared.lanes[index];
-                let tally = Tally::new(Arc::clone(lane), entry);
+                route,
+                policy,
+            } => (index, route, policy),
+        };
+        let lane = &shared.lanes[index];
+        let tally = Tally::new(Arc::clone(lane), entry);
+        let cors = route.cors.as_deref();
+        let called = cors.map(|cors| Called::new(cors, request.headers()));
+        let mut response = match (policy, &route.mode) {
+            (None, _) => pass::untouched(shared, lane, tally, request, peer).await,
+            (Some(_), Mode::Observe(_)) => {
                 observe::observed(shared, lane, tally, request, peer)
                     .boxed()
                     .await
             }
-            Found::Route { index, .. } => {
-                let lane = &shared.lanes[index];
-                let tally = Tally::new(Arc::clone(lane), entry);
-                // Boxed, so that what passes needs no room for what is protected.
+            // Boxed, so that what passes needs no room for what is protected.
+            (Some(_), _) => {
                 protect::protected(shared, lane, tally, request, peer)
                     .boxed()
                     .await
             }
+        };
+        if let Some(called) = called {
+            called.tell(response.headers_mut());
         }
+        response
+    }
+
+    /// Answers a browser that asks whether a page may use this method here, where the route that would have such a request
+    /// says who may call it. It is no request on that route: nothing is claimed, sent or counted there.
+    fn preflight<B>(
+        &self,
+        method: &Method,
+        host: Option<&str>,
+        request: &Request<B>,
+        entry: &Entry,
+    ) -> Option<Response<Body>> {
+        let (headers, path) = (request.headers(), request.uri().path());
+        let issuer = self.issuer.as_ref().map(|(issuer, _)| issuer);
+        let cors = match issuer.filter(|issuer| issuer.is_asked(method, path)) {
+            Some(issuer) => issuer.cors(cors::origin(headers))?,
+            None => match self.routes.find(method, host, path) {
+                Found::Route { route, .. } => route.cors.as_deref()?,
+                Found::NotFound | Found::Ambiguous => return None,
+            },
+        };
+        let response = cors::preflight(cors, method, headers);
+        self.metrics.unrouted.inc(Unrouted::Preflight);
+        entry.unrouted(Unrouted::Preflight);
+        Some(response)
     }
 }
 

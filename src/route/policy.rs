@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::identity::{FingerprintRules, KeyFormat, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, Retention, Timestamp};
-use crate::route::{Matcher, Probe};
+use crate::route::{Cors, Matcher, Probe};
 
 /// One route, ready for use.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct Route {
     pub upstream: String,
     /// From dispatch to the response's last byte on a protected route, to the end of its head elsewhere.
     pub response_timeout: Duration,
+    /// Which pages of other origins may call it; `None`: the upstream says so, or nobody.
+    pub cors: Option<Arc<Cors>>,
     /// What is done with its requests.
     pub mode: Mode,
 }

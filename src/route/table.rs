@@ -175,6 +175,7 @@ pub(super) mod tests {
             },
             upstream: "upstream".to_owned(),
             response_timeout: Duration::from_secs(1),
+            cors: None,
             mode,
         }
     }

@@ -208,6 +208,8 @@ label! {
         BadRequest = "bad_request",
         /// The client left before its request was whole.
         Abandoned = "abandoned",
+        /// It was a browser's question whether a page may call a route, and was answered (204).
+        Preflight = "preflight",
         /// It asked for a key and got one (201).
         KeyIssued = "key_issued",
         /// It asked for a key, and the store did not say what time it is (503).

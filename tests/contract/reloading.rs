@@ -14,7 +14,7 @@ async fn reloads(gateway: &Gateway, result: &str) -> Option<f64> {
     metrics.value("oncegate_config_reloads_total", &[("result", result)])
 }
 
-async fn reloaded(gateway: &Gateway, result: &str, times: f64) {
+pub async fn reloaded(gateway: &Gateway, result: &str, times: f64) {
     until("the configuration to be read again", || async {
         (reloads(gateway, result).await == Some(times)).then_some(())
     })
