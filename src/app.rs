@@ -35,6 +35,7 @@ use crate::store::{
     SealingKey, Store, Time, system_clock,
 };
 use crate::telemetry::log::Log;
+use crate::telemetry::spans::Spans;
 use crate::telemetry::{AccessLog, AuditLog, ConnectionRefused, LimitOver, Metrics, StoreHealth};
 use crate::upstream::Upstream;
 
@@ -141,6 +142,7 @@ pub async fn run(loaded: Loaded, file: Option<&Path>, log: &Log) -> Result<(), E
 struct Running {
     gateway: Gateway,
     store: Arc<dyn Store>,
+    spans: Spans,
     drain_timeout: Duration,
     drain_delay: Duration,
     draining: watch::Sender<Option<Ending>>,
@@ -162,6 +164,7 @@ impl Running {
             digest,
             ..
         } = loaded;
+        let spans = Spans::from_env();
         let inherited = Inherited::from_env().map_err(Error::Inherited)?;
         let (store, id_key) = open(&config.store).await?;
         let store = sealed(store, &config.store.encryption_keys);
@@ -185,6 +188,7 @@ impl Running {
             problem_base: config.problem_base,
             metrics: Arc::clone(&metrics),
             access_log: AccessLog::new(config.access_log, log),
+            spans: spans.clone(),
         });
         let server = Server::bind_or_take(&config.listeners, &config.limits, inherited)?
             .when_full(&gateway.refusal_when_full());
@@ -246,6 +250,7 @@ impl Running {
         Ok(Self {
             gateway,
             store,
+            spans,
             drain_timeout: config.drain_timeout,
             drain_delay: config.drain_delay,
             draining,
@@ -283,6 +288,7 @@ impl Running {
             }
         }
         self.store.close().await;
+        self.spans.finish().await;
     }
 }
 

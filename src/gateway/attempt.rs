@@ -20,7 +20,7 @@ use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
 use crate::protocol::{Answer, Cause, Op, Outcome, Owner, Response, Unknown, Verdict};
 use crate::store::NotDone;
-use crate::telemetry::{Decision, Hold, Label, LateAnswer, UpstreamError};
+use crate::telemetry::{Decision, Hold, Label, LateAnswer, StoreOp, UpstreamError};
 use crate::upstream::{Gate, SendErrorKind};
 
 /// How many pieces of a response wait for a slow client before the upstream is not read any more.
@@ -172,7 +172,7 @@ impl Attempt {
     }
 
     /// What the status says about the operation: the op that records it, and what the client hears of that.
-    fn judged(&self, status: u16, answer: Answer, recorded: Decision) -> (Op, Told) {
+    fn judged(&mut self, status: u16, answer: Answer, recorded: Decision) -> (Op, Told) {
         let policy = self.subject.policy();
         match policy.outcomes.classify(status, self.prior.is_some()) {
             Outcome::Record => (
@@ -247,6 +247,11 @@ impl Attempt {
         let late = work
             .filter(|_| is_timeout)
             .and_then(|work| Some((work, self.shared.late_place()?)));
+        if late.is_some()
+            && let Some(span) = self.course.span()
+        {
+            span.late();
+        }
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
         let op = self.unknown(cause);
         let refusal = shared.refused(&subject, problem);
@@ -324,12 +329,12 @@ impl Attempt {
         answer: impl FnOnce(Decision) -> http::Response<Body>,
     ) {
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
-        let asked = Instant::now();
+        let (asked, label) = (Instant::now(), StoreOp::from(&op));
         let insist = shared.ledger.insist(subject.id, op);
         let mut insist = Box::pin(self.keeper.settling(insist));
         let verdict = timeout(subject.policy().record_timeout, &mut insist).await;
         if let Some((_, tally)) = &mut self.client {
-            tally.asked_store(asked.elapsed());
+            tally.asked_store(label, asked.elapsed());
         }
         let Ok(verdict) = verdict else {
             let _pending = shared.metrics.recordings_pending.hold();
@@ -433,7 +438,13 @@ impl Attempt {
         }
     }
 
-    fn count_unknown(&self, cause: Cause) {
+    fn count_unknown(&mut self, cause: Cause) {
+        if let Some((_, tally)) = &mut self.client {
+            tally.unknown(cause);
+        }
+        if let Some(span) = self.course.span() {
+            span.failed(cause.name());
+        }
         tracing::warn!(
             key_ref = %self.subject.key_ref(), route = self.subject.route(), cause = cause.name(),
             "the outcome is unknown",
