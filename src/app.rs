@@ -35,6 +35,7 @@ use crate::store::{
     SealingKey, Store, Time, system_clock,
 };
 use crate::telemetry::log::Log;
+use crate::telemetry::spans::Spans;
 use crate::telemetry::{AccessLog, AuditLog, ConnectionRefused, LimitOver, Metrics, StoreHealth};
 use crate::upstream::Upstream;
 
@@ -142,6 +143,7 @@ struct Running {
     gateway: Gateway,
     store: Arc<dyn Store>,
     drained: Drained,
+    spans: Spans,
     draining: watch::Sender<Option<Ending>>,
     server: JoinHandle<()>,
 }
@@ -161,6 +163,7 @@ impl Running {
             digest,
             ..
         } = loaded;
+        let spans = Spans::from_env();
         let inherited = Inherited::from_env().map_err(Error::Inherited)?;
         let (store, id_key) = open(&config.store).await?;
         let store = sealed(store, &config.store.encryption_keys);
@@ -184,6 +187,7 @@ impl Running {
             problem_base: config.problem_base,
             metrics: Arc::clone(&metrics),
             access_log: AccessLog::new(config.access_log, log),
+            spans: spans.clone(),
         });
         let (server, listeners) =
             Server::bind_or_take(&config.listeners, &config.limits, inherited)?;
@@ -254,6 +258,7 @@ impl Running {
             gateway,
             store,
             drained,
+            spans,
             draining,
             server,
         })
@@ -290,6 +295,7 @@ impl Running {
             }
         }
         self.store.close().await;
+        self.spans.finish().await;
     }
 }
 

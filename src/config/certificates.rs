@@ -320,7 +320,11 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     })
 }
 
-pub(super) fn authorities(pem: &[u8]) -> Result<Arc<RootCertStore>, String> {
+/// The authorities whose certificates the text holds, in PEM.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn authorities(pem: &[u8]) -> Result<Arc<RootCertStore>, String> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(pem)? {
         let added = store.add(certificate);
@@ -330,6 +334,15 @@ pub(super) fn authorities(pem: &[u8]) -> Result<Arc<RootCertStore>, String> {
         })?;
     }
     Ok(Arc::new(store))
+}
+
+/// The authorities that this system trusts; none where it has none.
+#[must_use]
+pub fn system_authorities() -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    // Some that cannot be read, or have a form of long ago, are no loss where there are others.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    Arc::new(roots)
 }
 
 /// The hosts that a certificate names, and whether it names addresses.

@@ -235,16 +235,14 @@ fn authorities(
 }
 
 fn system_roots(endpoints: &Place, findings: &mut Findings) -> Option<Arc<RootCertStore>> {
-    let mut roots = RootCertStore::empty();
-    // Some that cannot be read, or have a form of long ago, are no loss where there are others.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let roots = certificates::system_authorities();
     if roots.is_empty() {
         let message = "has `https://`, and this system has no root certificates that could be read; install them, or \
                        set `tls.roots`";
         findings.whole(endpoints, message.to_owned());
         return None;
     }
-    Some(Arc::new(roots))
+    Some(roots)
 }
 
 fn client(file: &UpstreamTlsFile, findings: &mut Findings) -> Option<Option<Arc<CertifiedKey>>> {

@@ -41,7 +41,8 @@ use crate::identity::ScopeSource;
 use crate::route::{Mode, Route};
 
 pub use self::certificates::{
-    Certificate, Certificates, ClientAuth, TlsConfig, TlsFault, TlsFiles, trouble as tls_trouble,
+    Certificate, Certificates, ClientAuth, TlsConfig, TlsFault, TlsFiles, authorities,
+    system_authorities, trouble as tls_trouble,
 };
 pub use self::effective::Effective;
 pub use self::endpoint::{UpstreamEndpoint, UpstreamTls};

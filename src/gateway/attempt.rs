@@ -20,7 +20,7 @@ use super::subject::{Subject, Tally};
 use super::waiters::Ticket;
 use crate::protocol::{Answer, Cause, Op, Outcome, Owner, Response, Unknown, Verdict};
 use crate::store::NotDone;
-use crate::telemetry::{Decision, Hold, Label, LateAnswer, UpstreamError};
+use crate::telemetry::{Decision, Hold, Label, LateAnswer, StoreOp, UpstreamError};
 use crate::upstream::{Gate, SendErrorKind};
 
 /// How many pieces of a response wait for a slow client before the upstream is not read any more.
@@ -174,14 +174,10 @@ impl Attempt {
     }
 
     /// What the answer says about the operation: the op that records it, and what the client hears of that.
-    fn judged(&self, says: Says, answer: Answer, recorded: Decision) -> (Op, Told) {
-        let unknown = |cause| {
-            self.count_unknown(cause);
-            (self.unknown(cause), Told::always(Decision::Unknown))
-        };
+    fn judged(&mut self, says: Says, answer: Answer, recorded: Decision) -> (Op, Told) {
         let status = match says {
             Says::Status(status) => status,
-            Says::Nothing(cause) => return unknown(cause),
+            Says::Nothing(cause) => return self.judged_unknown(cause),
         };
         let policy = self.subject.policy();
         match policy.outcomes.classify(status, self.prior.is_some()) {
@@ -199,8 +195,13 @@ impl Attempt {
                     otherwise: Decision::Unrecorded,
                 },
             ),
-            Outcome::Unknown => unknown(Cause::Status(status)),
+            Outcome::Unknown => self.judged_unknown(Cause::Status(status)),
         }
+    }
+
+    fn judged_unknown(&mut self, cause: Cause) -> (Op, Told) {
+        self.count_unknown(cause);
+        (self.unknown(cause), Told::always(Decision::Unknown))
     }
 
     /// Nothing was sent and nothing will be: the key is free again, or the attempt before this one is what counts.
@@ -251,6 +252,11 @@ impl Attempt {
         let late = work
             .filter(|_| is_timeout)
             .and_then(|work| Some((work, self.shared.late_place()?)));
+        if late.is_some()
+            && let Some(span) = self.course.span()
+        {
+            span.late();
+        }
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
         let op = self.unknown(cause);
         let refusal = shared.refused(&subject, problem);
@@ -335,12 +341,12 @@ impl Attempt {
         answer: impl FnOnce(Decision) -> http::Response<Body>,
     ) {
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
-        let asked = Instant::now();
+        let (asked, label) = (Instant::now(), StoreOp::from(&op));
         let insist = shared.ledger.insist(subject.id, op);
         let mut insist = Box::pin(self.keeper.settling(insist));
         let verdict = timeout(subject.policy().record_timeout, &mut insist).await;
         if let Some((_, tally)) = &mut self.client {
-            tally.asked_store(asked.elapsed());
+            tally.asked_store(label, asked.elapsed());
         }
         let Ok(verdict) = verdict else {
             let _pending = shared.metrics.recordings_pending.hold();
@@ -444,7 +450,13 @@ impl Attempt {
         }
     }
 
-    fn count_unknown(&self, cause: Cause) {
+    fn count_unknown(&mut self, cause: Cause) {
+        if let Some((_, tally)) = &mut self.client {
+            tally.unknown(cause);
+        }
+        if let Some(span) = self.course.span() {
+            span.failed(cause.name());
+        }
         tracing::warn!(
             key_ref = %self.subject.key_ref(), route = self.subject.route(), cause = cause.name(),
             "the outcome is unknown",

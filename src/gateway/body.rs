@@ -10,9 +10,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::mpsc;
 
-use super::entry::Sending;
+use super::entry::{About, Sending};
 use super::headers;
 use super::sight::Watched;
+use crate::protocol::TraceRef;
 use crate::server::{Budget, Held};
 use crate::upstream::InBody;
 
@@ -22,8 +23,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of an answer to a client.
 pub struct Body {
     kind: Kind,
-    /// The slug, where it is a refusal.
-    problem: Option<&'static str>,
+    about: About,
     /// What counts it as it is given.
     sending: Option<Sending>,
     /// What comes behind a body that is at hand.
@@ -63,7 +63,10 @@ impl Body {
     #[must_use]
     pub fn refusal(bytes: Bytes, slug: &'static str) -> Self {
         Self {
-            problem: Some(slug),
+            about: About {
+                problem: Some(slug),
+                replay_of: None,
+            },
             ..Self::full(bytes)
         }
     }
@@ -76,6 +79,13 @@ impl Body {
             return Self::full(bytes);
         }
         Self::full(Bytes::from_owner(HeldBytes { bytes, _held: held }))
+    }
+
+    /// The same body, of an answer that was recorded for this dispatch.
+    #[must_use]
+    pub fn replay_of(mut self, dispatch: Option<TraceRef>) -> Self {
+        self.about.replay_of = dispatch;
+        self
     }
 
     /// A body that comes from an upstream, as it comes.
@@ -121,7 +131,7 @@ impl Body {
     /// Whether it says why there is no answer.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        self.problem.is_some()
+        self.about.problem.is_some()
     }
 
     fn is_over(&self) -> bool {
@@ -131,7 +141,7 @@ impl Body {
     /// The same, counted as it is given to the client with this status.
     #[must_use]
     pub fn counted(mut self, mut sending: Sending, status: StatusCode) -> Self {
-        sending.begin(status, self.problem, self.is_over());
+        sending.begin(status, self.about, self.is_over());
         self.sending = Some(sending);
         self
     }
@@ -139,7 +149,7 @@ impl Body {
     fn of(kind: Kind) -> Self {
         Self {
             kind,
-            problem: None,
+            about: About::default(),
             sending: None,
             trailers: None,
         }

@@ -1,16 +1,18 @@
 //! What an attempt sees of its dispatch, for the one who may have to settle it. Nothing is decided by it.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
-use crate::protocol::Sent;
+use crate::protocol::{Sent, TraceRef};
+use crate::telemetry::spans::{self, Branch, DispatchSpan};
 use crate::upstream::{Gate, InBody};
 
 /// What was seen so far.
@@ -19,22 +21,52 @@ pub struct Course {
     /// 0 before the head of an answer.
     status: AtomicU16,
     bytes: AtomicU64,
+    branch: Branch,
+    span: OnceLock<DispatchSpan>,
 }
 
 impl Course {
-    /// Of an attempt that has asked for its claim at this moment.
+    /// Of an attempt that has asked for its claim at this moment; its dispatch's span is to be on this branch.
     #[must_use]
-    pub fn begin(claimed: Instant) -> Arc<Self> {
+    pub fn begin(claimed: Instant, branch: Branch) -> Arc<Self> {
         Arc::new(Self {
             claimed,
             status: AtomicU16::new(0),
             bytes: AtomicU64::new(0),
+            branch,
+            span: OnceLock::new(),
         })
     }
 
-    /// The head of an answer has come.
-    pub fn head(&self, status: StatusCode) {
+    /// The request is dispatched with these headers; says as which span.
+    pub fn dispatched(&self, headers: &mut HeaderMap, sent: spans::Sent<'_>) -> Option<TraceRef> {
+        let span = || self.branch.dispatch(headers, sent);
+        self.span.get_or_init(span).at()
+    }
+
+    /// The dispatch's span, where there is one by now.
+    #[must_use]
+    pub fn span(&self) -> Option<&DispatchSpan> {
+        self.span.get()
+    }
+
+    /// The head of an answer has come, from this address.
+    pub fn head(&self, status: StatusCode, endpoint: Option<SocketAddr>) {
         self.status.store(status.as_u16(), Ordering::Relaxed);
+        if let Some(span) = self.span.get() {
+            span.answered(spans::Answered { status, endpoint });
+        }
+    }
+
+    /// Nothing more comes; what was wrong, if anything was. An answer that is not held to its end is over with the
+    /// attempt.
+    pub fn ended(&self, wrong: Option<&'static str>) {
+        if let Some(span) = self.span.get() {
+            if let Some(wrong) = wrong {
+                span.failed(wrong);
+            }
+            span.end();
+        }
     }
 
     /// What was seen by now; `gate` is the one that the request went through.

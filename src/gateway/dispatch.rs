@@ -20,6 +20,7 @@ use super::outbound::Outbound;
 use super::subject::Subject;
 use crate::protocol::{Cause, NotStored, Response};
 use crate::server::Held;
+use crate::telemetry::spans;
 use crate::upstream::{Gate, InBody, SendError, SendErrorKind};
 
 /// What came of a dispatch.
@@ -106,7 +107,12 @@ pub async fn dispatch(
     let lane = &subject.lane;
     let method = outbound.method.clone();
     let is_grpc = grpc::is_grpc(&outbound.headers);
-    let (request, _held) = outbound.into_request();
+    let (mut request, _held) = outbound.into_request();
+    let sent = spans::Sent {
+        method: &method,
+        upstream: lane.upstream_name(),
+    };
+    let trace = course.dispatched(request.headers_mut(), sent);
     let started = Instant::now();
     let response = match lane.upstream.send(Box::new(request), &gate).await {
         Ok(response) => response,
@@ -117,6 +123,7 @@ pub async fn dispatch(
                 kind = kind.label(), sent,
                 "no answer of the upstream",
             );
+            course.ended(Some(kind.label()));
             return match kind {
                 _ if !sent => Dispatched::NotSent(kind),
                 SendErrorKind::BadResponse => Dispatched::Unanswered(Cause::Truncated),
@@ -126,7 +133,7 @@ pub async fn dispatch(
     };
     lane.upstream_metrics().observe(started.elapsed());
     let (mut head, mut rest) = response.into_parts();
-    course.head(head.status);
+    course.head(head.status, rest.endpoint());
     let has_body = headers::has_body(&method, head.status);
     headers::from_upstream(&mut head.headers, has_body, rest.size_hint().exact());
     headers::remove_own_responses(&mut head.headers);
@@ -155,11 +162,13 @@ pub async fn dispatch(
                 Unread::NoRoom => streaming(bytes, rest, NotStored::NoRoom),
                 Unread::Broken => {
                     lane.failed(SendErrorKind::BadResponse);
+                    course.ended(Some(SendErrorKind::BadResponse.label()));
                     Dispatched::Unanswered(Cause::Truncated)
                 }
             };
         }
     };
+    course.ended(None);
     // A copy: the bytes as they were read keep the whole buffer of the connection that they came from, and a store
     // in memory would keep ten times what it counts.
     let body = Bytes::copy_from_slice(&whole.bytes);
@@ -178,6 +187,7 @@ pub async fn dispatch(
     let trailers = trailers.unwrap_or_default();
     let recorded = Response {
         trailers: headers::recorded(&trailers, false),
+        trace,
         ..Response::new(
             head.status.as_u16(),
             headers::recorded(&head.headers, method == Method::HEAD),

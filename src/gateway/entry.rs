@@ -12,15 +12,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http::{Method, Request, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::subject::Lane;
 use super::{forwarded, headers};
-use crate::protocol::RecordId;
+use crate::identity::KeyRef;
+use crate::protocol::{Cause, RecordId, TraceRef};
 use crate::server::Peer;
-use crate::telemetry::{AccessLog, Decision, Hold, Label, Line, Ms, Unrouted, Whom};
+use crate::telemetry::spans::{self, Branch, RequestSpan};
+use crate::telemetry::{AccessLog, Decision, Hex, Hold, Label, Line, Ms, Unrouted, Whom};
 
 /// The longest method that is written, in bytes.
 const METHOD_MAX: usize = 32;
@@ -38,7 +40,7 @@ pub struct Entry {
     version: Version,
     method: Method,
     path: Option<Box<str>>,
-    trace_id: Option<[u8; 32]>,
+    span: RequestSpan,
     /// Bytes of the request's body that were read.
     bytes_in: AtomicU64,
     outcome: OnceLock<Outcome>,
@@ -69,10 +71,19 @@ pub struct Outcome {
     pub dispatched: bool,
     /// The address that answered.
     pub endpoint: Option<SocketAddr>,
+    /// Why nobody knows what came of it, where it has met the reason itself.
+    pub unknown: Option<Cause>,
     /// Where the time went.
     pub spans: Spans,
     /// Counts the request as under way.
     pub in_flight: Option<Hold>,
+}
+
+impl Outcome {
+    fn key_ref(&self) -> Option<KeyRef> {
+        let lane = self.lane.as_deref().zip(self.id);
+        lane.map(|(lane, id)| lane.identifier.key_ref(&id))
+    }
 }
 
 /// Where the time of a request went; `None`: nothing of the kind took place.
@@ -94,6 +105,7 @@ pub struct Spans {
 struct Sent {
     status: Option<StatusCode>,
     problem: Option<&'static str>,
+    replay_of: Option<TraceRef>,
     bytes: u64,
     end: End,
     /// From the request's head until then.
@@ -111,8 +123,21 @@ enum End {
 impl Entry {
     /// A request whose head has just been read.
     #[must_use]
-    pub fn begin<B>(log: &Arc<AccessLog>, request: &Request<B>, peer: &Peer) -> Arc<Self> {
-        Arc::new(Self::of(log, request, peer))
+    pub fn begin<B>(
+        log: &Arc<AccessLog>,
+        spans: &spans::Spans,
+        request: &Request<B>,
+        peer: &Peer,
+    ) -> Arc<Self> {
+        let mut entry = Self::of(log, request, peer);
+        let client = entry.client.or(peer.addr.map(|addr| addr.ip()));
+        let begun = spans::Begun {
+            client,
+            is_encrypted: peer.is_encrypted(),
+            shows_path: log.shows_path(),
+        };
+        entry.span = spans.request(request, begun);
+        Arc::new(entry)
     }
 
     fn of<B>(log: &Arc<AccessLog>, request: &Request<B>, peer: &Peer) -> Self {
@@ -127,7 +152,7 @@ impl Entry {
             path: log
                 .bears_path()
                 .then(|| clip(request.uri().path(), PATH_MAX).into()),
-            trace_id: trace_id(request.headers()),
+            span: RequestSpan::default(),
             bytes_in: AtomicU64::new(0),
             outcome: OnceLock::new(),
             observed: OnceLock::new(),
@@ -143,6 +168,12 @@ impl Entry {
         let mut entry = Self::of(log, &unread, peer);
         entry.path = None;
         Arc::new(entry)
+    }
+
+    /// Where in a trace that is done which is done for it.
+    #[must_use]
+    pub fn branch(&self) -> Branch {
+        self.span.branch()
     }
 
     /// When its head had been read.
@@ -176,6 +207,7 @@ impl Entry {
             fence: None,
             dispatched: false,
             endpoint: None,
+            unknown: None,
             spans: Spans::default(),
             in_flight: None,
         });
@@ -199,14 +231,38 @@ impl Entry {
         }
     }
 
-    fn write(&self, outcome: &Outcome, sent: &Sent) {
+    /// What it counts as; `None` where it was not decided upon.
+    fn decision(&self, outcome: &Outcome) -> Result<Decision, Unrouted> {
+        match (self.observed.get(), &outcome.became) {
+            (Some(decision), _) | (None, Became::Decided(decision)) => Ok(*decision),
+            (None, Became::Unrouted(reason)) => Err(*reason),
+        }
+    }
+
+    /// What its span says at its end.
+    fn ended<'a>(&'a self, outcome: &'a Outcome, sent: &Sent) -> spans::Ended<'a> {
+        let decision = self.decision(outcome);
+        let route = outcome.lane.as_ref().map(|lane| &lane.route);
+        spans::Ended {
+            method: &self.method,
+            route: route.map(|route| (&*route.name, &route.matcher.path)),
+            status: sent.status,
+            decision: decision.map_or_else(Label::name, Label::name),
+            is_unknown: decision == Ok(Decision::Unknown),
+            unknown: outcome.unknown,
+            operation_state: decision.ok().and_then(operation_state),
+            problem: sent.problem,
+            key_ref: outcome.key_ref(),
+            fence: outcome.fence,
+            replay_of: sent.replay_of,
+        }
+    }
+
+    fn write(&self, outcome: &Outcome, sent: &Sent, at: Option<TraceRef>) {
         if !self.log.takes(is_ordinary(outcome, sent), sent.total) {
             return;
         }
         let lane = outcome.lane.as_deref();
-        let key_ref = lane
-            .zip(outcome.id)
-            .map(|(lane, id)| lane.identifier.key_ref(&id));
         let spans = &outcome.spans;
         self.log.write(&Line {
             client: self.client(),
@@ -220,12 +276,9 @@ impl Entry {
             path: self.path.as_deref(),
             route: lane.map(|lane| &*lane.route.name),
             status: sent.status.map(|status| status.as_u16()),
-            decision: match (self.observed.get(), &outcome.became) {
-                (Some(decision), _) | (None, Became::Decided(decision)) => decision.name(),
-                (None, Became::Unrouted(reason)) => reason.name(),
-            },
+            decision: self.decision(outcome).map_or_else(Label::name, Label::name),
             problem: sent.problem,
-            key_ref,
+            key_ref: outcome.key_ref(),
             fence: outcome.fence,
             upstream: lane.filter(|_| outcome.dispatched).map(Lane::upstream_name),
             endpoint: outcome.endpoint,
@@ -242,19 +295,20 @@ impl Entry {
                 End::ClientGone => Some("client_gone"),
                 End::BrokenOff => Some("broken_off"),
             },
-            trace_id: self
-                .trace_id
-                .as_ref()
-                .and_then(|id| std::str::from_utf8(id).ok()),
+            trace_id: at.map(|at| Hex(at.trace_id)),
+            span_id: at.map(|at| Hex(at.span_id)),
+            origin_trace_id: sent.replay_of.map(|origin| Hex(origin.trace_id)),
         });
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        let mut span = std::mem::take(&mut self.span);
         if let (Some(outcome), Some(sent)) = (self.outcome.get(), self.sent.get()) {
             self.observe(outcome, sent);
-            self.write(outcome, sent);
+            self.write(outcome, sent, span.at());
+            span.end(|| self.ended(outcome, sent));
         }
     }
 }
@@ -289,17 +343,41 @@ fn clip(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
 
-/// The trace id of W3C Trace Context, version 00; anything else is none, so that nothing but 32 hex digits of a
-/// client's making gets into a line.
-fn trace_id(headers: &HeaderMap) -> Option<[u8; 32]> {
-    let value = headers.get("traceparent")?.as_bytes();
-    let (version, rest) = value.split_at_checked(3)?;
-    let (id, rest) = rest.split_first_chunk::<32>()?;
-    let is_whole = version == b"00-" && rest.len() == 20 && rest[0] == b'-';
-    let is_hex = id
-        .iter()
-        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    (is_whole && is_hex).then_some(*id)
+/// How the operation stands after that, as refusals say it; `None` where there is none.
+fn operation_state(decision: Decision) -> Option<&'static str> {
+    match decision {
+        Decision::Executed
+        | Decision::Replayed
+        | Decision::Joined
+        | Decision::Unrecorded
+        | Decision::NotStored
+        | Decision::Expired => Some("completed"),
+        Decision::InProgress => Some("in_progress"),
+        Decision::Unknown => Some("unknown"),
+        Decision::Released
+        | Decision::UpstreamUnreachable
+        | Decision::KeyMissing
+        | Decision::KeyInvalid => Some("none"),
+        Decision::Mismatch
+        | Decision::ScopeMissing
+        | Decision::BodyTooLarge
+        | Decision::StoreUnavailable
+        | Decision::Overloaded => Some("undetermined"),
+        Decision::Passthrough
+        | Decision::Unkeyed
+        | Decision::Unprotected
+        | Decision::Observed
+        | Decision::ObservedDuplicate => None,
+    }
+}
+
+/// What an answer says of itself, besides what its client sees.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct About {
+    /// The slug, where it is a refusal.
+    pub problem: Option<&'static str>,
+    /// Whose answer it is, where it was recorded.
+    pub replay_of: Option<TraceRef>,
 }
 
 /// An answer on its way to the client. Dropped before its end, it says that the client has left.
@@ -307,6 +385,7 @@ pub struct Sending {
     entry: Arc<Entry>,
     status: Option<StatusCode>,
     problem: Option<&'static str>,
+    replay_of: Option<TraceRef>,
     bytes: u64,
     end: End,
 }
@@ -319,15 +398,17 @@ impl Sending {
             entry,
             status: None,
             problem: None,
+            replay_of: None,
             bytes: 0,
             end: End::ClientGone,
         }
     }
 
     /// The answer has begun.
-    pub fn begin(&mut self, status: StatusCode, problem: Option<&'static str>, is_empty: bool) {
+    pub fn begin(&mut self, status: StatusCode, about: About, is_empty: bool) {
         self.status = Some(status);
-        self.problem = problem;
+        self.problem = about.problem;
+        self.replay_of = about.replay_of;
         if is_empty || !headers::has_body(&self.entry.method, status) {
             self.end = End::Whole;
         }
@@ -355,6 +436,7 @@ impl Drop for Sending {
         let _ = self.entry.sent.set(Sent {
             status: self.status,
             problem: self.problem,
+            replay_of: self.replay_of,
             bytes: self.bytes,
             end: self.end,
             total: self.entry.started.elapsed(),
@@ -406,32 +488,5 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Counted<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_trace_id_is_taken_from_a_traceparent() {
-        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        for (value, expected) in [
-            (format!("00-{id}-00f067aa0ba902b7-01"), Some(id)),
-            (format!("01-{id}-00f067aa0ba902b7-01"), None),
-            (format!("00-{id}-00f067aa0ba902b7-01-more"), None),
-            (format!("00-{}-00f067aa0ba902b7-01", "Z".repeat(32)), None),
-            (format!("00-{id}"), None),
-            ("secret".to_owned(), None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert("traceparent", value.parse().unwrap());
-            let found = trace_id(&headers);
-            assert_eq!(
-                found,
-                expected.map(|id| id.as_bytes().try_into().unwrap()),
-                "{value}"
-            );
-        }
     }
 }

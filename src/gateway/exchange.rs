@@ -23,7 +23,7 @@ use crate::identity::KeyInvalid;
 use crate::protocol::{Op, Owner, Unknown, Verdict};
 use crate::route::Standing;
 use crate::store::{NotDone, StoreError};
-use crate::telemetry::{ClaimResult, Decision};
+use crate::telemetry::{ClaimResult, Decision, StoreOp};
 use crate::upstream::Gate;
 
 /// What an attempt has for the one who asked.
@@ -93,7 +93,7 @@ impl Exchange {
             keep: policy.keep_open(),
         };
         let verdict = self.shared.ledger.ask(self.subject.id, claim).await;
-        self.tally.asked_store(asked.elapsed());
+        self.tally.asked_store(StoreOp::Claim, asked.elapsed());
         self.shared.metrics.claims.inc(met(verdict.as_ref().ok()));
         (asked, verdict)
     }
@@ -165,7 +165,7 @@ impl Exchange {
         let asked = Instant::now();
         let fingerprint = self.subject.origin.fingerprint;
         let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
-        self.tally.asked_store(asked.elapsed());
+        self.tally.asked_store(StoreOp::Look, asked.elapsed());
         record
     }
 
@@ -254,7 +254,7 @@ impl Exchange {
             fence,
             prior,
             gate,
-            course: Course::begin(asked),
+            course: Course::begin(asked, self.tally.branch()),
             keeper,
             ticket,
             recorded: None,

@@ -55,7 +55,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use http::header::{CONNECTION, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -65,13 +65,13 @@ use crate::protocol::{Answer, RecordId, Response as RecordedResponse, Timestamp,
 use crate::route::{Found, Mode, Table};
 use crate::server::{Budget, Fault, Handler, Held, Peer, RequestBody};
 use crate::store::{Store, StoreError, Unresolved};
+use crate::telemetry::spans::Spans;
 use crate::telemetry::{AccessLog, Decision, Hold, Metrics, Unrouted};
 use crate::upstream::Upstream;
 
 pub use body::Body;
 
 use age::Issuer;
-use body::Budget;
 use cors::Called;
 use entry::{Entry, Sending};
 use foreign::Foreign;
@@ -111,6 +111,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where a line is written for each request.
     pub access_log: Arc<AccessLog>,
+    /// What makes a span of each request.
+    pub spans: Spans,
 }
 
 /// What of a gateway's parts a new configuration changes.
@@ -155,6 +157,7 @@ pub struct Shared {
     problem_base: Option<String>,
     metrics: Arc<Metrics>,
     access_log: Arc<AccessLog>,
+    spans: Spans,
     /// Exchanges under way, claims in doubt, recordings that go on in the background.
     tasks: TaskTracker,
     /// Cancelled at the end of a drain: what can be settled now is settled.
@@ -199,6 +202,7 @@ impl Gateway {
             problem_base: parts.problem_base,
             metrics,
             access_log: parts.access_log,
+            spans: parts.spans,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         })))
@@ -303,7 +307,7 @@ impl Handler for Gateway {
 
     async fn handle(&self, request: Box<Request<RequestBody>>, peer: Peer) -> Response<Body> {
         let shared = self.0.load_full();
-        let entry = Entry::begin(&shared.access_log, &request, &peer);
+        let entry = Entry::begin(&shared.access_log, &shared.spans, &request, &peer);
         let (taker, is_grpc) = (Taker::of(&request), grpc::is_grpc(request.headers()));
         // Dropped with this future where the client leaves before there is an answer.
         let sending = Sending::new(Arc::clone(&entry));
@@ -494,6 +498,7 @@ impl Shared {
             late: Arc::clone(&self.late),
             claims: Arc::clone(&self.claims),
             observed: Arc::clone(&self.observed),
+            spans: self.spans.clone(),
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
         }

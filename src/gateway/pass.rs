@@ -18,9 +18,10 @@ use super::problem::Problem;
 use super::subject::{Lane, Tally};
 use super::tunnel::Wish;
 use crate::identity::KeySource;
+use crate::protocol::Cause;
 use crate::route::Policy;
 use crate::server::{BodyVerdict, Peer, RequestBody, RequestBodyError};
-use crate::telemetry::Decision;
+use crate::telemetry::{Decision, UpstreamError, spans};
 use crate::upstream::{Gate, OutBody, SendErrorKind, Tunnel};
 
 /// Forwards a request that its route does not protect.
@@ -140,11 +141,16 @@ async fn forwarded(
     shared: &Shared,
     lane: &Lane,
     tally: &mut Tally,
-    request: Box<Request<OutBody>>,
+    mut request: Box<Request<OutBody>>,
     verdict: Option<BodyVerdict>,
 ) -> Response<Body> {
     let head_timeout = lane.route.response_timeout;
     let method = request.method().clone();
+    let sent = spans::Sent {
+        method: &method,
+        upstream: lane.upstream_name(),
+    };
+    let span = tally.branch().dispatch(request.headers_mut(), sent);
     let started = tokio::time::Instant::now();
     let gate = Gate::open();
     // Pinned, so that the timeout does not move it about.
@@ -157,6 +163,10 @@ async fn forwarded(
         Ok(Ok(response)) => {
             lane.upstream_metrics().observe(took);
             let (mut head, body) = response.into_parts();
+            span.answered(spans::Answered {
+                status: head.status,
+                endpoint: body.endpoint(),
+            });
             // The upstream's own would make an answer in HTTP/1.0 end, for the client, wherever it breaks off.
             head.version = Version::HTTP_11;
             let has_body = headers::has_body(&method, head.status);
@@ -169,6 +179,7 @@ async fn forwarded(
         }
         Ok(Err(error)) => {
             lane.failed(error.kind);
+            span.failed(error.kind.label());
             match error.kind {
                 SendErrorKind::Overloaded => Problem::Overloaded,
                 SendErrorKind::RequestBody => Problem::BadRequest,
@@ -177,8 +188,8 @@ async fn forwarded(
             }
         }
         Err(_) => {
-            lane.upstream_metrics()
-                .error(crate::telemetry::UpstreamError::Timeout);
+            lane.upstream_metrics().error(UpstreamError::Timeout);
+            span.failed(Cause::Timeout.name());
             Problem::UpstreamTimeout
         }
     };

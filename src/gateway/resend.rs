@@ -17,7 +17,7 @@ use super::exchange::{Exchange, Reply};
 use super::problem::Problem;
 use crate::protocol::{Cause, Op, RecordId, Seen, State, Verdict};
 use crate::store::StoreError;
-use crate::telemetry::{Decision, Resend};
+use crate::telemetry::{Decision, Resend, StoreOp};
 
 /// The number of a dispatch within one life of its record: what an upstream may tell a later attempt from an earlier
 /// one by.
@@ -84,7 +84,7 @@ impl Exchange {
             keep: policy.keep_open(),
         };
         let verdict = self.shared.ledger.ask(self.subject.id, take_over).await;
-        self.tally.asked_store(asked.elapsed());
+        self.tally.asked_store(StoreOp::TakeOver, asked.elapsed());
         match verdict {
             Ok(Verdict::Acquired { seen, prior }) => {
                 drop(asking);
@@ -121,7 +121,7 @@ impl Exchange {
         }
         let asked = Instant::now();
         let record = self.shared.ledger.read(self.subject.id).await;
-        self.tally.asked_store(asked.elapsed());
+        self.tally.asked_store(StoreOp::Read, asked.elapsed());
         let Ok(Some(record)) = record else {
             return false;
         };
@@ -140,7 +140,7 @@ impl Exchange {
         let asked = Instant::now();
         let fingerprint = self.subject.origin.fingerprint;
         let record = self.shared.ledger.look(self.subject.id, fingerprint).await;
-        self.tally.asked_store(asked.elapsed());
+        self.tally.asked_store(StoreOp::Look, asked.elapsed());
         drop(self.ticket.take());
         match record {
             Ok(Some(Verdict::InFlight { .. })) => {

@@ -8,10 +8,11 @@ use tokio::time::Instant;
 
 use super::entry::{Became, Counter, Entry, Outcome, Spans};
 use crate::identity::{Identifier, KeyRef};
-use crate::protocol::{Origin, RecordId, Timestamp};
+use crate::protocol::{Cause, Origin, RecordId, Timestamp};
 use crate::route::{Policy, Route};
+use crate::telemetry::spans::Branch;
 use crate::telemetry::{
-    Decision, Hold, Metrics, RouteMetrics, Unrouted, UpstreamError, UpstreamMetrics,
+    Decision, Hold, Label, Metrics, RouteMetrics, StoreOp, Unrouted, UpstreamError, UpstreamMetrics,
 };
 use crate::upstream::{SendErrorKind, Upstream};
 
@@ -128,6 +129,7 @@ pub struct Tally {
     fence: Option<u64>,
     dispatched: bool,
     endpoint: Option<SocketAddr>,
+    unknown: Option<Cause>,
     spans: Spans,
     /// Gone once it is decided upon.
     in_flight: Option<Hold>,
@@ -156,6 +158,7 @@ impl Tally {
             fence: None,
             dispatched: false,
             endpoint: None,
+            unknown: None,
             spans: Spans::default(),
             is_observed: false,
         }
@@ -171,6 +174,17 @@ impl Tally {
     #[must_use]
     pub fn counter(&self) -> Counter {
         Counter(Arc::clone(&self.entry))
+    }
+
+    /// Where in a trace that is done which is done for it.
+    #[must_use]
+    pub fn branch(&self) -> Branch {
+        self.entry.branch()
+    }
+
+    /// Its outcome is not known, for this reason.
+    pub fn unknown(&mut self, cause: Cause) {
+        self.unknown = Some(cause);
     }
 
     /// Leaves the counting to another, which may be done later than the answer.
@@ -204,11 +218,13 @@ impl Tally {
 
     /// It has waited for the verdict of another attempt.
     pub fn waited(&mut self, span: Duration) {
+        self.entry.branch().did("wait", span);
         add(&mut self.spans.waited, span);
     }
 
-    /// The store was asked for it.
-    pub fn asked_store(&mut self, span: Duration) {
+    /// The store was asked for it, for this op.
+    pub fn asked_store(&mut self, op: StoreOp, span: Duration) {
+        self.entry.branch().did(op.name(), span);
         add(&mut self.spans.store, span);
     }
 
@@ -265,6 +281,7 @@ impl Tally {
             fence: self.fence,
             dispatched: self.dispatched,
             endpoint: self.endpoint,
+            unknown: self.unknown,
             spans: self.spans,
             in_flight: self.in_flight.take(),
         });

@@ -236,15 +236,6 @@ pub struct Response {
     pub trace: Option<TraceRef>,
 }
 
-/// A span of a trace, as W3C Trace Context names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct TraceRef {
-    /// The trace's id.
-    pub trace_id: [u8; 16],
-    /// The span's id within it.
-    pub span_id: [u8; 8],
-}
-
 impl Response {
     /// A response without trailers, of an attempt that was not traced.
     #[must_use]
@@ -262,6 +253,15 @@ impl Response {
     pub fn lines(&self) -> impl Iterator<Item = &(String, Bytes)> {
         self.headers.iter().chain(&self.trailers)
     }
+}
+
+/// A span of a trace, as W3C Trace Context names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TraceRef {
+    /// The trace's id.
+    pub trace_id: [u8; 16],
+    /// The span's id within it.
+    pub span_id: [u8; 8],
 }
 
 /// Why a response could not be kept.

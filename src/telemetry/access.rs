@@ -56,6 +56,12 @@ impl AccessLog {
         self.to.is_some() && self.settings.path
     }
 
+    /// Whether paths may be shown, in lines and elsewhere.
+    #[must_use]
+    pub fn shows_path(&self) -> bool {
+        self.settings.path
+    }
+
     /// Whether the line of a request is to be written that took so long.
     #[must_use]
     pub fn takes(&self, is_ordinary: bool, took: Duration) -> bool {
@@ -212,8 +218,12 @@ fields! {
     bytes_out: u64,
     /// Where the answer did not come to its end: `client_gone`, or `broken_off` at the upstream.
     end: Option<&'static str>,
-    /// The trace that the client's `traceparent` names.
-    trace_id: Option<&'a str>,
+    /// The trace that the request belongs to: the one that the client's `traceparent` names, or that begins here where spans are exported.
+    trace_id: Option<Hex<16>>,
+    /// The request's span in it: its own where spans are exported, else the one that the client's `traceparent` names.
+    span_id: Option<Hex<8>>,
+    /// On a replay, the trace of the request whose answer was recorded.
+    origin_trace_id: Option<Hex<16>>,
 }
 
 /// The fields as a Markdown table.
@@ -245,6 +255,10 @@ pub enum Whom {
 /// A duration in milliseconds with three decimals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ms(pub Duration);
+
+/// Bytes, shown as hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hex<const N: usize>(pub [u8; N]);
 
 impl<T: Field> Field for Option<T> {
     fn is_absent(&self) -> bool {
@@ -296,6 +310,18 @@ impl Field for KeyRef {
 
     fn show(&self, text: &mut String) {
         text.extend(self.digits());
+    }
+}
+
+impl<const N: usize> Field for Hex<N> {
+    fn json(&self, text: &mut String) {
+        quoted(text, |text| self.show(text));
+    }
+
+    fn show(&self, text: &mut String) {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let halves = self.0.into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        text.extend(halves.map(|half| char::from(DIGITS[usize::from(half)])));
     }
 }
 
@@ -429,7 +455,9 @@ mod tests {
             bytes_in: 7,
             bytes_out: 9,
             end: Some("client_gone"),
-            trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736"),
+            trace_id: Some(Hex([0x4b; 16])),
+            span_id: Some(Hex([0x0f; 8])),
+            origin_trace_id: Some(Hex([0xa3; 16])),
         }
     }
 
@@ -470,6 +498,7 @@ mod tests {
         assert_eq!(read["overhead_ms"], 1.234);
         assert_eq!(read["path"], "/v1/\"pay\u{1b}ments\"");
         assert_eq!(read["key_ref"], key_ref().to_string());
+        assert_eq!(read["trace_id"], "4b".repeat(16));
         assert_eq!(read["client"], "127.0.0.1:4711");
         assert_eq!(read["status"], 201);
         assert_eq!(read["bytes_out"], 9);

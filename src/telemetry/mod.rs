@@ -4,7 +4,7 @@
 //! never sees a key, a credential, a body or a query.
 //!
 //! Reading order: [`Metrics`], then the labels ([`Decision`] first), then [`log`] with its [`Sink`], then
-//! [`AccessLog`].
+//! [`AccessLog`], then [`spans`].
 
 mod access;
 mod audit;
@@ -18,9 +18,11 @@ mod reference;
 mod resolutions;
 mod routes;
 mod sink;
+pub mod spans;
+mod traceparent;
 mod unresolved;
 
-pub use access::{AccessLog, Line, Ms, Whom};
+pub use access::{AccessLog, Hex, Line, Ms, Whom};
 pub use audit::{AuditLog, Unwritten};
 pub use health::{Health, StoreHealth};
 pub use instrument::{Amount, Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};

@@ -72,6 +72,7 @@ impl Rig {
             problem_base: None,
             metrics: Arc::clone(&metrics),
             access_log: telemetry::AccessLog::off(),
+            spans: telemetry::spans::Spans::default(),
         });
         let any_port = ListenerConfig::plain(SocketAddr::from(([127, 0, 0, 1], 0)));
         let (server, listeners) = Server::bind(&[any_port], &config.limits).expect("a free port");

@@ -28,6 +28,7 @@ use crate::identity::IdKeyBytes;
 use crate::process::{Here, Process};
 use crate::route::Table;
 use crate::server::{Handler, RequestBody};
+use crate::telemetry::spans::Spans;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::Upstream;
 
@@ -267,6 +268,7 @@ impl World {
             problem_base: None,
             metrics: Arc::clone(&metrics),
             access_log: AccessLog::off(),
+            spans: Spans::default(),
         });
         if self.plan.deletes() {
             let here = Here {
