@@ -5,8 +5,8 @@
 //! again. The line is drawn where bytes reach the kernel (`wire`), behind a [`Gate`] that the owner of a claim
 //! can close. Nothing in here knows of keys, claims or records.
 //!
-//! Reading order: [`Upstream::send`], `balance` (which address), `target` (one of them, with its pool), `names` (where they
-//! come from), `connection`, `wire` with [`Gate`], `head` and `framing` (what is no answer), `tls` (what is between),
+//! Reading order: [`Upstream::send`], `balance` (which address), `target` (one of them, with its pool), `names` and
+//! `resolver` (where they come from), `health` (whether they are well), `connection`, `wire` with [`Gate`], `head` and `framing` (what is no answer), `tls` (what is between),
 //! `lease` and [`InBody`] (how a connection comes back), [`Tunnel`] (how it does not).
 
 mod balance;
@@ -16,8 +16,10 @@ mod endpoint;
 mod framing;
 mod gate;
 mod head;
+mod health;
 mod lease;
 mod names;
+mod resolver;
 mod socket;
 mod stats;
 mod target;
@@ -28,31 +30,32 @@ mod tunnel;
 mod wire;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::header::{CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::{UpstreamConfig, UpstreamEndpoint};
+use crate::config::{HealthCheck, UpstreamConfig, UpstreamEndpoint};
 use crate::process;
 use balance::Balance;
 use connection::{Connection, Failed, NotConnected};
 use endpoint::{Endpoint, Where};
 use lease::{Lease, Place};
-use socket::Dialer;
+use socket::{Address, Dialer};
 use stats::Counters;
-use target::Target;
+use target::{Standing, Target};
 
 pub use body::{InBody, OutBody, RequestBodyFailed};
 pub use gate::Gate;
 #[cfg(test)]
 pub use socket::{Network, Scripted};
-pub use stats::Stats;
+pub use stats::{EndpointCounts, EndpointStats, Stats};
 pub use tunnel::{Tunnel, TunnelLost};
 
 /// How often idle connections are looked through: bounds of a half of `idle_timeout`.
@@ -60,6 +63,7 @@ const REAP_EVERY: (Duration, Duration) = (Duration::from_millis(50), Duration::f
 
 /// An upstream: some endpoints that can take the same requests.
 pub struct Upstream {
+    name: Box<str>,
     endpoints: Vec<Endpoint>,
     balance: Balance,
     dialer: Dialer,
@@ -69,8 +73,11 @@ pub struct Upstream {
     in_flight: AtomicUsize,
     has_reaper: AtomicBool,
     counters: Arc<Counters>,
-    /// What runs for as long as it lives.
-    tasks: OnceLock<Vec<AbortOnDropHandle<()>>>,
+    resolvers: Vec<SocketAddr>,
+    health: Option<HealthCheck>,
+    /// Cancelled when it is dropped: what runs for it ends then.
+    life: CancellationToken,
+    _end: DropGuard,
 }
 
 /// A request got no response.
@@ -151,7 +158,7 @@ impl Upstream {
     /// An upstream without connections; they are made as requests need them. Names are asked for from now on.
     ///
     /// # Panics
-    /// Outside of a runtime, where an endpoint is a name.
+    /// Outside of a runtime, where an endpoint is a name, or there are health checks.
     #[must_use]
     pub fn new(config: &UpstreamConfig) -> Arc<Self> {
         Self::through(Dialer::default(), config)
@@ -166,7 +173,9 @@ impl Upstream {
 
     fn through(dialer: Dialer, config: &UpstreamConfig) -> Arc<Self> {
         let endpoints = Endpoint::all(config);
+        let life = CancellationToken::new();
         let upstream = Arc::new(Self {
+            name: config.name.as_str().into(),
             dialer,
             balance: Balance::of(&endpoints),
             endpoints,
@@ -176,21 +185,52 @@ impl Upstream {
             in_flight: AtomicUsize::new(0),
             has_reaper: AtomicBool::new(false),
             counters: Arc::default(),
-            tasks: OnceLock::new(),
+            resolvers: config.resolvers.clone(),
+            health: config.health.clone(),
+            _end: life.clone().drop_guard(),
+            life,
         });
-        let _ = upstream.tasks.set(upstream.start());
+        upstream.begin();
         upstream
     }
 
-    fn start(self: &Arc<Self>) -> Vec<AbortOnDropHandle<()>> {
-        let mut tasks = Vec::new();
+    /// Begins to ask for names, and to check addresses.
+    fn begin(self: &Arc<Self>) {
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             if let Where::Name { host, port } = &endpoint.place {
-                let asking = names::keep_up(Arc::downgrade(self), index, host.clone(), *port);
-                tasks.push(tokio::spawn(process::task(asking)));
+                let (servers, name) = (self.resolvers.clone(), (host.clone(), *port));
+                let asking = names::keep_up(Arc::downgrade(self), servers, index, name);
+                self.while_it_lives(asking);
             }
         }
-        tasks.into_iter().map(AbortOnDropHandle::new).collect()
+        for target in &*self.balance.targets() {
+            self.watch(target);
+        }
+    }
+
+    /// From now on the endpoint has these addresses.
+    fn renew(self: &Arc<Self>, endpoint: usize, addresses: Vec<Address>) {
+        for target in self.balance.renew(endpoint, addresses) {
+            self.watch(&target);
+        }
+    }
+
+    fn watch(self: &Arc<Self>, target: &Arc<Target>) {
+        let Some(check) = &self.health else {
+            return;
+        };
+        let gone = target.gone();
+        let watching = health::watch(Arc::downgrade(self), Arc::clone(target), check.clone());
+        self.while_it_lives(async move {
+            gone.run_until_cancelled_owned(watching).await;
+        });
+    }
+
+    fn while_it_lives(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let life = self.life.clone();
+        tokio::spawn(process::task(async move {
+            life.run_until_cancelled_owned(work).await;
+        }));
     }
 
     /// Connects to an endpoint once, as a request would, and sends it nothing.
@@ -201,7 +241,7 @@ impl Upstream {
         let (limit, dialer) = (config.connect_timeout, Dialer::default());
         let endpoint = Endpoint::new(endpoint, config.tls.as_ref());
         let mut last = io::ErrorKind::NotFound.into();
-        for address in endpoint.addresses(limit).await? {
+        for address in endpoint.addresses(&config.resolvers).await? {
             let connecting = async {
                 let socket = dialer.connect(&address).await?;
                 match endpoint.security() {
@@ -250,6 +290,29 @@ impl Upstream {
     #[must_use]
     pub fn authority(&self) -> Option<HeaderValue> {
         self.endpoints.first().and_then(Endpoint::authority)
+    }
+
+    /// How every endpoint is, in the order of the configuration; what was counted since the last call is in it.
+    #[must_use]
+    pub fn endpoint_stats(&self) -> Vec<EndpointStats> {
+        let targets = self.balance.targets();
+        let endpoints = self.endpoints.iter().enumerate();
+        let stats = endpoints.map(|(index, endpoint)| {
+            let own = || {
+                targets
+                    .iter()
+                    .filter(move |target| target.endpoint == index)
+            };
+            let count = |standing| own().filter(|one| one.standing() == standing).count();
+            EndpointStats {
+                endpoint: endpoint.label.to_string(),
+                usable: count(Standing::Usable),
+                ejected: count(Standing::Ejected),
+                unhealthy: count(Standing::Unhealthy),
+                since: endpoint.counters.take(),
+            }
+        });
+        stats.collect()
     }
 
     /// A snapshot of the counters.
@@ -333,22 +396,48 @@ impl Upstream {
     /// Makes a connection to an address, and remembers how that went.
     async fn connect(&self, target: &Target) -> Result<Connection, SendErrorKind> {
         let trial = target.try_out();
-        let connecting = Connection::open(
+        match self.open(target).await {
+            Ok(connection) => {
+                self.is_back(target);
+                Ok(connection)
+            }
+            Err(failed) => {
+                if target.failed(trial) {
+                    self.is_ejected(target, &failed);
+                }
+                Err(failed.kind)
+            }
+        }
+    }
+
+    fn open(&self, target: &Target) -> impl Future<Output = Result<Connection, NotConnected>> {
+        Connection::open(
             &self.dialer,
             target.address.clone(),
             self.endpoints[target.endpoint].security(),
             self.connect_timeout,
             &self.counters,
-        );
-        match connecting.await {
-            Ok(connection) => {
-                target.succeeded();
-                Ok(connection)
-            }
-            Err(NotConnected { kind, .. }) => {
-                target.failed(trial);
-                Err(kind)
-            }
+        )
+    }
+
+    fn is_ejected(&self, target: &Target, failed: &NotConnected) {
+        let endpoint = &self.endpoints[target.endpoint];
+        endpoint.counters.ejected();
+        if target.says_ejected() {
+            tracing::warn!(
+                upstream = &*self.name, endpoint = &*endpoint.label, address = %target.address, reason = %failed,
+                "an address cannot be connected to; for a while it is tried only where no other one is well"
+            );
+        }
+    }
+
+    /// There is a connection.
+    fn is_back(&self, target: &Target) {
+        if target.succeeded() && target.says_back() {
+            tracing::info!(
+                upstream = &*self.name, endpoint = &*self.endpoints[target.endpoint].label, address = %target.address,
+                "an address can be connected to again"
+            );
         }
     }
 

@@ -16,7 +16,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::socket::Address;
 use super::*;
 use crate::config;
 
@@ -68,6 +67,8 @@ fn config(endpoints: Vec<UpstreamEndpoint>) -> UpstreamConfig {
         name: "payments".to_owned(),
         endpoints,
         tls: None,
+        resolvers: Vec::new(),
+        health: None,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(4),
         max_in_flight: 8,
