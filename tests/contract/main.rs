@@ -7,6 +7,7 @@ mod support;
 
 mod access_log;
 mod answers;
+mod calls;
 mod crashes;
 mod disk;
 mod drain;
@@ -29,6 +30,7 @@ mod resending;
 mod sealed;
 mod secure_upstreams;
 mod sockets;
+mod trailers;
 mod tunnels;
 mod unresolved;
 mod upstreams;
