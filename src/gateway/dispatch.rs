@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, TRAILER};
 use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
@@ -174,6 +174,8 @@ pub async fn dispatch(
     // A copy: the bytes as they were read keep the whole buffer of the connection that they came from, and a store
     // in memory would keep ten times what it counts.
     let body = Bytes::copy_from_slice(&whole.bytes);
+    // It is said anew to whom trailers are sent.
+    head.headers.remove(TRAILER);
     let mut trailers = whole.trailers;
     if let Some(trailers) = &mut trailers {
         headers::from_upstream_trailers(trailers);

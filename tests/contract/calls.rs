@@ -11,7 +11,7 @@ const PATH: &str = "/payments.v1.Payments/Create";
 
 fn call(key: &str) -> Request {
     Request::post(PATH)
-        .auth("Bearer a")
+        .auth("Bearer alice")
         .key(key)
         .header("Content-Type", "application/grpc+proto")
         .header("TE", "trailers")
