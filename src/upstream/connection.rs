@@ -50,6 +50,12 @@ pub(super) enum Condition {
     Dead,
 }
 
+/// There is no connection.
+pub(super) struct NotConnected {
+    pub(super) kind: SendErrorKind,
+    pub(super) error: io::Error,
+}
+
 /// A request that got no response on a connection, which is gone.
 pub(super) struct Failed {
     pub(super) kind: SendErrorKind,
@@ -67,27 +73,28 @@ impl Connection {
         security: Option<&Security>,
         limit: Duration,
         counters: &Arc<Counters>,
-    ) -> Result<Self, SendErrorKind> {
+    ) -> Result<Self, NotConnected> {
+        let because = |kind| move |error| NotConnected { kind, error };
         let connecting = async {
             let connected = dialer.connect(&address).await;
-            let socket = connected.map_err(|_| SendErrorKind::Connect)?;
+            let socket = connected.map_err(because(SendErrorKind::Connect))?;
             match security {
-                Some(security) => security
-                    .shake_hands(socket)
-                    .await
-                    .map_err(|_| SendErrorKind::Tls),
+                Some(security) => {
+                    let secured = security.shake_hands(socket).await;
+                    secured.map_err(because(SendErrorKind::Tls))
+                }
                 None => Ok(socket),
             }
         };
         let socket = timeout(limit, connecting)
             .await
-            .unwrap_or(Err(SendErrorKind::ConnectTimeout))?;
+            .unwrap_or_else(|over| Err(because(SendErrorKind::ConnectTimeout)(over.into())))?;
         let (wire, io) = Wire::new(socket);
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_RESPONSE_HEAD)
             .handshake(TokioIo::new(io))
             .await
-            .map_err(|_| SendErrorKind::Connect)?;
+            .map_err(|error| because(SendErrorKind::Connect)(io::Error::other(error)))?;
         // What the connection ends with reaches the request under way, if there is one.
         let task = tokio::spawn(process::task(async move {
             drop(connection.with_upgrades().await);

@@ -10,6 +10,7 @@ use http::{HeaderMap, Response, StatusCode, Version};
 
 use super::Upstream;
 use super::connection::Connection;
+use super::target::Target;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -17,10 +18,10 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// take time on the way. Of announcements below two seconds it is the half.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
-/// One of the upstream's `max_in_flight` places, counted for the endpoint that is tried.
+/// One of the upstream's `max_in_flight` places, counted for the address that is tried.
 pub(super) struct Place {
     upstream: Arc<Upstream>,
-    endpoint: Option<usize>,
+    target: Option<Arc<Target>>,
 }
 
 impl Place {
@@ -34,24 +35,20 @@ impl Place {
             .ok()?;
         Some(Self {
             upstream: Arc::clone(upstream),
-            endpoint: None,
+            target: None,
         })
     }
 
-    /// Counts for `endpoint` from now on, and no longer for the one before.
-    pub(super) fn move_to(&mut self, endpoint: usize) {
+    /// Counts for `target` from now on, and no longer for the one before.
+    pub(super) fn move_to(&mut self, target: &Arc<Target>) {
         self.leave();
-        self.endpoint = Some(endpoint);
-        self.upstream.endpoints[endpoint]
-            .in_flight
-            .fetch_add(1, Ordering::Relaxed);
+        target.entered();
+        self.target = Some(Arc::clone(target));
     }
 
     fn leave(&mut self) {
-        if let Some(endpoint) = self.endpoint.take() {
-            self.upstream.endpoints[endpoint]
-                .in_flight
-                .fetch_sub(1, Ordering::Relaxed);
+        if let Some(target) = self.target.take() {
+            target.left();
         }
     }
 }
@@ -90,12 +87,11 @@ impl Lease {
 
     /// The response has ended: the connection may be used again.
     pub(super) fn give_back(self) {
-        let (Some(keep), Some(endpoint)) = (self.keep, self.place.endpoint) else {
+        let (Some(keep), Some(target)) = (self.keep, &self.place.target) else {
             return;
         };
-        let upstream = &self.place.upstream;
-        if upstream.endpoints[endpoint].check_in(self.connection, keep) {
-            upstream.start_reaper();
+        if target.check_in(self.connection, keep) {
+            self.place.upstream.start_reaper();
         }
     }
 

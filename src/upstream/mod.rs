@@ -5,9 +5,11 @@
 //! again. The line is drawn where bytes reach the kernel (`wire`), behind a [`Gate`] that the owner of a claim
 //! can close. Nothing in here knows of keys, claims or records.
 //!
-//! Reading order: [`Upstream::send`], `connection`, `wire` with [`Gate`], `head` and `framing` (what is no answer),
-//! `tls` (what is between), `endpoint` (pool), `resolved` (names), `lease` and [`InBody`] (how a connection comes back), [`Tunnel`] (how it does not).
+//! Reading order: [`Upstream::send`], `balance` (which address), `target` (one of them, with its pool), `names` (where they
+//! come from), `connection`, `wire` with [`Gate`], `head` and `framing` (what is no answer), `tls` (what is between),
+//! `lease` and [`InBody`] (how a connection comes back), [`Tunnel`] (how it does not).
 
+mod balance;
 mod body;
 mod connection;
 mod endpoint;
@@ -15,9 +17,10 @@ mod framing;
 mod gate;
 mod head;
 mod lease;
-mod resolved;
+mod names;
 mod socket;
 mod stats;
+mod target;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -26,20 +29,24 @@ mod wire;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::header::{CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{UpstreamConfig, UpstreamEndpoint};
 use crate::process;
-use connection::{Connection, Failed};
-use endpoint::Endpoint;
+use balance::Balance;
+use connection::{Connection, Failed, NotConnected};
+use endpoint::{Endpoint, Where};
 use lease::{Lease, Place};
 use socket::Dialer;
 use stats::Counters;
+use target::Target;
 
 pub use body::{InBody, OutBody, RequestBodyFailed};
 pub use gate::Gate;
@@ -54,15 +61,16 @@ const REAP_EVERY: (Duration, Duration) = (Duration::from_millis(50), Duration::f
 /// An upstream: some endpoints that can take the same requests.
 pub struct Upstream {
     endpoints: Vec<Endpoint>,
+    balance: Balance,
     dialer: Dialer,
     connect_timeout: Duration,
     idle_timeout: Duration,
     max_in_flight: usize,
     in_flight: AtomicUsize,
-    /// Where the next choice among equals begins.
-    turn: AtomicUsize,
     has_reaper: AtomicBool,
     counters: Arc<Counters>,
+    /// What runs for as long as it lives.
+    tasks: OnceLock<Vec<AbortOnDropHandle<()>>>,
 }
 
 /// A request got no response.
@@ -140,7 +148,10 @@ impl SendErrorKind {
 }
 
 impl Upstream {
-    /// An upstream without connections; they are made as requests need them.
+    /// An upstream without connections; they are made as requests need them. Names are asked for from now on.
+    ///
+    /// # Panics
+    /// Outside of a runtime, where an endpoint is a name.
     #[must_use]
     pub fn new(config: &UpstreamConfig) -> Arc<Self> {
         Self::through(Dialer::default(), config)
@@ -154,17 +165,32 @@ impl Upstream {
     }
 
     fn through(dialer: Dialer, config: &UpstreamConfig) -> Arc<Self> {
-        Arc::new(Self {
+        let endpoints = Endpoint::all(config);
+        let upstream = Arc::new(Self {
             dialer,
-            endpoints: Endpoint::all(config),
+            balance: Balance::of(&endpoints),
+            endpoints,
             connect_timeout: config.connect_timeout,
             idle_timeout: config.idle_timeout,
             max_in_flight: config.max_in_flight,
             in_flight: AtomicUsize::new(0),
-            turn: AtomicUsize::new(0),
             has_reaper: AtomicBool::new(false),
             counters: Arc::default(),
-        })
+            tasks: OnceLock::new(),
+        });
+        let _ = upstream.tasks.set(upstream.start());
+        upstream
+    }
+
+    fn start(self: &Arc<Self>) -> Vec<AbortOnDropHandle<()>> {
+        let mut tasks = Vec::new();
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            if let Where::Name { host, port } = &endpoint.place {
+                let asking = names::keep_up(Arc::downgrade(self), index, host.clone(), *port);
+                tasks.push(tokio::spawn(process::task(asking)));
+            }
+        }
+        tasks.into_iter().map(AbortOnDropHandle::new).collect()
     }
 
     /// Connects to an endpoint once, as a request would, and sends it nothing.
@@ -195,9 +221,8 @@ impl Upstream {
     /// Sends a request once and returns the head of its response with the body to come.
     ///
     /// The URI is origin-form and `Host` is set; version, `Content-Length` and `Transfer-Encoding` are set anew
-    /// from the body. The first byte asks `gate`. As long as no byte was given to a socket, other connections,
-    /// addresses and endpoints are tried, each endpoint once (a streaming body only while untouched); afterwards
-    /// nothing is. Nothing limits the wait for the response but the caller, who drops the future: that closes
+    /// from the body. The first byte asks `gate`. As long as no byte was given to a socket, other connections and
+    /// addresses are tried, each address once (a streaming body only while untouched); afterwards nothing is. Nothing limits the wait for the response but the caller, who drops the future: that closes
     /// the connection, and `gate` says whether the request was sent.
     /// Interim responses (1xx) are dropped. A request with `Upgrade` may be answered with 101, whose extensions then
     /// bear a [`Tunnel`].
@@ -212,7 +237,7 @@ impl Upstream {
         let mut request = request.into();
         framing::frame(&mut request);
         let result = match Place::take(self) {
-            Some(place) => self.try_endpoints(place, request, gate).await,
+            Some(place) => self.try_targets(place, request, gate).await,
             None => Err(SendError::unsent(SendErrorKind::Overloaded)),
         };
         if let Err(error) = &result {
@@ -231,13 +256,18 @@ impl Upstream {
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
-            idle: self.endpoints.iter().map(Endpoint::idle_count).sum(),
+            idle: self.idle_count(),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             ..self.counters.snapshot()
         }
     }
 
-    async fn try_endpoints(
+    fn idle_count(&self) -> usize {
+        let targets = self.balance.targets();
+        targets.iter().map(|target| target.idle_count()).sum()
+    }
+
+    async fn try_targets(
         &self,
         mut place: Place,
         request: Box<Request<OutBody>>,
@@ -246,89 +276,80 @@ impl Upstream {
         let mut attempt = Attempt {
             upgrade: request.headers().get(UPGRADE).cloned(),
             request: Some(request),
-            last: SendErrorKind::Connect,
+            last: SendErrorKind::Resolve,
             gate,
         };
         let mut tried = Vec::new();
-        while let Some(index) = self.choose(&tried) {
-            place.move_to(index);
-            if let Some((response, connection)) = self.try_endpoint(index, &mut attempt).await? {
+        while let Some(target) = self.next(&tried).await {
+            place.move_to(&target);
+            if let Some((response, connection)) = self.try_target(&target, &mut attempt).await? {
                 return Ok(taken_in(response, place, connection));
             }
-            tried.push(index);
+            tried.push(target);
         }
         Err(SendError::unsent(attempt.last))
     }
 
-    /// The endpoint to try next: one that is well before one that is avoided, then the one with the fewest
-    /// requests in flight, and of those the one whose turn it is.
-    fn choose(&self, tried: &[usize]) -> Option<usize> {
-        let count = self.endpoints.len();
-        let first = match count {
-            0 | 1 => 0,
-            _ => self.turn.fetch_add(1, Ordering::Relaxed) % count,
-        };
-        (first..count)
-            .chain(0..first)
-            .filter(|index| !tried.contains(index))
-            .min_by_key(|index| {
-                let endpoint = &self.endpoints[*index];
-                let in_flight = endpoint.in_flight.load(Ordering::Relaxed);
-                (endpoint.standing(), in_flight)
-            })
+    async fn next(&self, tried: &[Arc<Target>]) -> Option<Arc<Target>> {
+        if let Some(target) = self.balance.choose(tried) {
+            return Some(target);
+        }
+        let deadline = Instant::now() + self.connect_timeout;
+        // Boxed: most requests find an address that is known.
+        self.balance.next(tried, deadline).boxed().await
     }
 
-    /// `None`: nothing was sent, and another endpoint may be tried.
-    async fn try_endpoint(
+    /// `None`: nothing was sent, and another address may be tried.
+    async fn try_target(
         &self,
-        index: usize,
+        target: &Target,
         attempt: &mut Attempt<'_>,
     ) -> Result<Option<Exchanged>, SendError> {
-        let endpoint = &self.endpoints[index];
-        if let Some(connection) = endpoint.check_out()
+        if let Some(connection) = target.check_out()
             && let Some(exchanged) = attempt.on(connection).await?
         {
             return Ok(Some(exchanged));
         }
         // Boxed, so that what finds a connection, as most requests do, needs no room for making one.
-        self.try_anew(endpoint, attempt).boxed().await
+        self.try_anew(target, attempt).boxed().await
     }
 
     /// The same, on a connection that is made for it.
     async fn try_anew(
         &self,
-        endpoint: &Endpoint,
+        target: &Target,
         attempt: &mut Attempt<'_>,
     ) -> Result<Option<Exchanged>, SendError> {
-        endpoint.try_out();
-        let Ok(addresses) = endpoint.addresses(self.connect_timeout).await else {
-            endpoint.failed();
-            attempt.last = SendErrorKind::Resolve;
-            return Ok(None);
-        };
-        for address in addresses {
-            attempt.check_gate()?;
-            let connecting = Connection::open(
-                &self.dialer,
-                address,
-                endpoint.security(),
-                self.connect_timeout,
-                &self.counters,
-            );
-            match connecting.await {
-                Ok(connection) => {
-                    endpoint.succeeded();
-                    if let Some(exchanged) = attempt.on(connection).await? {
-                        return Ok(Some(exchanged));
-                    }
-                }
-                Err(kind) => {
-                    endpoint.failed();
-                    attempt.last = kind;
-                }
+        attempt.check_gate()?;
+        match self.connect(target).await {
+            Ok(connection) => attempt.on(connection).await,
+            Err(kind) => {
+                attempt.last = kind;
+                Ok(None)
             }
         }
-        Ok(None)
+    }
+
+    /// Makes a connection to an address, and remembers how that went.
+    async fn connect(&self, target: &Target) -> Result<Connection, SendErrorKind> {
+        let trial = target.try_out();
+        let connecting = Connection::open(
+            &self.dialer,
+            target.address.clone(),
+            self.endpoints[target.endpoint].security(),
+            self.connect_timeout,
+            &self.counters,
+        );
+        match connecting.await {
+            Ok(connection) => {
+                target.succeeded();
+                Ok(connection)
+            }
+            Err(NotConnected { kind, .. }) => {
+                target.failed(trial);
+                Err(kind)
+            }
+        }
     }
 
     /// Sees to it that idle connections are closed in time. It runs only while there are any.
@@ -347,14 +368,14 @@ async fn reap(upstream: Weak<Upstream>, every: Duration) {
         let Some(upstream) = upstream.upgrade() else {
             return;
         };
-        let left: usize = upstream.endpoints.iter().map(Endpoint::reap).sum();
+        let targets = upstream.balance.targets();
+        let left: usize = targets.iter().map(|target| target.reap()).sum();
         if left > 0 {
             continue;
         }
         upstream.has_reaper.store(false, Ordering::SeqCst);
         // A connection that came back before the line above saw a reaper and started none.
-        let is_needed = upstream.endpoints.iter().any(|one| one.idle_count() > 0);
-        if !is_needed || upstream.has_reaper.swap(true, Ordering::SeqCst) {
+        if upstream.idle_count() == 0 || upstream.has_reaper.swap(true, Ordering::SeqCst) {
             return;
         }
     }

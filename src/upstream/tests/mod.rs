@@ -251,6 +251,7 @@ async fn a_dropped_send_closes_its_connection_and_the_gate_says_that_it_was_writ
 async fn a_reset_after_the_request_was_read_is_sent_and_not_tried_elsewhere() {
     let (origin, other) = (Origin::bind().await, Origin::bind().await);
     let upstream = Upstream::new(&config(vec![origin.endpoint(), other.endpoint()]));
+    upstream.balance.targets()[1].entered();
     let (result, ()) = tokio::join!(send(&upstream), async {
         let mut socket = origin.accept().await;
         read_request(&mut socket).await;
