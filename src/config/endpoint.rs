@@ -10,7 +10,6 @@ use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use serde_json::{Value as Json, json};
 
-use super::{Endpoint, UpstreamProtocol};
 use super::certificates::{self, MAX_AUTHORITIES, unreadable};
 use super::file::{UpstreamFile, UpstreamTlsFile};
 use super::finding::{Findings, Place};
@@ -19,6 +18,7 @@ use super::secret;
 use super::setting::{choice, quoted};
 use super::value::Text;
 use super::words::is_host;
+use super::{Endpoint, UpstreamProtocol};
 
 choice!(ProtocolWord { Http1 = "http1", Auto = "auto", Http2 = "http2" } later {});
 

@@ -20,7 +20,9 @@ pub struct Gate(Mutex<State>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    Open { until: Option<Instant> },
+    Open {
+        until: Option<Instant>,
+    },
     Written {
         at: Instant,
         until: Option<Instant>,

@@ -50,14 +50,20 @@ impl Body for Received {
         if let Some(piece) = ready!(self.stream.poll_data(cx)) {
             return Poll::Ready(Some(piece.map(|piece| {
                 self.shared.answered();
-                self.left = self.left.map(|left| left.saturating_sub(piece.len() as u64));
+                self.left = self
+                    .left
+                    .map(|left| left.saturating_sub(piece.len() as u64));
                 // An error is that of a stream that has ended, and needs no more room.
                 let _ = self.stream.flow_control().release_capacity(piece.len());
                 Frame::data(piece)
             })));
         }
         let trailers = ready!(self.stream.poll_trailers(cx));
-        Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)).transpose())
+        Poll::Ready(
+            trailers
+                .map(|trailers| trailers.map(Frame::trailers))
+                .transpose(),
+        )
     }
 
     fn is_end_stream(&self) -> bool {

@@ -41,7 +41,9 @@ pub(super) fn of<B>(request: &Request<B>, is_secure: bool) -> Request<()> {
 fn uri<B>(request: &Request<B>, is_secure: bool) -> Option<Uri> {
     let host = request.headers().get(HOST)?.as_bytes();
     // A user's name does not belong there (RFC 9113, section 8.3.1).
-    let authority = Authority::try_from(host).ok().filter(|_| !host.contains(&b'@'))?;
+    let authority = Authority::try_from(host)
+        .ok()
+        .filter(|_| !host.contains(&b'@'))?;
     let mut parts = Parts::default();
     parts.scheme = Some(match is_secure {
         true => Scheme::HTTPS,

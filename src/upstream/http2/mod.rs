@@ -20,10 +20,9 @@ mod exchange;
 mod head;
 mod line;
 mod pool;
-#[cfg(test)]
-mod tests;
 
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,20 +32,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use h2::client;
+use h2::{Reason, client};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::SendErrorKind;
-use super::connection::MAX_RESPONSE_HEAD;
+use super::connection::{MAX_RESPONSE_HEAD, NotConnected};
 use super::socket::Socket;
-use super::stats::OpenConnection;
+use super::stats::Counters;
 use crate::process;
 use exchange::Job;
 use line::{Line, LineIo};
 
 pub(super) use body::Received;
 pub(super) use exchange::Held;
+#[cfg(test)]
+pub(super) use pool::MAX_CONNECTIONS;
 pub(super) use pool::{Opened, Pool, Way};
 
 /// Streams of one connection at a time, where its upstream allows as many or more; further requests go by another one.
@@ -138,8 +139,8 @@ impl Multiplexed {
         is_secure: bool,
         liveness: Liveness,
         freed: Arc<Notify>,
-        open: impl FnOnce() -> OpenConnection,
-    ) -> Result<Arc<Self>, SendErrorKind> {
+        counters: &Arc<Counters>,
+    ) -> Result<Arc<Self>, NotConnected> {
         let (line, io) = Line::new(socket);
         let (sender, connection) = shake_hands(io).await?;
         let shared = Arc::new(Shared {
@@ -163,7 +164,7 @@ impl Multiplexed {
             queue,
             Arc::clone(&shared),
             liveness,
-            open(),
+            counters.opened(),
         );
         tokio::spawn(process::task(work));
         Ok(Arc::new(Self {
@@ -172,6 +173,12 @@ impl Multiplexed {
             address,
             is_secure,
         }))
+    }
+
+    /// Whether HTTP/2 is spoken at the other end of a fresh socket.
+    pub(super) async fn try_out(socket: Socket) -> Result<(), NotConnected> {
+        let (_, io) = Line::new(socket);
+        shake_hands(io).await.map(drop)
     }
 
     /// A place for one request, where there is one.
@@ -207,18 +214,17 @@ impl Multiplexed {
     }
 }
 
-/// Whether at the other end of a fresh socket HTTP/2 is begun to be spoken.
-pub(super) async fn is_spoken_over(socket: Socket) -> bool {
-    let (_, io) = Line::new(socket);
-    shake_hands(io).await.is_ok()
-}
-
 /// Returns once the upstream's SETTINGS have come.
-async fn shake_hands(io: LineIo) -> Result<Handshake, SendErrorKind> {
+async fn shake_hands(io: LineIo) -> Result<Handshake, NotConnected> {
+    let failed = |error| NotConnected {
+        kind: SendErrorKind::Connect,
+        error: io::Error::other(format!("it does not speak HTTP/2: {error}")),
+    };
     let shaking = builder().handshake::<_, Bytes>(io).await;
-    let (sender, mut connection) = shaking.map_err(|_| SendErrorKind::Connect)?;
+    let (sender, mut connection) = shaking.map_err(failed)?;
     poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
-        Poll::Ready(_) => Poll::Ready(Err(SendErrorKind::Connect)),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(failed(error))),
+        Poll::Ready(Ok(())) => Poll::Ready(Err(failed(Reason::NO_ERROR.into()))),
         Poll::Pending if connection.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
         Poll::Pending => Poll::Pending,
     })

@@ -11,7 +11,7 @@ use super::{Multiplexed, Place};
 use crate::upstream::SendErrorKind;
 
 /// Connections to one place that take requests, at a time. A request that finds no stream on any of them waits for one.
-pub(super) const MAX_CONNECTIONS: usize = 16;
+pub(in crate::upstream) const MAX_CONNECTIONS: usize = 16;
 
 /// The connections of HTTP/2 to one place.
 #[derive(Default)]
@@ -123,7 +123,9 @@ impl Pool {
         connections.retain(|connection| !connection.is_leaving());
         let may_wait = connections.len() >= MAX_CONNECTIONS;
         let sound = || connections.iter().filter(|one| !one.is_doubtful());
-        let flowing = sound().filter(|one| !one.is_clogged()).find_map(Multiplexed::place);
+        let flowing = sound()
+            .filter(|one| !one.is_clogged())
+            .find_map(Multiplexed::place);
         flowing.or_else(|| sound().filter(|_| may_wait).find_map(Multiplexed::place))
     }
 
@@ -142,6 +144,12 @@ impl Pool {
         connections.len()
     }
 
+    /// The address is left: idle connections end now, those in use when their streams do.
+    pub(in crate::upstream) fn leave(&self) {
+        let left = std::mem::take(&mut *self.connections());
+        drop(left);
+    }
+
     /// Connections.
     pub(in crate::upstream) fn count(&self) -> usize {
         self.connections().len()
@@ -154,6 +162,18 @@ impl Pool {
             !connection.is_leaving() && connection.idle_since().is_some()
         };
         connections.iter().filter(idle).count()
+    }
+
+    /// Whether a connection's socket takes no more for now.
+    #[cfg(test)]
+    pub(in crate::upstream) fn is_clogged(&self) -> bool {
+        self.connections().iter().any(|one| one.is_clogged())
+    }
+
+    /// Whether a connection's upstream has not answered a PING in time.
+    #[cfg(test)]
+    pub(in crate::upstream) fn is_doubtful(&self) -> bool {
+        self.connections().iter().any(|one| one.is_doubtful())
     }
 
     fn connections(&self) -> MutexGuard<'_, Vec<Arc<Multiplexed>>> {
