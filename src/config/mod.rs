@@ -342,12 +342,25 @@ pub struct UpstreamConfig {
     pub endpoints: Vec<UpstreamEndpoint>,
     /// Where there is an `https:` endpoint.
     pub tls: Option<UpstreamTls>,
+    /// What is spoken to it.
+    pub protocol: UpstreamProtocol,
     /// Of one attempt at one address.
     pub connect_timeout: Duration,
     /// How long an idle connection is kept.
     pub idle_timeout: Duration,
     /// Requests under way at a time.
     pub max_in_flight: usize,
+}
+
+/// What is spoken to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// Over TLS what each endpoint prefers, otherwise HTTP/1.1.
+    Auto,
+    /// HTTP/2, without TLS by prior knowledge (RFC 9113, section 3.3).
+    Http2,
 }
 
 /// A server's address.

@@ -19,7 +19,7 @@ use super::subject::Lane;
 use crate::identity::{BodyRule, FingerprintRules, FingerprintUnderWay};
 use crate::protocol::{Cause, Fingerprint, NotStored};
 use crate::server::{RequestBody, RequestBodyError};
-use crate::upstream::InBody;
+use crate::upstream::{AnswerBroken, InBody};
 
 /// What was seen of a request's body. One that was not seen to its end is told of by nobody.
 pub enum Payload {
@@ -327,12 +327,12 @@ impl Watched {
 
 impl HttpBody for Watched {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerBroken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerBroken>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {

@@ -62,7 +62,7 @@ impl Here {
 }
 
 impl Process {
-    /// One whose jitter comes from this seed.
+    /// One whose chance comes from this seed.
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
             phase: Phase::Runs,
@@ -120,6 +120,14 @@ pub fn jitter(span: Duration) -> Duration {
         None => super::chance(),
     };
     super::part(span, share)
+}
+
+/// A number at random, or in a process of a simulation as its seed will have it.
+pub fn dice() -> u64 {
+    match Here::current() {
+        Some(here) => here.process.state().random.u64(..),
+        None => super::thrown(),
+    }
 }
 
 /// The work of a task, as far as its process lets it go on.

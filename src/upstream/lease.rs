@@ -10,6 +10,8 @@ use http::{HeaderMap, Response, StatusCode, Version};
 
 use super::Upstream;
 use super::connection::Connection;
+use super::http2;
+use super::target::Target;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -17,10 +19,10 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// take time on the way. Of announcements below two seconds it is the half.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
-/// One of the upstream's `max_in_flight` places, counted for the endpoint that is tried.
+/// One of the upstream's `max_in_flight` places, counted for the address that is tried.
 pub(super) struct Place {
     upstream: Arc<Upstream>,
-    endpoint: Option<usize>,
+    target: Option<Arc<Target>>,
 }
 
 impl Place {
@@ -34,24 +36,20 @@ impl Place {
             .ok()?;
         Some(Self {
             upstream: Arc::clone(upstream),
-            endpoint: None,
+            target: None,
         })
     }
 
-    /// Counts for `endpoint` from now on, and no longer for the one before.
-    pub(super) fn move_to(&mut self, endpoint: usize) {
+    /// Counts for `target` from now on, and no longer for the one before.
+    pub(super) fn move_to(&mut self, target: &Arc<Target>) {
         self.leave();
-        self.endpoint = Some(endpoint);
-        self.upstream.endpoints[endpoint]
-            .in_flight
-            .fetch_add(1, Ordering::Relaxed);
+        target.entered();
+        self.target = Some(Arc::clone(target));
     }
 
     fn leave(&mut self) {
-        if let Some(endpoint) = self.endpoint.take() {
-            self.upstream.endpoints[endpoint]
-                .in_flight
-                .fetch_sub(1, Ordering::Relaxed);
+        if let Some(target) = self.target.take() {
+            target.left();
         }
     }
 }
@@ -63,45 +61,70 @@ impl Drop for Place {
     }
 }
 
-/// The use of a connection until the response's body has ended. Dropping it closes the connection.
+/// The use of a connection, or of a stream of one, until the response's body has ended. Dropping it closes the connection,
+/// or ends the stream.
 pub(super) struct Lease {
     place: Place,
-    connection: Connection,
-    /// How long the connection may be idle afterwards; `None`: it is not used again.
-    keep: Option<Duration>,
+    used: Used,
+}
+
+enum Used {
+    Connection {
+        connection: Connection,
+        /// How long the connection may be idle afterwards; `None`: it is not used again.
+        keep: Option<Duration>,
+    },
+    Stream(http2::Held),
 }
 
 impl Lease {
     /// Who is at the other end, where it has an address.
     pub(super) fn address(&self) -> Option<SocketAddr> {
-        self.connection.address()
+        match &self.used {
+            Used::Connection { connection, .. } => connection.address(),
+            Used::Stream(held) => held.address(),
+        }
     }
 
+    /// Of a stream.
+    pub(super) fn of_stream(place: Place, held: http2::Held) -> Self {
+        let used = Used::Stream(held);
+        Self { place, used }
+    }
+
+    /// Of a connection on which this response has come.
     pub(super) fn new<B>(place: Place, connection: Connection, response: &Response<B>) -> Self {
         // Answered early, the upstream may take the rest of the request for another one.
         let keep =
             keep(response, place.upstream.idle_timeout).filter(|_| connection.has_sent_request());
-        Self {
-            place,
-            connection,
-            keep,
-        }
+        let used = Used::Connection { connection, keep };
+        Self { place, used }
     }
 
     /// The response has ended: the connection may be used again.
     pub(super) fn give_back(self) {
-        let (Some(keep), Some(endpoint)) = (self.keep, self.place.endpoint) else {
+        let Used::Connection {
+            connection,
+            keep: Some(keep),
+        } = self.used
+        else {
             return;
         };
-        let upstream = &self.place.upstream;
-        if upstream.endpoints[endpoint].check_in(self.connection, keep) {
-            upstream.start_reaper();
+        let Some(target) = &self.place.target else {
+            return;
+        };
+        if target.check_in(connection, keep) {
+            self.place.upstream.start_reaper();
         }
     }
 
     /// Closes the connection with a reset.
     pub(super) fn break_off(&self) {
-        self.connection.reset();
+        match &self.used {
+            Used::Connection { connection, .. } => connection.reset(),
+            // No tunnel goes through one, and dropping it resets it.
+            Used::Stream(_) => {}
+        }
     }
 
     /// The response broke off.

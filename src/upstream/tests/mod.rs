@@ -2,6 +2,7 @@
 
 mod balancing;
 mod pool;
+mod shared;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::socket::Address;
 use super::*;
-use crate::config;
+use crate::config::{self, UpstreamProtocol};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -68,6 +69,7 @@ fn config(endpoints: Vec<UpstreamEndpoint>) -> UpstreamConfig {
         name: "payments".to_owned(),
         endpoints,
         tls: None,
+        protocol: UpstreamProtocol::Http1,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(4),
         max_in_flight: 8,
@@ -251,6 +253,7 @@ async fn a_dropped_send_closes_its_connection_and_the_gate_says_that_it_was_writ
 async fn a_reset_after_the_request_was_read_is_sent_and_not_tried_elsewhere() {
     let (origin, other) = (Origin::bind().await, Origin::bind().await);
     let upstream = Upstream::new(&config(vec![origin.endpoint(), other.endpoint()]));
+    upstream.balance.targets()[1].entered();
     let (result, ()) = tokio::join!(send(&upstream), async {
         let mut socket = origin.accept().await;
         read_request(&mut socket).await;
@@ -337,7 +340,8 @@ async fn a_connection_that_is_reset_before_the_first_byte_gives_the_request_back
     let origin = Origin::bind().await;
     let upstream = origin.upstream();
     let address = Address::Tcp(origin.0.local_addr().unwrap());
-    let open = Connection::open(&upstream.dialer, address, None, FOREVER, &upstream.counters);
+    let opening = upstream.opening(&upstream.balance.targets()[0]);
+    let open = opening.open_alone(address);
     let (Ok(connection), socket) = tokio::join!(open, origin.accept()) else {
         panic!("not connected");
     };
@@ -362,13 +366,8 @@ async fn a_connection_that_is_reset_before_the_first_byte_gives_the_request_back
 async fn a_gate_that_closes_after_the_connection_is_made_still_holds_the_first_byte_back() {
     let origin = Origin::bind().await;
     let upstream = origin.upstream();
-    let open = Connection::open(
-        &upstream.dialer,
-        Address::Tcp(origin.0.local_addr().unwrap()),
-        None,
-        FOREVER,
-        &upstream.counters,
-    );
+    let opening = upstream.opening(&upstream.balance.targets()[0]);
+    let open = opening.open_alone(Address::Tcp(origin.0.local_addr().unwrap()));
     let (Ok(connection), mut socket) = tokio::join!(open, origin.accept()) else {
         panic!("not connected");
     };
