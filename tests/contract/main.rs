@@ -28,6 +28,7 @@ mod reloading;
 mod resending;
 mod sealed;
 mod secure_upstreams;
+mod shared_upstreams;
 mod sockets;
 mod tunnels;
 mod unresolved;

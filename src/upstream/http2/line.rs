@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::upstream::socket::Socket;
+use crate::upstream::socket::{Heard, Socket};
 
 /// One socket, seen from both sides: h2 reads and writes it ([`LineIo`]), the streams look at it and shut it.
 pub(super) struct Line(Mutex<State>);
@@ -48,6 +48,13 @@ impl Line {
     /// Whether bytes wait for room in the socket.
     pub(super) fn is_clogged(&self) -> bool {
         self.state().is_clogged
+    }
+
+    /// Whether there is something to read, or the end, as the kernel knows it now: one system call that does not block.
+    pub(super) fn has_news(&self) -> bool {
+        let mut state = self.state();
+        let socket = state.socket.as_mut();
+        socket.is_none_or(|socket| socket.listen(true) != Heard::Nothing)
     }
 
     /// Shuts the line for good if no byte was given to the socket since it had taken `mark`, and says whether that is so.
