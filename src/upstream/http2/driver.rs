@@ -11,6 +11,8 @@ use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use h2::{Ping, PingPong};
 use tokio::sync::mpsc;
+use tokio::task::coop::has_budget_remaining;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::exchange::Job;
@@ -94,6 +96,9 @@ impl Driver {
             if self.shared.line.is_clogged() || self.shared.usage().begun >= allowed {
                 return Poll::Pending;
             }
+            if !has_budget_remaining() {
+                return wait_for_the_reactor(cx);
+            }
             if !self.queue.is_empty() && self.looks < MAX_LOOKS && self.shared.line.has_news() {
                 // It may be the end, or a goodbye, of which this runtime has not been told yet.
                 self.looks += 1;
@@ -121,9 +126,10 @@ impl Driver {
     }
 }
 
-/// Wakes the task once the runtime has asked the kernel what there is to read.
+/// Wakes the task after the others' turns, once the runtime has asked the kernel what there is to read.
 fn wait_for_the_reactor(cx: &mut Context<'_>) -> Poll<()> {
-    pin!(tokio::task::yield_now()).poll(cx)
+    let _ = pin!(yield_now()).poll(cx);
+    Poll::Pending
 }
 
 impl Shared {

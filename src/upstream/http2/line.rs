@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::has_budget_remaining;
 
 use crate::upstream::socket::{Heard, Socket};
 
@@ -20,7 +21,7 @@ struct State {
     taken: u64,
     /// Bytes that came.
     heard: u64,
-    /// Whether the socket takes no more for now.
+    /// Whether the socket takes no more for now. That it is another task's turn is no word of the socket's.
     is_clogged: bool,
 }
 
@@ -83,7 +84,7 @@ impl State {
         write: impl FnOnce(Pin<&mut Socket>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let result = write(self.socket()?);
-        self.is_clogged = result.is_pending();
+        self.is_clogged = result.is_pending() && has_budget_remaining();
         let count = ready!(result)?;
         self.taken += count as u64;
         Poll::Ready(Ok(count))
@@ -134,7 +135,7 @@ impl AsyncWrite for LineIo {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.state();
         let result = state.socket()?.poll_flush(cx);
-        state.is_clogged = result.is_pending();
+        state.is_clogged = result.is_pending() && has_budget_remaining();
         result
     }
 
