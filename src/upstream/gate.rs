@@ -57,7 +57,7 @@ impl Gate {
             | State::Written {
                 until: Some(until), ..
             } => *until = deadline.max(*until),
-            _ => {}
+            State::Open { until: None } | State::Written { until: None, .. } | State::Closed => {}
         }
     }
 

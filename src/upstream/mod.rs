@@ -92,7 +92,8 @@ pub struct Upstream {
 pub struct SendError {
     /// What went wrong, last.
     pub kind: SendErrorKind,
-    /// Whether at least one byte of the request was given to a socket. If not, none will be.
+    /// Whether at least one byte of the request was given to a socket, of an upstream that does not say that it left the
+    /// request alone. If not, none will be.
     pub sent: bool,
 }
 

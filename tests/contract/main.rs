@@ -29,6 +29,7 @@ mod reloading;
 mod resending;
 mod sealed;
 mod secure_upstreams;
+mod shared_upstreams;
 mod sockets;
 mod trailers;
 mod tunnels;

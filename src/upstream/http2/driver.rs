@@ -1,7 +1,7 @@
 //! The task of a connection: it gives requests to h2, moves bytes, and notices where the upstream is gone.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -11,6 +11,8 @@ use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use h2::{Ping, PingPong};
 use tokio::sync::mpsc;
+use tokio::task::coop::has_budget_remaining;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::exchange::Job;
@@ -29,6 +31,9 @@ const PING_SPARINGLY: Duration = Duration::from_secs(5 * 60 + 1);
 /// How long a connection that is no longer needed may take to end: its upstream need not read.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
+/// Times that news are read before a request is given to h2 all the same: on a busy connection there are always some.
+const MAX_LOOKS: u32 = 3;
+
 type Queue = mpsc::UnboundedReceiver<Box<Job>>;
 
 /// Works for a connection until it has ended.
@@ -46,6 +51,7 @@ pub(super) async fn run(
         sender: Some(sender),
         queue,
         shared: Arc::clone(&shared),
+        looks: 0,
     };
     tokio::select! {
         () = poll_fn(|cx| driver.poll(cx)) => {}
@@ -60,6 +66,8 @@ struct Driver {
     sender: Option<SendRequest<Bytes>>,
     queue: Queue,
     shared: Arc<Shared>,
+    /// Times that there were news before the next request.
+    looks: u32,
 }
 
 impl Driver {
@@ -88,8 +96,19 @@ impl Driver {
             if self.shared.line.is_clogged() || self.shared.usage().begun >= allowed {
                 return Poll::Pending;
             }
+            if !has_budget_remaining() {
+                return wait_for_the_reactor(cx);
+            }
+            if !self.queue.is_empty() && self.looks < MAX_LOOKS && self.shared.line.has_news() {
+                // It may be the end, or a goodbye, of which this runtime has not been told yet.
+                self.looks += 1;
+                return wait_for_the_reactor(cx);
+            }
             match self.queue.poll_recv(cx) {
-                Poll::Ready(Some(job)) => job.begin(sender, &self.shared),
+                Poll::Ready(Some(job)) => {
+                    self.looks = 0;
+                    job.begin(sender, &self.shared);
+                }
                 Poll::Ready(None) => self.close(),
                 Poll::Pending => return Poll::Pending,
             }
@@ -105,6 +124,12 @@ impl Driver {
             job.give_back(SendErrorKind::ConnectionLost);
         }
     }
+}
+
+/// Wakes the task after the others' turns, once the runtime has asked the kernel what there is to read.
+fn wait_for_the_reactor(cx: &mut Context<'_>) -> Poll<()> {
+    let _ = pin!(yield_now()).poll(cx);
+    Poll::Pending
 }
 
 impl Shared {
@@ -154,7 +179,7 @@ async fn watch(mut pings: Option<PingPong>, shared: &Shared, liveness: Liveness)
         let Some(pings) = &mut pings else {
             return;
         };
-        let mut pong = std::pin::pin!(pings.ping(Ping::opaque()));
+        let mut pong = pin!(pings.ping(Ping::opaque()));
         let mut answer = timeout(liveness.doubt, &mut pong).await;
         if answer.is_err() {
             shared.is_doubtful.store(true, Ordering::Relaxed);

@@ -173,13 +173,16 @@ impl Begun {
         let kind = match &fault {
             _ if self.pump.as_ref().is_some_and(Pump::has_failed) => SendErrorKind::RequestBody,
             Fault::OutOfTurn => SendErrorKind::BadResponse,
-            Fault::Ended(error) if is_unprocessed(error) => SendErrorKind::Refused,
+            Fault::Ended(error) if is_refused(error) && !interim.has_come() => {
+                SendErrorKind::Refused
+            }
             Fault::Ended(error) if error.is_library() => SendErrorKind::BadResponse,
             Fault::Ended(_) => SendErrorKind::ConnectionLost,
         };
         let is_unsent = match &fault {
             Fault::OutOfTurn => false,
-            Fault::Ended(error) if is_unprocessed(error) => !interim.has_come(),
+            // Who has begun to answer has begun to process.
+            Fault::Ended(error) if is_refused(error) || is_left_out(error) => !interim.has_come(),
             // The connection is over; what h2 has not written by now is never written.
             Fault::Ended(error) if error.is_io() || error.is_go_away() => {
                 shared.line.shut_unless_taken_since(self.mark)
@@ -236,9 +239,13 @@ impl Interim {
     }
 }
 
-/// Whether the upstream itself says that it has done nothing with the request. h2 ends a stream with the upstream's GOAWAY
-/// only where its number is above the last one that the GOAWAY names.
-fn is_unprocessed(error: &h2::Error) -> bool {
-    let is_refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
-    error.is_remote() && (error.is_go_away() || is_refused)
+/// Whether the upstream says of this stream that it has done nothing with it.
+fn is_refused(error: &h2::Error) -> bool {
+    error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM)
+}
+
+/// Whether the upstream has said goodbye and will not process this stream. h2 ends a stream with the upstream's GOAWAY only
+/// where its number is above the last one that the GOAWAY names.
+fn is_left_out(error: &h2::Error) -> bool {
+    error.is_go_away() && error.is_remote()
 }

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::has_budget_remaining;
 
-use crate::upstream::socket::Socket;
+use crate::upstream::socket::{Heard, Socket};
 
 /// One socket, seen from both sides: h2 reads and writes it ([`LineIo`]), the streams look at it and shut it.
 pub(super) struct Line(Mutex<State>);
@@ -20,7 +21,7 @@ struct State {
     taken: u64,
     /// Bytes that came.
     heard: u64,
-    /// Whether the socket takes no more for now.
+    /// Whether the socket takes no more for now. That it is another task's turn is no word of the socket's.
     is_clogged: bool,
 }
 
@@ -50,6 +51,13 @@ impl Line {
         self.state().is_clogged
     }
 
+    /// Whether there is something to read, or the end, as the kernel knows it now: one system call that does not block.
+    pub(super) fn has_news(&self) -> bool {
+        let mut state = self.state();
+        let socket = state.socket.as_mut();
+        socket.is_none_or(|socket| socket.listen(true) != Heard::Nothing)
+    }
+
     /// Shuts the line for good if no byte was given to the socket since it had taken `mark`, and says whether that is so.
     pub(super) fn shut_unless_taken_since(&self, mark: u64) -> bool {
         let mut state = self.state();
@@ -76,7 +84,7 @@ impl State {
         write: impl FnOnce(Pin<&mut Socket>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let result = write(self.socket()?);
-        self.is_clogged = result.is_pending();
+        self.is_clogged = result.is_pending() && has_budget_remaining();
         let count = ready!(result)?;
         self.taken += count as u64;
         Poll::Ready(Ok(count))
@@ -127,7 +135,7 @@ impl AsyncWrite for LineIo {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.state();
         let result = state.socket()?.poll_flush(cx);
-        state.is_clogged = result.is_pending();
+        state.is_clogged = result.is_pending() && has_budget_remaining();
         result
     }
 

@@ -88,7 +88,7 @@ async fn send(upstream: &Arc<Upstream>) -> Result<Response<InBody>, SendError> {
     upstream.send(request(body), &gate).await
 }
 
-async fn read_all(response: Response<InBody>) -> Result<Bytes, hyper::Error> {
+async fn read_all(response: Response<InBody>) -> Result<Bytes, AnswerBroken> {
     Ok(response.into_body().collect().await?.to_bytes())
 }
 
