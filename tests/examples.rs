@@ -4,24 +4,32 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use oncegate::config::{Config, StoreLocation};
 use oncegate::store::Redis;
 use support::{
-    Act, Authority, Connection, Engine, Gate, Gateway, RedisCluster, RedisServer, Request,
+    Act, Authority, Connection, Engine, Gate, Gateway, Http2, RedisCluster, RedisServer, Request,
     ToyUpstream, free_port, payment, until, within,
 };
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
+use tokio::net::{TcpListener, UnixStream};
 
 /// The examples that a test below exercises, by name. One that is not among them fails
 /// [`every_example_is_exercised`].
-const EXERCISED: [&str; 14] = [
-    "ci", "cluster", "edge", "observe", "oncegate", "payments", "probe", "queue", "redis",
+const EXERCISED: [&str; 15] = [
+    "ci", "cluster", "edge", "grpc", "observe", "oncegate", "payments", "probe", "queue", "redis",
     "sentinel", "services", "sidecar", "strict", "webhooks",
 ];
 
@@ -147,6 +155,64 @@ async fn observe_passes_payments_and_counts_those_that_enforcing_would_have_repl
             break;
         }
         assert!(sent < 10, "no duplicate would have been replayed");
+    }
+}
+
+#[tokio::test]
+async fn grpc_makes_a_payment_once_and_passes_other_calls() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let calls = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(serve_calls(listener, Arc::clone(&calls)));
+    let text = text_of("grpc", &[]).replace("127.0.0.1:9000", &address);
+    let gateway = Gateway::start(&text).await;
+    let client = Http2::open(gateway.address).await;
+    let call = |method: &str| {
+        Request::post(&format!("/payments.v1.Payments/{method}"))
+            .auth("Bearer alice")
+            .key("k")
+            .header("Content-Type", "application/grpc")
+            .header("TE", "trailers")
+            .body(b"\0\0\0\0\x01a")
+    };
+    for (method, status) in [("Create", "executed"), ("Create", "replayed"), ("Find", "")] {
+        let answer = client.send(&call(method)).await;
+        answer.is(200, status);
+        assert_eq!(answer.body, b"\0\0\0\0\x01b");
+        assert_eq!(answer.trailers.all("grpc-status"), ["0"]);
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+    let keyless = client
+        .send(&call("Create").without("Idempotency-Key"))
+        .await;
+    assert_eq!(keyless.header("grpc-status"), Some("3"), "{keyless:?}");
+}
+
+/// Answers every call, over HTTP/2 and nothing else, with one message.
+async fn serve_calls(listener: TcpListener, calls: Arc<AtomicUsize>) {
+    loop {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let calls = Arc::clone(&calls);
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            async move {
+                request.into_body().collect().await?;
+                let status = [(
+                    http::HeaderName::from_static("grpc-status"),
+                    http::HeaderValue::from_static("0"),
+                )];
+                let frames = [
+                    Frame::data(Bytes::from_static(b"\0\0\0\0\x01b")),
+                    Frame::trailers(http::HeaderMap::from_iter(status)),
+                ];
+                let frames = futures_util::stream::iter(frames.map(Ok::<_, Infallible>));
+                let answer = http::Response::builder().header("content-type", "application/grpc");
+                let answer = answer.body(StreamBody::new(frames)).expect("an answer");
+                Ok::<_, hyper::Error>(answer)
+            }
+        });
+        let http2 = http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(http2.serve_connection(TokioIo::new(stream), service));
     }
 }
 

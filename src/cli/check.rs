@@ -10,7 +10,7 @@ use super::{Check, Failure, report, summary};
 use crate::app;
 use crate::config::{Config, Loaded, StoreConfig, StoreLocation, UpstreamConfig, UpstreamEndpoint};
 use crate::store::{Inspected, Redis};
-use crate::upstream::Upstream;
+use crate::upstream::{Spoken, Upstream};
 
 pub(super) async fn run(arguments: &Check) -> Result<(), Failure> {
     let Loaded {
@@ -133,10 +133,14 @@ async fn ask(upstream: &UpstreamConfig, endpoint: &UpstreamEndpoint) -> Result<S
     let name = &upstream.name;
     let begun = Instant::now();
     match Upstream::try_out(upstream, endpoint).await {
-        Ok(()) => {
+        Ok(spoken) => {
             let took = begun.elapsed().as_millis();
+            let protocol = match spoken {
+                Spoken::Http1 => "",
+                Spoken::Http2 => " of HTTP/2",
+            };
             Ok(format!(
-                "the upstream {name} at {endpoint} takes connections ({took} ms)"
+                "the upstream {name} at {endpoint} takes connections{protocol} ({took} ms)"
             ))
         }
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(format!(

@@ -10,15 +10,27 @@ use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use serde_json::{Value as Json, json};
 
-use super::Endpoint;
 use super::certificates::{self, MAX_AUTHORITIES, unreadable};
 use super::file::{UpstreamFile, UpstreamTlsFile};
 use super::finding::{Findings, Place};
 use super::listener::{MAX_UNIX_PATH, UNIX};
 use super::secret;
-use super::setting::quoted;
+use super::setting::{choice, quoted};
 use super::value::Text;
 use super::words::is_host;
+use super::{Endpoint, UpstreamProtocol};
+
+choice!(ProtocolWord { Http1 = "http1", Auto = "auto", Http2 = "http2" } later {});
+
+impl From<ProtocolWord> for UpstreamProtocol {
+    fn from(word: ProtocolWord) -> Self {
+        match word {
+            ProtocolWord::Http1 => Self::Http1,
+            ProtocolWord::Auto => Self::Auto,
+            ProtocolWord::Http2 => Self::Http2,
+        }
+    }
+}
 
 const HTTP: &str = "http://";
 const HTTPS: &str = "https://";

@@ -300,6 +300,7 @@ fn upstream(name: &str, file: &UpstreamFile, findings: &mut Findings) -> Option<
         tls: tls?,
         resolvers: file.resolvers.value()?,
         health: health?,
+        protocol: file.protocol.value()?.into(),
         connect_timeout: file.connect_timeout.get()?.0,
         idle_timeout: file.idle_timeout.get()?.0,
         max_in_flight: file.max_in_flight.get()?.0,

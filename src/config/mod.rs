@@ -350,12 +350,25 @@ pub struct UpstreamConfig {
     pub resolvers: Vec<SocketAddr>,
     /// How addresses are checked; `None`: not at all.
     pub health: Option<HealthCheck>,
+    /// What is spoken to it.
+    pub protocol: UpstreamProtocol,
     /// Of one attempt at one address.
     pub connect_timeout: Duration,
     /// How long an idle connection is kept.
     pub idle_timeout: Duration,
     /// Requests under way at a time.
     pub max_in_flight: usize,
+}
+
+/// What is spoken to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// Over TLS what each endpoint prefers, otherwise HTTP/1.1.
+    Auto,
+    /// HTTP/2, without TLS by prior knowledge (RFC 9113, section 3.3).
+    Http2,
 }
 
 /// A server's address.

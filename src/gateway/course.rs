@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::protocol::{Sent, TraceRef};
 use crate::telemetry::spans::{self, Branch, DispatchSpan};
-use crate::upstream::{Gate, InBody};
+use crate::upstream::{AnswerBroken, Gate, InBody};
 
 /// What was seen so far.
 pub struct Course {
@@ -92,12 +92,12 @@ pub struct Followed<'a> {
 
 impl HttpBody for Followed<'_> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerBroken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerBroken>>> {
         let frame = ready!(Pin::new(&mut *self.body).poll_frame(cx));
         if let Some(Ok(frame)) = &frame {
             let length = frame.data_ref().map_or(0, |piece| piece.len() as u64);

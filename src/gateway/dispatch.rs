@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, TRAILER};
 use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
@@ -67,12 +67,24 @@ pub struct Answered {
 }
 
 /// What an answer says about the operation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Says {
     /// This HTTP status, or the one that its gRPC status stands for.
     Status(u16),
     /// Nothing, whatever the route's `outcomes` are.
     Nothing(Cause),
+}
+
+impl Says {
+    /// What a call of gRPC says that ended with this code. One that was cancelled may have been executed nevertheless, and
+    /// one without a code broke off.
+    pub fn of(code: Option<grpc::Code>) -> Self {
+        match code {
+            None => Self::Nothing(Cause::Truncated),
+            Some(code @ grpc::Code::Cancelled) => Self::Nothing(Cause::Status(code.http_status())),
+            Some(code) => Self::Status(code.http_status()),
+        }
+    }
 }
 
 /// An answer that passes through.
@@ -172,12 +184,14 @@ pub async fn dispatch(
     // A copy: the bytes as they were read keep the whole buffer of the connection that they came from, and a store
     // in memory would keep ten times what it counts.
     let body = Bytes::copy_from_slice(&whole.bytes);
+    // It is said anew to whom trailers are sent.
+    head.headers.remove(TRAILER);
     let mut trailers = whole.trailers;
     if let Some(trailers) = &mut trailers {
         headers::from_upstream_trailers(trailers);
     }
     let says = match is_grpc && head.status == StatusCode::OK {
-        true => said_by(grpc::code(
+        true => Says::of(grpc::code(
             &head.headers,
             trailers.as_ref(),
             body.is_empty(),
@@ -204,15 +218,6 @@ pub async fn dispatch(
         held: whole.held,
         endpoint: rest.endpoint(),
     })
-}
-
-/// A call that was cancelled may have been executed nevertheless, and one whose status is missing broke off.
-fn said_by(code: Option<grpc::Code>) -> Says {
-    match code {
-        None => Says::Nothing(Cause::Truncated),
-        Some(code @ grpc::Code::Cancelled) => Says::Nothing(Cause::Status(code.http_status())),
-        Some(code) => Says::Status(code.http_status()),
-    }
 }
 
 /// Passes an answer on to the client, with at most `patience` from piece to piece, on either side; a client that keeps

@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Shared;
 use super::age;
 use super::body::Body;
+use super::dispatch::Says;
+use super::grpc;
 use super::headers::IDEMPOTENCY_STATUS;
 use super::lease::Keeper;
 use super::pass;
@@ -55,6 +57,7 @@ pub async fn observed(
     request: Box<Request<RequestBody>>,
     peer: Peer,
 ) -> Response<Body> {
+    let is_grpc = grpc::is_grpc(request.headers());
     let (watch, ended) = begin(shared, lane, tally.observed(), &request).unzip();
     let counter = tally.counter();
     let body = |body| match watch {
@@ -66,7 +69,10 @@ pub async fn observed(
     let headers = response.headers_mut();
     headers.insert(IDEMPOTENCY_STATUS, HeaderValue::from_static("observed"));
     match ended {
-        Some(ended) => sight::answer(response, lane.policy().max_response_body, ended),
+        Some(ended) => {
+            let limit = lane.policy().max_response_body;
+            sight::answer(response, is_grpc, limit, ended)
+        }
         None => response,
     }
 }
@@ -357,18 +363,24 @@ impl Observation {
         };
         let release = Op::Release { owner: self.owner };
         match ending {
-            Some(Ending::Answered { status, not_stored }) => {
-                match self.policy().outcomes.classify(status, false) {
-                    Outcome::Record => Op::Complete {
-                        owner: self.owner,
-                        origin,
-                        answer: recorded(status, not_stored),
-                        retention: self.policy().keep_answer(status),
-                    },
-                    Outcome::Release => release,
-                    Outcome::Unknown => unknown(Cause::Status(status), origin),
-                }
-            }
+            Some(Ending::Answered {
+                says: Says::Nothing(cause),
+                ..
+            }) => unknown(cause, origin),
+            Some(Ending::Answered {
+                status,
+                says: Says::Status(said),
+                not_stored,
+            }) => match self.policy().outcomes.classify(said, false) {
+                Outcome::Record => Op::Complete {
+                    owner: self.owner,
+                    origin,
+                    answer: recorded(status, not_stored),
+                    retention: self.policy().keep_answer(said),
+                },
+                Outcome::Release => release,
+                Outcome::Unknown => unknown(Cause::Status(said), origin),
+            },
             Some(Ending::NotSent) => release,
             Some(Ending::Unanswered(cause)) => unknown(cause, origin),
             Some(Ending::BodyBroken) | None => unknown(UNSEEN, origin),

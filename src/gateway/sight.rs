@@ -6,19 +6,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{oneshot, watch};
 
 use super::body::Body;
-use super::dispatch::is_event_stream;
+use super::dispatch::{Says, is_event_stream};
+use super::grpc::{self, Code};
 use super::problem::{Problem, Said};
 use super::protect::names_key;
 use super::subject::Lane;
 use crate::identity::{BodyRule, FingerprintRules, FingerprintUnderWay};
 use crate::protocol::{Cause, Fingerprint, NotStored};
 use crate::server::{Budget, Held, RequestBody, RequestBodyError};
-use crate::upstream::InBody;
+use crate::upstream::{AnswerBroken, InBody};
 
 /// What was seen of a request's body. One that was not seen to its end is told of by nobody.
 pub enum Payload {
@@ -202,10 +203,12 @@ impl Drop for WatchedPayload {
 /// How an observed request ended. Of one that was not seen to its end, because its client left, nobody tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// With an answer of this status.
+    /// With an answer.
     Answered {
-        /// The status.
+        /// The HTTP status.
         status: u16,
+        /// What it says about the operation.
+        says: Says,
         /// Why a record could not hold the answer.
         not_stored: Option<NotStored>,
     },
@@ -222,18 +225,23 @@ pub type Ended = watch::Sender<Option<Ending>>;
 
 /// Tells `ended` how the request ended, at the moment at which a record would be made of it: at the end of the
 /// answer, or where it turns out that it is not held that long.
-pub fn answer(response: Response<Body>, limit: u64, ended: Ended) -> Response<Body> {
+///
+/// `is_grpc`: it answers a call of gRPC.
+pub fn answer(response: Response<Body>, is_grpc: bool, limit: u64, ended: Ended) -> Response<Body> {
     if let Some(said) = response.extensions().get::<Said>() {
         ended.send_replace(Some(refused(said.problem)));
         return response;
     }
     let mut watch = AnswerWatch {
         status: response.status().as_u16(),
+        call: (is_grpc && response.status() == StatusCode::OK)
+            .then(|| grpc::code(response.headers(), None, true)),
+        limit,
         left: limit,
         ended: Some(ended),
     };
     if is_event_stream(response.headers()) {
-        watch.tell(Some(NotStored::Streaming));
+        watch.tell(NotStored::Streaming);
     }
     response.map(|body| body.watched(|body| Watched::new(body, watch)))
 }
@@ -255,16 +263,41 @@ pub struct Watched {
 
 struct AnswerWatch {
     status: u16,
-    /// Bytes that a record would still hold.
+    /// Of a call of gRPC: the code that its head bears, which counts where nothing comes behind it.
+    call: Option<Option<Code>>,
+    /// Bytes that a record would hold.
+    limit: u64,
+    /// Those that it would still hold.
     left: u64,
     /// Gone once there is something to tell.
     ended: Option<Ended>,
 }
 
 impl AnswerWatch {
-    fn tell(&mut self, not_stored: Option<NotStored>) {
+    /// The answer is not held to its end.
+    fn tell(&mut self, reason: NotStored) {
+        let says = Says::Status(self.status);
+        self.answered(says, Some(reason));
+    }
+
+    /// The answer is whole.
+    fn whole(&mut self, trailers: Option<&HeaderMap>) {
+        let is_empty = self.left == self.limit;
+        let says = match (self.call, trailers) {
+            (None, _) => Says::Status(self.status),
+            (Some(code), None) => Says::of(code.filter(|_| is_empty)),
+            (Some(_), Some(_)) => Says::of(grpc::code(&HeaderMap::new(), trailers, is_empty)),
+        };
+        self.answered(says, None);
+    }
+
+    fn answered(&mut self, says: Says, not_stored: Option<NotStored>) {
         let status = self.status;
-        self.end(Ending::Answered { status, not_stored });
+        self.end(Ending::Answered {
+            status,
+            says,
+            not_stored,
+        });
     }
 
     fn end(&mut self, ending: Ending) {
@@ -277,9 +310,9 @@ impl AnswerWatch {
 impl Watched {
     fn new(body: InBody, mut watch: AnswerWatch) -> Self {
         if body.size_hint().lower() > watch.left {
-            watch.tell(Some(NotStored::TooLarge));
+            watch.tell(NotStored::TooLarge);
         } else if body.is_end_stream() {
-            watch.tell(None);
+            watch.whole(None);
         }
         Self { body, watch }
     }
@@ -287,30 +320,30 @@ impl Watched {
     fn data(&mut self, length: u64) {
         match self.watch.left.checked_sub(length) {
             Some(left) => self.watch.left = left,
-            None => self.watch.tell(Some(NotStored::TooLarge)),
+            None => self.watch.tell(NotStored::TooLarge),
         }
     }
 }
 
 impl HttpBody for Watched {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerBroken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerBroken>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
                 self.data(frame.data_ref().map_or(0, |piece| piece.len() as u64));
                 // Nothing comes after trailers, and whoever knows the length does not ask for more.
                 if frame.is_trailers() || self.body.is_end_stream() {
-                    self.watch.tell(None);
+                    self.watch.whole(frame.trailers_ref());
                 }
             }
             Some(Err(_)) => self.watch.end(Ending::Unanswered(Cause::Truncated)),
-            None => self.watch.tell(None),
+            None => self.watch.whole(None),
         }
         Poll::Ready(frame)
     }

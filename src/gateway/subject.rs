@@ -69,6 +69,7 @@ impl Lane {
             | SendErrorKind::Connect
             | SendErrorKind::ConnectTimeout
             | SendErrorKind::Tls => UpstreamError::Connect,
+            SendErrorKind::Refused => UpstreamError::Refused,
             SendErrorKind::Overloaded => UpstreamError::Saturated,
             SendErrorKind::ConnectionLost => UpstreamError::ConnectionLost,
             SendErrorKind::BadResponse => UpstreamError::Truncated,

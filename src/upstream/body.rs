@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::http2::Received;
 use super::lease::Lease;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -98,18 +99,37 @@ impl Body for OutBody {
 
 /// The body of an upstream's response.
 ///
-/// Read to its end, it gives the connection back to the pool. Dropped earlier, it closes the connection. It
-/// counts as in flight until then.
+/// Read to its end, it gives the connection back to the pool. Dropped earlier, it closes the connection, or resets its
+/// stream where others share the connection. It counts as in flight until then.
 pub struct InBody {
-    incoming: Incoming,
+    // Dropped first: then its stream is gone by the time the lease says so.
+    incoming: Source,
     endpoint: Option<SocketAddr>,
     /// Gone once the end was read or the body has failed; the tunnel has it where protocols were switched.
     lease: Option<Lease>,
 }
 
+/// Where the bytes of a response come from.
+pub(super) enum Source {
+    /// A connection of HTTP/1.1.
+    Connection(Incoming),
+    /// A stream of HTTP/2.
+    Stream(Received),
+}
+
+/// The upstream's response broke off.
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream's response broke off")]
+pub enum AnswerBroken {
+    /// On a connection of its own.
+    Http1(#[from] hyper::Error),
+    /// On a stream.
+    Http2(#[from] h2::Error),
+}
+
 impl InBody {
     pub(super) fn new(
-        incoming: Incoming,
+        incoming: Source,
         endpoint: Option<SocketAddr>,
         lease: Option<Lease>,
     ) -> Self {
@@ -129,7 +149,7 @@ impl InBody {
     }
 
     fn give_back_at_end(&mut self) {
-        if self.incoming.is_end_stream() {
+        if self.is_end_stream() {
             self.give_back();
         }
     }
@@ -143,13 +163,16 @@ impl InBody {
 
 impl Body for InBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerBroken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerBroken>>> {
+        let frame = ready!(match &mut self.incoming {
+            Source::Connection(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Source::Stream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        });
         match &frame {
             Some(Ok(_)) => self.give_back_at_end(),
             Some(Err(_)) => drop(self.lease.take().map(Lease::cut_off)),
@@ -159,10 +182,16 @@ impl Body for InBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.incoming {
+            Source::Connection(body) => body.is_end_stream(),
+            Source::Stream(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.incoming {
+            Source::Connection(body) => body.size_hint(),
+            Source::Stream(body) => body.size_hint(),
+        }
     }
 }

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -16,19 +15,17 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
 use super::SendErrorKind;
 use super::body::{OutBody, RequestBodyFailed};
 use super::gate::Gate;
-use super::socket::{Address, Dialer};
+use super::socket::{Address, Socket};
 use super::stats::{Counters, OpenConnection};
-use super::tls::Security;
 use super::wire::{Fate, Wire};
 use crate::process;
 
 /// The largest head of a response, in bytes, and the most that is read from or gathered for a socket at once.
-const MAX_RESPONSE_HEAD: usize = 128 * 1024;
+pub(super) const MAX_RESPONSE_HEAD: usize = 128 * 1024;
 
 /// A connection; dropping it closes it at once, whatever is under way on it.
 pub(super) struct Connection {
@@ -58,6 +55,12 @@ pub(super) struct NotConnected {
     pub(super) error: io::Error,
 }
 
+impl NotConnected {
+    pub(super) fn because(kind: SendErrorKind) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self { kind, error }
+    }
+}
+
 /// A request that got no response on a connection, which is gone.
 pub(super) struct Failed {
     pub(super) kind: SendErrorKind,
@@ -68,35 +71,19 @@ pub(super) struct Failed {
 }
 
 impl Connection {
-    /// Connects to `address` within `limit`, the handshake of TLS included.
-    pub(super) async fn open(
-        dialer: &Dialer,
+    /// Begins to speak HTTP/1.1 over a fresh socket to `address`.
+    pub(super) async fn over(
+        socket: Socket,
         address: Address,
-        security: Option<&Security>,
-        limit: Duration,
         counters: &Arc<Counters>,
     ) -> Result<Self, NotConnected> {
-        let because = |kind| move |error| NotConnected { kind, error };
-        let connecting = async {
-            let connected = dialer.connect(&address).await;
-            let socket = connected.map_err(because(SendErrorKind::Connect))?;
-            match security {
-                Some(security) => {
-                    let secured = security.shake_hands(socket).await;
-                    secured.map_err(because(SendErrorKind::Tls))
-                }
-                None => Ok(socket),
-            }
-        };
-        let socket = timeout(limit, connecting)
-            .await
-            .unwrap_or_else(|over| Err(because(SendErrorKind::ConnectTimeout)(over.into())))?;
         let (wire, io) = Wire::new(socket);
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_RESPONSE_HEAD)
             .handshake(TokioIo::new(io))
             .await
-            .map_err(|error| because(SendErrorKind::Connect)(io::Error::other(error)))?;
+            .map_err(io::Error::other)
+            .map_err(NotConnected::because(SendErrorKind::Connect))?;
         // What the connection ends with reaches the request under way, if there is one.
         let task = tokio::spawn(process::task(async move {
             drop(connection.with_upgrades().await);
@@ -231,7 +218,7 @@ impl Body for Sending {
 /// A second copy of a request whose body is in memory: hyper keeps a request that it has begun with, also where the
 /// socket then takes nothing of it. Some balancers accept only to reset, and an idle connection may end, or say
 /// something, at any moment up to the first byte.
-fn copy(request: &Request<OutBody>) -> Option<Box<Request<OutBody>>> {
+pub(super) fn copy(request: &Request<OutBody>) -> Option<Box<Request<OutBody>>> {
     let mut copy = Request::new(request.body().copy()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -8,8 +8,8 @@ use http::HeaderValue;
 use super::resolver;
 use super::socket::Address;
 use super::stats::EndpointCounters;
-use super::tls::Security;
-use crate::config::{self, UpstreamConfig, UpstreamEndpoint, UpstreamTls};
+use super::tls::{Offer, Security};
+use crate::config::{self, UpstreamConfig, UpstreamEndpoint, UpstreamProtocol};
 
 pub(super) struct Endpoint {
     /// As it is configured.
@@ -18,6 +18,8 @@ pub(super) struct Endpoint {
     pub(super) place: Where,
     /// Where TLS is spoken to it.
     security: Option<Security>,
+    /// The protocols that it has the choice of.
+    offer: Offer,
 }
 
 pub(super) enum Where {
@@ -42,19 +44,26 @@ impl Where {
 
 impl Endpoint {
     pub(super) fn all(config: &UpstreamConfig) -> Vec<Self> {
-        let tls = config.tls.as_ref();
         let endpoints = config.endpoints.iter();
-        endpoints.map(|endpoint| Self::new(endpoint, tls)).collect()
+        endpoints
+            .map(|endpoint| Self::new(endpoint, config))
+            .collect()
     }
 
-    pub(super) fn new(endpoint: &UpstreamEndpoint, tls: Option<&UpstreamTls>) -> Self {
+    pub(super) fn new(endpoint: &UpstreamEndpoint, config: &UpstreamConfig) -> Self {
+        let offer = match (config.protocol, endpoint) {
+            (UpstreamProtocol::Http2, _) => Offer::Http2,
+            (UpstreamProtocol::Auto, UpstreamEndpoint::Https(_)) => Offer::Either,
+            (UpstreamProtocol::Auto | UpstreamProtocol::Http1, _) => Offer::Http1,
+        };
         let (place, security) = match endpoint {
             UpstreamEndpoint::Http(endpoint) => (Where::of(endpoint), None),
             UpstreamEndpoint::Https(endpoint) => {
+                let tls = config.tls.as_ref();
                 let tls = tls.expect("an `https:` endpoint is lowered with its TLS");
                 (
                     Where::of(endpoint),
-                    Some(Security::new(tls, &endpoint.host)),
+                    Some(Security::new(tls, &endpoint.host, offer)),
                 )
             }
             UpstreamEndpoint::Unix(path) => {
@@ -67,6 +76,7 @@ impl Endpoint {
             counters: EndpointCounters::default(),
             place,
             security,
+            offer,
         }
     }
 
@@ -82,6 +92,14 @@ impl Endpoint {
 
     pub(super) fn security(&self) -> Option<&Security> {
         self.security.as_ref()
+    }
+
+    /// The protocols that it has the choice of for a request. HTTP/2 switches to no other one.
+    pub(super) fn offer(&self, has_upgrade: bool) -> Offer {
+        match self.offer {
+            Offer::Either if has_upgrade => Offer::Http1,
+            offer => offer,
+        }
     }
 
     /// Its addresses now, at least one.

@@ -13,13 +13,22 @@ use tokio::time::Instant;
 /// by the monotonic clock, after which the first write is refused and the gate closes.
 ///
 /// A write that the socket turned away (it was full, or reset) has given it nothing: the gate stays open and
-/// the request may be tried on another connection.
+/// the request may be tried on another connection. So it may where an upstream says of a request that was written that it
+/// will not process it (RFC 9113, section 8.7): the gate is as it was before, and closed if somebody tried to close it
+/// since.
 pub struct Gate(Mutex<State>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    Open { until: Option<Instant> },
-    Written { at: Instant },
+    Open {
+        until: Option<Instant>,
+    },
+    Written {
+        at: Instant,
+        until: Option<Instant>,
+        /// Whether somebody tried to close it since.
+        is_unwanted: bool,
+    },
     Closed,
 }
 
@@ -43,8 +52,12 @@ impl Gate {
     /// Moves the deadline to `deadline` where that is later; without effect on a gate that has none, that is
     /// closed or that was passed. A deadline that went by unnoticed is revived: nothing was refused by it.
     pub fn extend(&self, deadline: Instant) {
-        if let State::Open { until: Some(until) } = &mut *self.state() {
-            *until = deadline.max(*until);
+        match &mut *self.state() {
+            State::Open { until: Some(until) }
+            | State::Written {
+                until: Some(until), ..
+            } => *until = deadline.max(*until),
+            State::Open { until: None } | State::Written { until: None, .. } | State::Closed => {}
         }
     }
 
@@ -52,11 +65,26 @@ impl Gate {
     #[must_use]
     pub fn close(&self) -> bool {
         let mut state = self.state();
-        if matches!(*state, State::Written { .. }) {
+        if let State::Written { is_unwanted, .. } = &mut *state {
+            *is_unwanted = true;
             return false;
         }
         *state = State::Closed;
         true
+    }
+
+    /// What was written has reached nobody, and will not: the next write is a first one again.
+    pub(super) fn take_back(&self) {
+        let mut state = self.state();
+        if let State::Written {
+            until, is_unwanted, ..
+        } = *state
+        {
+            *state = match is_unwanted {
+                true => State::Closed,
+                false => State::Open { until },
+            };
+        }
     }
 
     /// Whether a socket has taken at least one byte.
@@ -69,7 +97,7 @@ impl Gate {
     #[must_use]
     pub fn written_at(&self) -> Option<Instant> {
         match *self.state() {
-            State::Written { at } => Some(at),
+            State::Written { at, .. } => Some(at),
             State::Open { .. } | State::Closed => None,
         }
     }
@@ -92,9 +120,14 @@ impl Gate {
             return None;
         }
         let result = write();
-        let is_first = !matches!(*state, State::Written { .. });
-        if is_first && matches!(result, Poll::Ready(Ok(1..))) {
-            *state = State::Written { at: Instant::now() };
+        if let State::Open { until } = *state
+            && matches!(result, Poll::Ready(Ok(1..)))
+        {
+            *state = State::Written {
+                at: Instant::now(),
+                until,
+                is_unwanted: false,
+            };
         }
         Some(result)
     }
@@ -173,6 +206,30 @@ mod tests {
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(!gate.refuses());
         assert!(write(&gate, 1).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_back_asks_again() {
+        let gate = Gate::until(Instant::now() + Duration::from_secs(1));
+        assert!(write(&gate, 1).is_some());
+        gate.extend(Instant::now() + Duration::from_secs(3));
+        gate.take_back();
+        assert!(!gate.written());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(write(&gate, 1).is_some());
+        gate.take_back();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(write(&gate, 1).is_none());
+    }
+
+    #[test]
+    fn what_is_taken_back_after_somebody_wanted_it_closed_is_closed() {
+        let gate = Gate::open();
+        assert!(write(&gate, 1).is_some());
+        assert!(!gate.close());
+        gate.take_back();
+        assert!(write(&gate, 1).is_none());
+        assert!(gate.close());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use http::{HeaderMap, Response, StatusCode, Version};
 
 use super::Upstream;
 use super::connection::Connection;
+use super::http2;
 use super::target::Target;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -60,44 +61,70 @@ impl Drop for Place {
     }
 }
 
-/// The use of a connection until the response's body has ended. Dropping it closes the connection.
+/// The use of a connection, or of a stream of one, until the response's body has ended. Dropping it closes the connection,
+/// or ends the stream.
 pub(super) struct Lease {
     place: Place,
-    connection: Connection,
-    /// How long the connection may be idle afterwards; `None`: it is not used again.
-    keep: Option<Duration>,
+    used: Used,
+}
+
+enum Used {
+    Connection {
+        connection: Connection,
+        /// How long the connection may be idle afterwards; `None`: it is not used again.
+        keep: Option<Duration>,
+    },
+    Stream(http2::Held),
 }
 
 impl Lease {
     /// Who is at the other end, where it has an address.
     pub(super) fn address(&self) -> Option<SocketAddr> {
-        self.connection.address()
+        match &self.used {
+            Used::Connection { connection, .. } => connection.address(),
+            Used::Stream(held) => held.address(),
+        }
     }
 
+    /// Of a stream.
+    pub(super) fn of_stream(place: Place, held: http2::Held) -> Self {
+        let used = Used::Stream(held);
+        Self { place, used }
+    }
+
+    /// Of a connection on which this response has come.
     pub(super) fn new<B>(place: Place, connection: Connection, response: &Response<B>) -> Self {
         // Answered early, the upstream may take the rest of the request for another one.
         let keep =
             keep(response, place.upstream.idle_timeout).filter(|_| connection.has_sent_request());
-        Self {
-            place,
-            connection,
-            keep,
-        }
+        let used = Used::Connection { connection, keep };
+        Self { place, used }
     }
 
     /// The response has ended: the connection may be used again.
     pub(super) fn give_back(self) {
-        let (Some(keep), Some(target)) = (self.keep, &self.place.target) else {
+        let Used::Connection {
+            connection,
+            keep: Some(keep),
+        } = self.used
+        else {
             return;
         };
-        if target.check_in(self.connection, keep) {
+        let Some(target) = &self.place.target else {
+            return;
+        };
+        if target.check_in(connection, keep) {
             self.place.upstream.start_reaper();
         }
     }
 
     /// Closes the connection with a reset.
     pub(super) fn break_off(&self) {
-        self.connection.reset();
+        match &self.used {
+            Used::Connection { connection, .. } => connection.reset(),
+            // No tunnel goes through one, and dropping it resets it.
+            Used::Stream(_) => {}
+        }
     }
 
     /// The response broke off.

@@ -1,4 +1,4 @@
-//! HTTP/1.1 clients of the upstreams: connections, their pool, balancing.
+//! Clients of the upstreams: connections, their pool, balancing.
 //!
 //! The one thing that this module must get right is the line between *not sent* (no byte of the request was given
 //! to a socket) and *sent*: what was not sent is tried elsewhere or released, what was sent is never sent
@@ -6,8 +6,9 @@
 //! can close. Nothing in here knows of keys, claims or records.
 //!
 //! Reading order: [`Upstream::send`], `balance` (which address), `target` (one of them, with its pool), `names` and
-//! `resolver` (where they come from), `health` (whether they are well), `connection`, `wire` with [`Gate`], `head` and `framing` (what is no answer), `tls` (what is between),
-//! `lease` and [`InBody`] (how a connection comes back), [`Tunnel`] (how it does not).
+//! `resolver` (where they come from), `health` (whether they are well), `opening`, `connection` (HTTP/1.1), `wire` with
+//! [`Gate`], `head` and `framing` (what is no answer), `tls` (what is between), `lease` and [`InBody`] (how a connection
+//! comes back), [`Tunnel`] (how it does not). Connections that requests share are a world of their own: `http2`.
 
 mod balance;
 mod body;
@@ -17,8 +18,10 @@ mod framing;
 mod gate;
 mod head;
 mod health;
+mod http2;
 mod lease;
 mod names;
+mod opening;
 mod resolver;
 mod socket;
 mod stats;
@@ -44,22 +47,31 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::config::{HealthCheck, UpstreamConfig, UpstreamEndpoint};
 use crate::process;
 use balance::Balance;
+use body::Source;
 use connection::{Connection, Failed, NotConnected};
 use endpoint::{Endpoint, Where};
+use http2::{Liveness, Opened, Way};
 use lease::{Lease, Place};
+use opening::Opening;
 use socket::{Address, Dialer};
 use stats::Counters;
 use target::{Standing, Target};
+use tls::Offer;
 
-pub use body::{InBody, OutBody, RequestBodyFailed};
+pub use body::{AnswerBroken, InBody, OutBody, RequestBodyFailed};
 pub use gate::Gate;
 #[cfg(test)]
 pub use socket::{Network, Scripted};
 pub use stats::{EndpointCounts, EndpointStats, Stats};
+pub use tls::Spoken;
 pub use tunnel::{Tunnel, TunnelLost};
 
 /// How often idle connections are looked through: bounds of a half of `idle_timeout`.
 const REAP_EVERY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
+
+/// Shared connections to one address that may go away under a request before it is sent, in a row: some servers end each
+/// after a number of requests.
+const MAX_GOODBYES: usize = 4;
 
 /// An upstream: some endpoints that can take the same requests.
 pub struct Upstream {
@@ -69,6 +81,7 @@ pub struct Upstream {
     dialer: Dialer,
     connect_timeout: Duration,
     idle_timeout: Duration,
+    liveness: Liveness,
     max_in_flight: usize,
     in_flight: AtomicUsize,
     has_reaper: AtomicBool,
@@ -86,7 +99,8 @@ pub struct Upstream {
 pub struct SendError {
     /// What went wrong, last.
     pub kind: SendErrorKind,
-    /// Whether at least one byte of the request was given to a socket. If not, none will be.
+    /// Whether at least one byte of the request was given to a socket, of an upstream that does not say that it left the
+    /// request alone. If not, none will be.
     pub sent: bool,
 }
 
@@ -96,7 +110,7 @@ pub enum SendErrorKind {
     /// The endpoint's name has no address, or the resolver failed or took longer than `connect_timeout`.
     #[error("the upstream's name could not be resolved")]
     Resolve,
-    /// The connection was refused or failed.
+    /// The connection was refused or failed, or HTTP/2 is not spoken where it should be.
     #[error("the upstream could not be connected to")]
     Connect,
     /// No connection within `connect_timeout`, the handshake of TLS included.
@@ -105,6 +119,9 @@ pub enum SendErrorKind {
     /// The handshake of TLS failed: the certificate of one side, or what both speak, did not please the other one.
     #[error("the TLS handshake with the upstream failed")]
     Tls,
+    /// The upstream said that it does not process the request (RFC 9113, section 8.7).
+    #[error("the upstream refused the request without processing it")]
+    Refused,
     /// The [`Gate`] was closed, or its deadline over, before the first byte.
     #[error("the request was withdrawn before its first byte")]
     GateClosed,
@@ -114,7 +131,7 @@ pub enum SendErrorKind {
     /// The connection ended before a response's head was read.
     #[error("the connection to the upstream was lost before its response")]
     ConnectionLost,
-    /// What came is no HTTP/1.1 response, can be read as another one, has too large a head, or switches to a
+    /// What came is no response of HTTP/1.1 or HTTP/2, can be read as another one, has too large a head, or switches to a
     /// protocol that nobody asked for.
     #[error("the upstream's response is not valid")]
     BadResponse,
@@ -125,11 +142,12 @@ pub enum SendErrorKind {
 
 impl SendErrorKind {
     /// Every kind, in the order of their declaration.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Resolve,
         Self::Connect,
         Self::ConnectTimeout,
         Self::Tls,
+        Self::Refused,
         Self::GateClosed,
         Self::Overloaded,
         Self::ConnectionLost,
@@ -145,6 +163,7 @@ impl SendErrorKind {
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::Tls => "tls",
+            Self::Refused => "refused",
             Self::GateClosed => "gate_closed",
             Self::Overloaded => "overloaded",
             Self::ConnectionLost => "connection_lost",
@@ -181,6 +200,7 @@ impl Upstream {
             endpoints,
             connect_timeout: config.connect_timeout,
             idle_timeout: config.idle_timeout,
+            liveness: Liveness::USUAL,
             max_in_flight: config.max_in_flight,
             in_flight: AtomicUsize::new(0),
             has_reaper: AtomicBool::new(false),
@@ -233,26 +253,28 @@ impl Upstream {
         }));
     }
 
-    /// Connects to an endpoint once, as a request would, and sends it nothing.
+    /// Connects to an endpoint once, as a request would, sends it none, and says what it speaks. HTTP/2 it has to begin to
+    /// speak; that it speaks HTTP/1.1 is taken for granted unless it says otherwise.
     ///
     /// # Errors
     /// Why there is no connection: `TimedOut` where it took longer than `connect_timeout`.
-    pub async fn try_out(config: &UpstreamConfig, endpoint: &UpstreamEndpoint) -> io::Result<()> {
-        let (limit, dialer) = (config.connect_timeout, Dialer::default());
-        let endpoint = Endpoint::new(endpoint, config.tls.as_ref());
+    pub async fn try_out(
+        config: &UpstreamConfig,
+        endpoint: &UpstreamEndpoint,
+    ) -> io::Result<Spoken> {
+        let endpoint = Endpoint::new(endpoint, config);
+        let opening = Opening {
+            dialer: &Dialer::default(),
+            security: endpoint.security(),
+            offer: endpoint.offer(false),
+            limit: config.connect_timeout,
+            counters: &Arc::default(),
+        };
         let mut last = io::ErrorKind::NotFound.into();
         for address in endpoint.addresses(&config.resolvers).await? {
-            let connecting = async {
-                let socket = dialer.connect(&address).await?;
-                match endpoint.security() {
-                    Some(security) => security.shake_hands(socket).await.map(drop),
-                    None => Ok(()),
-                }
-            };
-            match tokio::time::timeout(limit, connecting).await {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(error)) => last = error,
-                Err(over) => last = over.into(),
+            match opening.try_out(&address).await {
+                Ok(spoken) => return Ok(spoken),
+                Err(NotConnected { error, .. }) => last = error,
             }
         }
         Err(last)
@@ -262,10 +284,12 @@ impl Upstream {
     ///
     /// The URI is origin-form and `Host` is set; version, `Content-Length` and `Transfer-Encoding` are set anew
     /// from the body. The first byte asks `gate`. As long as no byte was given to a socket, other connections and
-    /// addresses are tried, each address once (a streaming body only while untouched); afterwards nothing is. Nothing limits the wait for the response but the caller, who drops the future: that closes
-    /// the connection, and `gate` says whether the request was sent.
+    /// addresses are tried, each address once (a streaming body only while untouched); afterwards nothing is,
+    /// unless an upstream says over HTTP/2 that it did not process the request. Nothing limits the wait for the response but
+    /// the caller, who drops the future: that closes the connection, or resets the stream, and `gate` says whether the
+    /// request was sent.
     /// Interim responses (1xx) are dropped. A request with `Upgrade` may be answered with 101, whose extensions then
-    /// bear a [`Tunnel`].
+    /// bear a [`Tunnel`]; over HTTP/2 it goes as one without `Upgrade`.
     ///
     /// # Errors
     /// See [`SendErrorKind`].
@@ -331,7 +355,7 @@ impl Upstream {
     }
 
     async fn try_targets(
-        &self,
+        self: &Arc<Self>,
         mut place: Place,
         request: Box<Request<OutBody>>,
         gate: &Arc<Gate>,
@@ -345,8 +369,8 @@ impl Upstream {
         let mut tried = Vec::new();
         while let Some(target) = self.next(&tried).await {
             place.move_to(&target);
-            if let Some((response, connection)) = self.try_target(&target, &mut attempt).await? {
-                return Ok(taken_in(response, place, connection));
+            if let Some(exchanged) = self.try_target(&target, &mut attempt).await? {
+                return Ok(exchanged.taken_in(place));
             }
             tried.push(target);
         }
@@ -364,17 +388,54 @@ impl Upstream {
 
     /// `None`: nothing was sent, and another address may be tried.
     async fn try_target(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
         attempt: &mut Attempt<'_>,
     ) -> Result<Option<Exchanged>, SendError> {
-        if let Some(connection) = target.check_out()
-            && let Some(exchanged) = attempt.on(connection).await?
+        let offer = self.endpoints[target.endpoint].offer(attempt.upgrade.is_some());
+        let may_be_alone = match offer {
+            Offer::Http1 => true,
+            Offer::Either => target.shared.prefers_http1(),
+            Offer::Http2 => false,
+        };
+        if may_be_alone
+            && let Some(connection) = target.check_out()
+            && let Some(exchanged) = attempt.on(Way::Alone(connection)).await?
         {
             return Ok(Some(exchanged));
         }
         // Boxed, so that what finds a connection, as most requests do, needs no room for making one.
-        self.try_anew(target, attempt).boxed().await
+        match offer {
+            Offer::Http1 => self.try_anew(target, attempt).boxed().await,
+            Offer::Either | Offer::Http2 => self.try_shared(target, attempt).boxed().await,
+        }
+    }
+
+    /// The same, on a connection that others use, too, or on one of its own where the endpoint wants that. An upstream that
+    /// says goodbye just then is connected to anew.
+    async fn try_shared(
+        self: &Arc<Self>,
+        target: &Target,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Option<Exchanged>, SendError> {
+        for _ in 0..MAX_GOODBYES {
+            attempt.check_gate()?;
+            let open = || self.connect_shared(target);
+            let way = match target.shared.way(self.connect_timeout, open).await {
+                Ok(way) => way,
+                Err(kind) => {
+                    attempt.last = kind;
+                    return Ok(None);
+                }
+            };
+            if let Some(exchanged) = attempt.on(way).await? {
+                return Ok(Some(exchanged));
+            }
+            if attempt.last == SendErrorKind::Refused {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     /// The same, on a connection that is made for it.
@@ -385,7 +446,7 @@ impl Upstream {
     ) -> Result<Option<Exchanged>, SendError> {
         attempt.check_gate()?;
         match self.connect(target).await {
-            Ok(connection) => attempt.on(connection).await,
+            Ok(connection) => attempt.on(Way::Alone(connection)).await,
             Err(kind) => {
                 attempt.last = kind;
                 Ok(None)
@@ -393,10 +454,45 @@ impl Upstream {
         }
     }
 
-    /// Makes a connection to an address, and remembers how that went.
+    /// Makes a connection for one request at a time.
     async fn connect(&self, target: &Target) -> Result<Connection, SendErrorKind> {
+        let opening = self.opening(target);
+        let connecting = opening.open_alone(target.address.clone());
+        self.remembered(target, connecting).await
+    }
+
+    /// Makes a connection that requests may share.
+    async fn connect_shared(
+        self: &Arc<Self>,
+        target: &Target,
+    ) -> Result<Opened<Connection>, SendErrorKind> {
+        let opening = self.opening(target);
+        let (address, freed) = (target.address.clone(), target.shared.freed());
+        let connecting = opening.open(address, self.liveness, freed);
+        let opened = self.remembered(target, connecting).await?;
+        self.start_reaper();
+        Ok(opened)
+    }
+
+    fn opening(&self, target: &Target) -> Opening<'_> {
+        let endpoint = &self.endpoints[target.endpoint];
+        Opening {
+            dialer: &self.dialer,
+            security: endpoint.security(),
+            offer: endpoint.offer(false),
+            limit: self.connect_timeout,
+            counters: &self.counters,
+        }
+    }
+
+    /// Connects to an address, which remembers how that went.
+    async fn remembered<T>(
+        &self,
+        target: &Target,
+        connecting: impl Future<Output = Result<T, NotConnected>>,
+    ) -> Result<T, SendErrorKind> {
         let trial = target.try_out();
-        match self.open(target).await {
+        match connecting.await {
             Ok(connection) => {
                 self.is_back(target);
                 Ok(connection)
@@ -408,16 +504,6 @@ impl Upstream {
                 Err(failed.kind)
             }
         }
-    }
-
-    fn open(&self, target: &Target) -> impl Future<Output = Result<Connection, NotConnected>> {
-        Connection::open(
-            &self.dialer,
-            target.address.clone(),
-            self.endpoints[target.endpoint].security(),
-            self.connect_timeout,
-            &self.counters,
-        )
     }
 
     fn is_ejected(&self, target: &Target, failed: &NotConnected) {
@@ -458,19 +544,26 @@ async fn reap(upstream: Weak<Upstream>, every: Duration) {
             return;
         };
         let targets = upstream.balance.targets();
-        let left: usize = targets.iter().map(|target| target.reap()).sum();
+        let idle_timeout = upstream.idle_timeout;
+        let left: usize = targets.iter().map(|one| one.reap(idle_timeout)).sum();
         if left > 0 {
             continue;
         }
         upstream.has_reaper.store(false, Ordering::SeqCst);
         // A connection that came back before the line above saw a reaper and started none.
-        if upstream.idle_count() == 0 || upstream.has_reaper.swap(true, Ordering::SeqCst) {
+        let targets = upstream.balance.targets();
+        let is_needed = targets.iter().any(|one| one.needs_reaper());
+        if !is_needed || upstream.has_reaper.swap(true, Ordering::SeqCst) {
             return;
         }
     }
 }
 
-type Exchanged = (Response<hyper::body::Incoming>, Connection);
+/// The head of a response, and what its body comes on.
+enum Exchanged {
+    Alone(Response<hyper::body::Incoming>, Connection),
+    Shared(Response<http2::Received>, http2::Held),
+}
 
 /// One request on its way through connections that take nothing of it.
 struct Attempt<'a> {
@@ -491,12 +584,22 @@ impl Attempt<'_> {
     }
 
     /// `None`: nothing was sent, and another connection may be tried.
-    async fn on(&mut self, connection: Connection) -> Result<Option<Exchanged>, SendError> {
+    async fn on(&mut self, way: Way<Connection>) -> Result<Option<Exchanged>, SendError> {
         let Some(request) = self.request.take() else {
             return Err(SendError::unsent(self.last));
         };
-        match connection.exchange(*request, self.gate).await {
-            Ok((response, _)) if self.is_doubtful(&response) => Err(SendError {
+        let exchanged = match way {
+            Way::Alone(connection) => {
+                let exchange = connection.exchange(*request, self.gate).await;
+                exchange.map(|(response, connection)| Exchanged::Alone(response, connection))
+            }
+            Way::Shared(place) => {
+                let exchange = place.exchange(*request, self.gate).await;
+                exchange.map(|(response, held)| Exchanged::Shared(response, held))
+            }
+        };
+        match exchanged {
+            Ok(exchanged) if self.is_doubtful(&exchanged) => Err(SendError {
                 kind: SendErrorKind::BadResponse,
                 sent: true,
             }),
@@ -514,31 +617,42 @@ impl Attempt<'_> {
         }
     }
 
-    fn is_doubtful<B>(&self, response: &Response<B>) -> bool {
-        framing::is_ambiguous(response.headers())
-            || response.status() == StatusCode::SWITCHING_PROTOCOLS
-                && !framing::switches_as_asked(self.upgrade.as_ref(), response.headers())
+    fn is_doubtful(&self, exchanged: &Exchanged) -> bool {
+        let (status, headers) = match exchanged {
+            Exchanged::Alone(response, _) => (response.status(), response.headers()),
+            Exchanged::Shared(response, _) => (response.status(), response.headers()),
+        };
+        framing::is_ambiguous(headers)
+            || status == StatusCode::SWITCHING_PROTOCOLS
+                && !framing::switches_as_asked(self.upgrade.as_ref(), headers)
     }
 }
 
-/// A response whose end, or whose tunnel's end, gives back what it took.
-fn taken_in(
-    mut response: Response<hyper::body::Incoming>,
-    place: Place,
-    connection: Connection,
-) -> Response<InBody> {
-    let lease = Lease::new(place, connection, &response);
-    let address = lease.address();
-    if response.status() == StatusCode::NO_CONTENT {
-        // It has none, and must not speak of one (RFC 9110, section 8.6).
-        response.headers_mut().remove(CONTENT_LENGTH);
+impl Exchanged {
+    /// The response, whose end, or whose tunnel's end, gives back what it took.
+    fn taken_in(self, place: Place) -> Response<InBody> {
+        let (mut response, lease) = match self {
+            Self::Alone(response, connection) => {
+                let lease = Lease::new(place, connection, &response);
+                (response.map(Source::Connection), lease)
+            }
+            Self::Shared(response, held) => {
+                let lease = Lease::of_stream(place, held);
+                (response.map(Source::Stream), lease)
+            }
+        };
+        let address = lease.address();
+        if response.status() == StatusCode::NO_CONTENT {
+            // It has none, and must not speak of one (RFC 9110, section 8.6).
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return response.map(|incoming| InBody::new(incoming, address, Some(lease)));
+        }
+        let tunnel = Tunnel::new(hyper::upgrade::on(&mut response), lease);
+        response.extensions_mut().insert(tunnel);
+        response.map(|incoming| InBody::new(incoming, address, None))
     }
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return response.map(|incoming| InBody::new(incoming, address, Some(lease)));
-    }
-    let tunnel = Tunnel::new(hyper::upgrade::on(&mut response), lease);
-    response.extensions_mut().insert(tunnel);
-    response.map(|incoming| InBody::new(incoming, address, None))
 }
 
 impl SendError {

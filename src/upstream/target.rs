@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Condition, Connection};
+use super::http2;
 use super::socket::Address;
 
 /// Idle connections kept for one address; more are closed when their exchange ends. It holds the bursts of a
@@ -29,6 +30,8 @@ pub(super) struct Target {
     /// Requests whose response has not ended.
     in_flight: AtomicUsize,
     idle: Mutex<Pool>,
+    /// Connections that requests share.
+    pub(super) shared: http2::Pool,
     /// Since when `avoid_until` counts.
     epoch: Instant,
     /// Milliseconds since `epoch`; 0 for an address that is well.
@@ -87,6 +90,7 @@ impl Target {
             endpoint,
             in_flight: AtomicUsize::new(0),
             idle: Mutex::default(),
+            shared: http2::Pool::default(),
             epoch: Instant::now(),
             avoid_until: AtomicU64::new(0),
             failures: AtomicU32::new(0),
@@ -254,8 +258,9 @@ impl Target {
         has_room
     }
 
-    /// Closes the idle connections that are too old or dead; says how many are left.
-    pub(super) fn reap(&self) -> usize {
+    /// Closes the idle connections that are too old or dead; says how many are left, with those that may become idle.
+    pub(super) fn reap(&self, idle_timeout: Duration) -> usize {
+        let shared = self.shared.reap(idle_timeout);
         let now = Instant::now();
         let mut gone = Vec::new();
         let idle = &mut self.pool().idle;
@@ -265,7 +270,7 @@ impl Target {
                 gone.push(idle.remove(index));
             }
         }
-        idle.len()
+        idle.len() + shared
     }
 
     /// The endpoint has this address no more: idle connections are closed now, those in use when their exchange ends.
@@ -276,10 +281,16 @@ impl Target {
         let idle = std::mem::take(&mut pool.idle);
         drop(pool);
         drop(idle);
+        self.shared.leave();
     }
 
     pub(super) fn idle_count(&self) -> usize {
-        self.pool().idle.len()
+        self.pool().idle.len() + self.shared.idle_count()
+    }
+
+    /// Whether there are connections that are to be looked through.
+    pub(super) fn needs_reaper(&self) -> bool {
+        !self.pool().idle.is_empty() || self.shared.count() > 0
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {

@@ -26,8 +26,57 @@ use tokio_rustls::client::TlsStream;
 use super::socket::{Heard, Socket};
 use crate::config::UpstreamTls;
 
-/// The one protocol that we speak to upstreams.
 const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
+
+/// The protocols that an endpoint has the choice of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Offer {
+    Http1,
+    Either,
+    Http2,
+}
+
+/// The protocol that an endpoint speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spoken {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+impl Offer {
+    /// In the order of our preference (RFC 7301, section 3.1).
+    fn protocols(self) -> Vec<Vec<u8>> {
+        let protocols: &[&[u8]] = match self {
+            Self::Http1 => &[HTTP1],
+            Self::Either => &[HTTP2, HTTP1],
+            Self::Http2 => &[HTTP2],
+        };
+        protocols.iter().map(|name| name.to_vec()).collect()
+    }
+
+    /// What is spoken where there is no TLS, and so no choice.
+    pub(super) fn unnegotiated(self) -> Spoken {
+        match self {
+            Self::Http1 | Self::Either => Spoken::Http1,
+            Self::Http2 => Spoken::Http2,
+        }
+    }
+
+    /// What is spoken where the endpoint has chosen this: one that chooses nothing speaks HTTP/1.1.
+    fn chosen(self, name: Option<&[u8]>) -> io::Result<Spoken> {
+        match (self, name) {
+            (_, Some(HTTP2)) => Ok(Spoken::Http2),
+            (Self::Http2, _) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it does not offer HTTP/2 (ALPN h2)",
+            )),
+            (Self::Http1 | Self::Either, _) => Ok(Spoken::Http1),
+        }
+    }
+}
 
 /// How long an endpoint that asks for certificates has, at least, to say what it thinks of ours.
 const MIN_VERDICT: Duration = Duration::from_millis(50);
@@ -37,14 +86,18 @@ const MAX_PIECES: usize = 16;
 
 /// How TLS is spoken to one endpoint.
 pub(super) struct Security {
+    /// For what is usually offered.
     config: Arc<ClientConfig>,
+    offer: Offer,
+    /// For what only HTTP/1.1 can carry.
+    http1: Arc<ClientConfig>,
     name: ServerName<'static>,
     shown: Arc<Shown>,
 }
 
 impl Security {
     /// `host`: of the endpoint, which it has to prove to be unless the configuration says another name.
-    pub(super) fn new(tls: &UpstreamTls, host: &str) -> Self {
+    pub(super) fn new(tls: &UpstreamTls, host: &str, offer: Offer) -> Self {
         let shown = Arc::new(Shown {
             certificate: tls.client.clone(),
             was_asked: AtomicBool::new(false),
@@ -55,12 +108,16 @@ impl Security {
                 .expect("the provider knows both versions")
                 .with_root_certificates(Arc::clone(&tls.authorities))
                 .with_client_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesClientCert>);
-        config.alpn_protocols = vec![HTTP1.to_vec()];
+        config.alpn_protocols = Offer::Http1.protocols();
         // What goes with the first flight can be sent again by anybody who has seen it.
         config.enable_early_data = false;
+        let http1 = Arc::new(config.clone());
+        config.alpn_protocols = offer.protocols();
         let name = tls.server_name.clone();
         Self {
             config: Arc::new(config),
+            offer,
+            http1,
             name: name.unwrap_or_else(|| {
                 let name = ServerName::try_from(host.to_owned());
                 // The configuration has no other ones; and nobody bears this one.
@@ -70,19 +127,28 @@ impl Security {
         }
     }
 
-    /// Does the handshake over a fresh connection.
+    /// Does the handshake over a fresh connection, in which the endpoint chooses of `offer`: what is usual, or HTTP/1.1.
     ///
     /// # Errors
     /// Why it came to nothing.
-    pub(super) async fn shake_hands(&self, socket: Socket) -> io::Result<Socket> {
+    pub(super) async fn shake_hands(
+        &self,
+        socket: Socket,
+        offer: Offer,
+    ) -> io::Result<(Socket, Spoken)> {
         let begun = Instant::now();
         let below = Below {
             socket,
             taken: 0,
             records: Records::default(),
         };
-        let connector = TlsConnector::from(Arc::clone(&self.config));
+        let config = match offer == self.offer {
+            true => &self.config,
+            false => &self.http1,
+        };
+        let connector = TlsConnector::from(Arc::clone(config));
         let stream = connector.connect(self.name.clone(), below).await?;
+        let spoken = offer.chosen(stream.get_ref().1.alpn_protocol())?;
         let mut secure = Secure {
             stream,
             is_broken: false,
@@ -94,7 +160,7 @@ impl Security {
                 verdict?;
             }
         }
-        Ok(Socket::Tls(Box::new(secure)))
+        Ok((Socket::Tls(Box::new(secure)), spoken))
     }
 
     /// In TLS 1.3 a client is done before its certificate has been looked at (RFC 8446, section 4.6.1, and appendix

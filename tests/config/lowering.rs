@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use http::{HeaderName, Method};
-use oncegate::config::{Config, Endpoint, ListenAddress, StoreLocation, UpstreamEndpoint};
+use oncegate::config::{
+    Config, Endpoint, ListenAddress, StoreLocation, UpstreamEndpoint, UpstreamProtocol,
+};
 use oncegate::identity::{BodyRule, KeyFormat, KeySource, ScopeSource};
 use oncegate::route::{Mode, OnStoreDown};
 
@@ -58,6 +60,7 @@ fn defaults_are_those_of_the_reference() {
     });
     assert_eq!(upstreams[0].endpoints, [endpoint]);
     assert!(upstreams[0].tls.is_none());
+    assert_eq!(upstreams[0].protocol, UpstreamProtocol::Http1);
     assert_eq!(upstreams[0].max_in_flight, 1024);
     let route = &routes[0];
     assert_eq!((route.name.as_str(), &*route.id), ("all", "all"));

@@ -130,6 +130,23 @@ async fn payments_go_through_tls_once_and_connections_are_used_again() {
     }
 }
 
+/// The certificates are right; what it offers to speak is HTTP/1.1.
+#[tokio::test]
+async fn an_upstream_that_does_not_offer_http_2_is_sent_nothing_where_nothing_else_will_do() {
+    let (authority, upstream) = (Authority::new(), ToyUpstream::start());
+    let front = Front::before(&upstream, &authority).await;
+    let only = |protocol: &str| {
+        let protocol = format!("protocol = {protocol:?}");
+        front.setup(&roots(&authority)).upstream(&protocol)
+    };
+    nothing_is_sent(&only("http2").start().await, &upstream).await;
+    let gateway = only("auto").start().await;
+    for key in ["a", "b"] {
+        gateway.send(&payment(key)).await.is(201, "executed");
+    }
+    assert_eq!((upstream.connections(), upstream.charges()), (1, 2));
+}
+
 #[tokio::test]
 async fn a_connection_that_tls_has_closed_meanwhile_costs_no_request() {
     let (authority, upstream) = (Authority::new(), ToyUpstream::start());

@@ -114,6 +114,7 @@ async fn answer(socket: &mut TcpStream) -> io::Result<Option<Answer>> {
                 status,
                 headers: Headers(vec![("Content-Type".to_owned(), media.to_owned())]),
                 body,
+                trailers: Default::default(),
                 complete: true,
             }));
         }

@@ -210,6 +210,7 @@ async fn answered(
         status: head.status.as_u16(),
         headers: Headers(head.headers.iter().map(line).collect()),
         body: body.to_bytes().to_vec(),
+        trailers: Default::default(),
         complete: true,
     }
 }

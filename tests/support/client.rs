@@ -107,6 +107,8 @@ pub struct Answer {
     pub status: u16,
     pub headers: Headers,
     pub body: Vec<u8>,
+    /// What came behind it.
+    pub trailers: Headers,
     /// Whether the body came to its end.
     pub complete: bool,
 }
@@ -267,14 +269,13 @@ impl Connection {
         let (status, headers) = self.try_answer_head().await?;
         let framing = Framing::of_answer(&self.method, status, &headers);
         let mut body = Vec::new();
-        let complete = read_body(&mut self.reader, framing, &mut body)
-            .await
-            .is_ok();
+        let trailers = read_body(&mut self.reader, framing, &mut body).await;
         Some(Answer {
             status,
             headers,
             body,
-            complete,
+            complete: trailers.is_ok(),
+            trailers: trailers.unwrap_or_default(),
         })
     }
 

@@ -76,22 +76,19 @@ impl Http2 {
         let answer = self.sender.clone().send_request(self.message(request));
         let answer = within("an answer", answer).await.ok()?;
         let (head, body) = answer.into_parts();
-        let headers = head.headers.iter().map(|(name, value)| {
-            (
-                name.to_string(),
-                String::from_utf8_lossy(value.as_bytes()).into_owned(),
-            )
-        });
-        let headers = Headers(headers.collect());
         let body = within("a body", body.collect()).await;
-        let (body, complete) = match body {
-            Ok(body) => (body.to_bytes().to_vec(), true),
-            Err(_) => (Vec::new(), false),
+        let (trailers, body, complete) = match body {
+            Ok(body) => {
+                let trailers = body.trailers().map(lines).unwrap_or_default();
+                (trailers, body.to_bytes().to_vec(), true)
+            }
+            Err(_) => (Headers::default(), Vec::new(), false),
         };
         Some(Answer {
             status: head.status.as_u16(),
-            headers,
+            headers: lines(&head.headers),
             body,
+            trailers,
             complete,
         })
     }
@@ -138,4 +135,12 @@ impl Http2 {
             .body(Full::from(request.body.clone()))
             .expect("a request that HTTP can say")
     }
+}
+
+fn lines(headers: &http::HeaderMap) -> Headers {
+    let lines = headers.iter().map(|(name, value)| {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        (name.to_string(), value.into_owned())
+    });
+    Headers(lines.collect())
 }

@@ -2,6 +2,7 @@
 
 mod balancing;
 mod pool;
+mod shared;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::config;
+use crate::config::{self, UpstreamProtocol};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -69,6 +70,7 @@ fn config(endpoints: Vec<UpstreamEndpoint>) -> UpstreamConfig {
         tls: None,
         resolvers: Vec::new(),
         health: None,
+        protocol: UpstreamProtocol::Http1,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(4),
         max_in_flight: 8,
@@ -87,7 +89,7 @@ async fn send(upstream: &Arc<Upstream>) -> Result<Response<InBody>, SendError> {
     upstream.send(request(body), &gate).await
 }
 
-async fn read_all(response: Response<InBody>) -> Result<Bytes, hyper::Error> {
+async fn read_all(response: Response<InBody>) -> Result<Bytes, AnswerBroken> {
     Ok(response.into_body().collect().await?.to_bytes())
 }
 
@@ -354,7 +356,8 @@ async fn a_connection_that_is_reset_before_the_first_byte_gives_the_request_back
     let origin = Origin::bind().await;
     let upstream = origin.upstream();
     let address = Address::Tcp(origin.0.local_addr().unwrap());
-    let open = Connection::open(&upstream.dialer, address, None, FOREVER, &upstream.counters);
+    let opening = upstream.opening(&upstream.balance.targets()[0]);
+    let open = opening.open_alone(address);
     let (Ok(connection), socket) = tokio::join!(open, origin.accept()) else {
         panic!("not connected");
     };
@@ -379,13 +382,8 @@ async fn a_connection_that_is_reset_before_the_first_byte_gives_the_request_back
 async fn a_gate_that_closes_after_the_connection_is_made_still_holds_the_first_byte_back() {
     let origin = Origin::bind().await;
     let upstream = origin.upstream();
-    let open = Connection::open(
-        &upstream.dialer,
-        Address::Tcp(origin.0.local_addr().unwrap()),
-        None,
-        FOREVER,
-        &upstream.counters,
-    );
+    let opening = upstream.opening(&upstream.balance.targets()[0]);
+    let open = opening.open_alone(Address::Tcp(origin.0.local_addr().unwrap()));
     let (Ok(connection), mut socket) = tokio::join!(open, origin.accept()) else {
         panic!("not connected");
     };

@@ -1,0 +1,304 @@
+//! Calls of gRPC on protected routes: judged by their status, and refused in words that gRPC's clients read.
+//!
+//! The upstream is the scripted one: to the gateway a call is a message with trailers, whatever the protocol before and
+//! behind it. Real clients and servers of gRPC are in `tests/grpc`.
+
+use crate::support::{
+    Act, Answer, Gate, Gateway, Http2, Operator, RefusedPort, Request, Setup, ToyUpstream, until,
+};
+
+const PATH: &str = "/payments.v1.Payments/Create";
+
+fn call(key: &str) -> Request {
+    Request::post(PATH)
+        .auth("Bearer alice")
+        .key(key)
+        .header("Content-Type", "application/grpc+proto")
+        .header("TE", "trailers")
+        .body(b"\0\0\0\0\x01a")
+}
+
+fn setup(upstream: &ToyUpstream) -> Setup {
+    Setup::payments(upstream).route(&format!("path = {PATH:?}"))
+}
+
+/// An answer of one message and this status.
+fn ended(status: &str) -> Act {
+    Act::raw(format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n\
+         6\r\n\0\0\0\0\x01b\r\n0\r\nGrpc-Status: {status}\r\nX-Cost: 3\r\n\r\n"
+    ))
+}
+
+/// An answer that is nothing but a head.
+fn head_alone(status: &str) -> Act {
+    Act::respond(
+        200,
+        &[
+            ("Content-Type", "application/grpc"),
+            ("Grpc-Status", status),
+            ("X-Cost", "3"),
+        ],
+        "",
+    )
+}
+
+/// What refuses a call: HTTP's status says nothing.
+#[track_caller]
+fn refuses(answer: &Answer, code: &str, slug: &str) {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("Content-Type"), Some("application/grpc"));
+    assert_eq!(answer.header("grpc-status"), Some(code), "{answer:?}");
+    let message = answer.header("grpc-message").expect("a message");
+    assert!(message.starts_with(&format!("{slug}: ")), "{message}");
+    assert!(answer.header("grpc-status-details-bin").is_some());
+    assert!(answer.body.is_empty() && answer.complete);
+}
+
+async fn start(upstream: &ToyUpstream) -> (Gateway, Http2) {
+    let gateway = setup(upstream).start().await;
+    let client = Http2::open(gateway.address).await;
+    (gateway, client)
+}
+
+#[tokio::test]
+async fn a_call_is_recorded_with_its_status_and_replayed() {
+    let upstream = ToyUpstream::start();
+    let (_gateway, client) = start(&upstream).await;
+    // One that failed is recorded, too: it was executed.
+    for (number, status) in ["0", "3", "7", "13"].into_iter().enumerate() {
+        upstream.next(ended(status)).next(head_alone(status));
+        for kind in ["message", "head"] {
+            for said in ["executed", "replayed"] {
+                let answer = client.send(&call(&format!("{kind}-{number}"))).await;
+                answer.is(200, said);
+                let (lines, body) = match kind {
+                    "head" => (&answer.headers, &b""[..]),
+                    _ => (&answer.trailers, &b"\0\0\0\0\x01b"[..]),
+                };
+                assert_eq!(answer.body, body);
+                assert_eq!(lines.all("grpc-status"), [status], "{kind}");
+                assert_eq!(lines.all("x-cost"), ["3"]);
+            }
+        }
+    }
+    assert_eq!(upstream.charges(), 8);
+}
+
+#[tokio::test]
+async fn an_upstream_is_asked_for_what_every_client_can_read() {
+    let upstream = ToyUpstream::start();
+    let (_gateway, client) = start(&upstream).await;
+    upstream.next(ended("0"));
+    let call = call("k")
+        .header("grpc-accept-encoding", "gzip")
+        .header("grpc-timeout", "5S");
+    client.send(&call).await.is(200, "executed");
+    let sent = upstream.next_request().await;
+    assert_eq!(sent.headers.all("grpc-accept-encoding"), ["identity"]);
+    assert_eq!(sent.headers.all("te"), ["trailers"]);
+    assert_eq!(sent.headers.all("grpc-timeout"), ["5S"]);
+    assert_eq!(sent.body, b"\0\0\0\0\x01a");
+}
+
+#[tokio::test]
+async fn a_status_that_says_nothing_leaves_the_call_unknown() {
+    let upstream = ToyUpstream::start();
+    let (gateway, client) = start(&upstream).await;
+    let no_status = Act::raw(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n\
+         6\r\n\0\0\0\0\x01b\r\n0\r\n\r\n",
+    );
+    let acts = [
+        ("unavailable", ended("14")),
+        ("deadline", head_alone("4")),
+        ("cancelled", ended("1")),
+        ("truncated", no_status),
+        ("strange", ended("99")),
+    ];
+    for (key, act) in acts {
+        upstream.next(act);
+        client.send(&call(key)).await.is(200, "unknown");
+        refuses(&client.send(&call(key)).await, "2", "outcome-unknown");
+    }
+    assert_eq!(upstream.charges(), 5);
+    let metrics = gateway.metrics().await;
+    assert_eq!(metrics.decisions("pay", "unknown"), 10);
+}
+
+#[tokio::test]
+async fn a_status_that_says_that_nothing_was_done_frees_the_key() {
+    let upstream = ToyUpstream::start();
+    let (_gateway, client) = start(&upstream).await;
+    for (key, status) in [("a", "16"), ("b", "8")] {
+        upstream.next(head_alone(status)).next(ended("0"));
+        client.send(&call(key)).await.is(200, "released");
+        client.send(&call(key)).await.is(200, "executed");
+    }
+}
+
+#[tokio::test]
+async fn after_a_prior_attempt_a_call_that_is_refused_is_unknown() {
+    let upstream = ToyUpstream::start();
+    let gateway = setup(&upstream)
+        .route("on_unknown = \"resend\"\nlease = \"1s\"")
+        .start()
+        .await;
+    let client = Http2::open(gateway.address).await;
+    // ALREADY_EXISTS and ABORTED stand for 409, UNAUTHENTICATED would release.
+    for (key, status) in [("a", "6"), ("b", "10"), ("c", "16")] {
+        upstream.next(ended("14")).next(ended(status));
+        client.send(&call(key)).await.is(200, "unknown");
+        let again = client.send(&call(key)).await;
+        assert_eq!(
+            again.is(200, "unknown").trailers.all("grpc-status"),
+            [status]
+        );
+    }
+    assert_eq!(upstream.charges(), 6);
+}
+
+#[tokio::test]
+async fn refusals_are_statuses_of_grpc() {
+    let upstream = ToyUpstream::start();
+    let gateway = setup(&upstream)
+        .route("max_request_body = \"64B\"\nresponse_timeout = \"300ms\"")
+        .start()
+        .await;
+    let client = Http2::open(gateway.address).await;
+
+    let answer = client.send(&call("k").without("Idempotency-Key")).await;
+    refuses(&answer, "3", "key-missing");
+    assert_eq!(answer.idempotency_status(), "refused");
+    refuses(&client.send(&call("a,b")).await, "3", "key-invalid");
+    let nobody = client.send(&call("k").without("Authorization")).await;
+    refuses(&nobody, "16", "scope-missing");
+    assert!(nobody.header("WWW-Authenticate").is_some());
+    refuses(
+        &client.send(&call("k").body([0; 65])).await,
+        "8",
+        "body-too-large",
+    );
+    let mut nowhere = call("k");
+    nowhere.target = "/payments.v1.Payments/Delete".to_owned();
+    refuses(&client.send(&nowhere).await, "12", "no-route");
+
+    let gate = Gate::closed();
+    upstream.next(ended("0").after(&gate));
+    let first = tokio::spawn({
+        let client = client.clone();
+        async move { client.send(&call("slow")).await }
+    });
+    upstream.next_request().await;
+    let running = client.send(&call("slow")).await;
+    refuses(&running, "14", "request-in-progress");
+    assert_eq!(running.header("Retry-After"), Some("1"));
+    assert_eq!(running.header("grpc-retry-pushback-ms"), Some("1000"));
+    refuses(&first.await.expect("an answer"), "4", "upstream-timeout");
+    gate.open();
+
+    upstream.next(ended("0"));
+    client.send(&call("k")).await.is(200, "executed");
+    let other = client.send(&call("k").body(b"\0\0\0\0\x01c")).await;
+    refuses(&other, "9", "key-reused");
+    assert_eq!(other.header("grpc-retry-pushback-ms"), None);
+
+    upstream.next(Act::reset_after_reading());
+    refuses(&client.send(&call("lost")).await, "2", "upstream-failed");
+
+    // The log and the metrics see what they see of other refusals.
+    let line = gateway.log().request("mismatch").await;
+    assert_eq!(line["problem"], "key-reused", "{line}");
+    let metrics = gateway.metrics().await;
+    assert_eq!(metrics.decisions("pay", "in_progress"), 1);
+    assert_eq!(metrics.decisions("pay", "mismatch"), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_nothing_protects_is_refused_so_too() {
+    let port = RefusedPort::take();
+    let gateway = Setup::payments_at(&port.url()).rest_passes().start().await;
+    let client = Http2::open(gateway.address).await;
+    let mut passed = call("k");
+    passed.target = "/else".to_owned();
+    refuses(&client.send(&passed).await, "14", "upstream-unreachable");
+    // What is no call is told as ever.
+    let json = passed
+        .without("Content-Type")
+        .header("Content-Type", "application/json");
+    let refused = client.send(&json).await;
+    assert_eq!(refused.status, 502);
+    assert_eq!(
+        refused.header("Content-Type"),
+        Some("application/problem+json")
+    );
+}
+
+#[tokio::test]
+async fn who_asks_again_by_itself_is_told_that_an_unknown_call_is_unavailable() {
+    let upstream = ToyUpstream::start();
+    let gateway = setup(&upstream).route("unknown_status = 503").start().await;
+    let client = Http2::open(gateway.address).await;
+    upstream.next(ended("14"));
+    client.send(&call("k")).await.is(200, "unknown");
+    refuses(&client.send(&call("k")).await, "14", "outcome-unknown");
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_is_not_held_is_passed_on_to_its_status() {
+    let upstream = ToyUpstream::start();
+    let gateway = setup(&upstream)
+        .route("max_response_body = \"3B\"")
+        .start()
+        .await;
+    let client = Http2::open(gateway.address).await;
+    upstream.next(ended("0"));
+    let answer = client.send(&call("k")).await;
+    assert_eq!(
+        answer.is(200, "unrecorded").trailers.all("grpc-status"),
+        ["0"]
+    );
+    refuses(&client.send(&call("k")).await, "6", "response-not-stored");
+}
+
+#[tokio::test]
+async fn an_unknown_call_is_settled_by_hand_with_its_trailers() {
+    let (upstream, operator) = (ToyUpstream::start(), Operator::new());
+    let gateway = operator.starts(&setup(&upstream)).await;
+    let client = Http2::open(gateway.address).await;
+    upstream.next(ended("14"));
+    client.send(&call("k")).await.is(200, "unknown");
+    let record = operator.finds(&gateway, "k").await.json();
+    assert_eq!(record["cause"], "status");
+    let response = serde_json::json!({
+        "status": 200,
+        "headers": [["Content-Type", "application/grpc"]],
+        "body_base64": "AAAAAAFi",
+        "trailers": [["grpc-status", "0"]],
+    });
+    let resolved = operator.says(&gateway, &record, "resolve", response).await;
+    assert_eq!(resolved.status, 200, "{resolved:?}");
+    let answer = client.send(&call("k")).await;
+    assert_eq!(
+        answer.is(200, "replayed").trailers.all("grpc-status"),
+        ["0"]
+    );
+    assert_eq!(answer.body, b"\0\0\0\0\x01b");
+}
+
+#[tokio::test]
+async fn what_enforcing_would_have_made_of_a_call_is_observed_by_its_status() {
+    let upstream = ToyUpstream::start();
+    let gateway = setup(&upstream).route("mode = \"observe\"").start().await;
+    let client = Http2::open(gateway.address).await;
+    upstream.always(|_| ended("14"));
+    let labels = [("route", "pay"), ("would_be", "unknown")];
+    // What is observed is noted beside the request: a duplicate that is quick may meet the first one still in progress.
+    until("a duplicate to meet an unknown call", || async {
+        client.send(&call("k")).await.is(200, "observed");
+        let metrics = gateway.metrics().await;
+        let met = metrics.value("oncegate_observed_total", &labels);
+        (met >= Some(1.0)).then_some(())
+    })
+    .await;
+}
