@@ -2,6 +2,7 @@
 //! mean; reading a file, the JSON Schema and the reference all come from that.
 
 use serde_json::{Value as Json, json};
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::finding::{Findings, Place};
@@ -87,7 +88,7 @@ impl<'a> Written<'a> {
     }
 
     /// Something inside.
-    pub(super) fn child(&self, name: &str, value: &'a toml::Spanned<DeValue<'a>>) -> Self {
+    pub(super) fn child(&self, name: &str, value: &'a Spanned<DeValue<'a>>) -> Self {
         let offset = if self.is_default {
             self.place.offset
         } else {
@@ -237,8 +238,16 @@ pub(super) fn table_schema(about: &str, settings: &[Definition]) -> Json {
 pub(super) struct Table<'a> {
     table: &'a DeTable<'a>,
     written: &'a Written<'a>,
-    /// Settings that were written under another name, so that nobody is told that they are missing.
-    misspelt: Vec<&'static str>,
+    /// What was written under another name than that of the setting that was meant, so that nobody is told that it is
+    /// missing. A section is read as the one that was meant, so that all that is wrong in it is said at once.
+    misspelt: Vec<Misspelt<'a>>,
+}
+
+/// A setting under another name.
+struct Misspelt<'a> {
+    meant: &'static str,
+    typed: String,
+    value: &'a Spanned<DeValue<'a>>,
 }
 
 impl<'a> Table<'a> {
@@ -254,15 +263,20 @@ impl<'a> Table<'a> {
             return None;
         };
         let mut misspelt = Vec::new();
-        for key in table.keys() {
+        for (key, value) in table {
             let name = key.get_ref().as_ref();
-            let place = written.place.child(key.span().start, &name_in_path(name));
+            let typed = name_in_path(name);
+            let place = written.place.child(key.span().start, &typed);
             if later.contains(&name) {
                 findings.value(&place, "is not in this version".to_owned());
             } else if !names.contains(&name) {
                 let (advice, meant) = home::advice(name, names);
                 findings.name(&place, format!("is not a setting; {advice}"));
-                misspelt.extend(meant);
+                misspelt.extend(meant.map(|meant| Misspelt {
+                    meant,
+                    typed,
+                    value,
+                }));
             }
         }
         Some(Self {
@@ -280,8 +294,15 @@ impl<'a> Table<'a> {
         findings: &mut Findings,
     ) -> Setting<T> {
         let default = default_of(defaults, self.written.profile);
-        if let Some(value) = self.table.get(name) {
-            let written = self.written.child(name, value);
+        let misspelt = || self.misspelt.iter().find(|other| other.meant == name);
+        let found = match self.table.get(name) {
+            Some(value) => Some((name, value)),
+            None => misspelt()
+                .filter(|other| is_section(other.value.get_ref()))
+                .map(|other| (other.typed.as_str(), other.value)),
+        };
+        if let Some((typed, value)) = found {
+            let written = self.written.child(typed, value);
             return Setting {
                 value: T::read(&written, findings),
                 place: written.place,
@@ -291,10 +312,10 @@ impl<'a> Table<'a> {
         let place = self.written.place.child(self.written.place.offset, name);
         let value = match default {
             Some(default) => read_default(default, &place, self.written.profile, findings),
-            None if self.misspelt.contains(&name) => None,
+            None if misspelt().is_some() => None,
             None => T::absent(),
         };
-        if value.is_none() && default.is_none() && !self.misspelt.contains(&name) {
+        if value.is_none() && default.is_none() && misspelt().is_none() {
             let kind = match T::form() {
                 Form::Single => T::kind(),
                 form => how(name, form),
@@ -306,6 +327,15 @@ impl<'a> Table<'a> {
             place,
             is_written: false,
         }
+    }
+}
+
+/// Whether there are settings in it.
+fn is_section(value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::Table(_) => true,
+        DeValue::Array(items) => items.iter().any(|item| item.get_ref().is_table()),
+        _ => false,
     }
 }
 

@@ -249,3 +249,25 @@ fn a_colon_where_others_write_open_segments_is_warned_of() {
         ["f:5:8: routes.a.path: `:id` stands for itself here; write `{id}` for any segment"]
     );
 }
+
+/// One look at the file is enough: what is in a misspelt section is judged as what was meant.
+#[test]
+fn what_is_wrong_in_a_misspelt_section_is_said_with_its_name() {
+    let said = faults(concat!(
+        "[limit]\nmax_conections = 10\nheaders = 5\n",
+        "[[route]]\nname = \"a\"\npath = \"/*\"\nupstream = \"api\"\nmode = \"passes\"\nretension = { succes = \"1 day\" }\n",
+        "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n",
+    ));
+    for expected in [
+        "limit: is not a setting; did you mean `[limits]`?",
+        "limit.max_conections: is not a setting; did you mean `max_connections`?",
+        "limit.headers: is an integer; write a duration",
+        "route: is not a setting; did you mean `[[routes]]`?",
+        "mode: is \"passes\"; write \"enforce\" or \"observe\" or \"pass\"",
+        "retension: is not a setting; did you mean `retention`?",
+        "retension.succes: is not a setting; did you mean `success`?",
+    ] {
+        assert!(said.contains(expected), "{expected}\n{said}");
+    }
+    assert!(!said.contains("is required"), "{said}");
+}

@@ -22,10 +22,10 @@ const MIB: usize = 1024 * 1024;
 /// The most memory that the gateway may take more for bodies of any length, both ways at once.
 const ROOM_KIB: u64 = 24 * 1024;
 
-/// How large the large bodies are, in MiB; `ONCEGATE_LARGE_BODY_MIB=1024` makes them a gibibyte.
+/// How large the large bodies are, in MiB: a gibibyte unless `ONCEGATE_LARGE_BODY_MIB` says otherwise.
 fn large() -> usize {
     let given = env::var("ONCEGATE_LARGE_BODY_MIB").ok();
-    given.and_then(|given| given.parse().ok()).unwrap_or(256) * MIB
+    given.and_then(|given| given.parse().ok()).unwrap_or(1024) * MIB
 }
 
 /// The most memory that the gateway has taken so far.

@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use super::server::Server;
 use super::support::{
-    Act, Connection, Gateway, Request, Setup, ToyUpstream, free_port, payment, tool, until,
+    Act, Authority, Connection, Gateway, Request, Setup, ToyUpstream, free_port, payment, tool,
+    until,
 };
 use super::text;
 
@@ -87,6 +88,14 @@ impl Prometheus {
     }
 }
 
+/// A gateway with a listener for the traffic, and one whose certificate is watched.
+async fn gateway(upstream: &ToyUpstream, authority: &Authority) -> Gateway {
+    let setup = Setup::payments(upstream).embedded().rest_passes();
+    let plain = "\n[[listeners]]\naddress = \"127.0.0.1:8080\"\n";
+    let encrypted = authority.listener();
+    Gateway::start(&format!("{}{plain}{encrypted}", setup.toml())).await
+}
+
 /// Some of everything, again and again, so that there are rates.
 async fn traffic(gateway: &Gateway, upstream: &ToyUpstream, round: usize) {
     let key = |name: &str| format!("{name}-{round}");
@@ -127,11 +136,8 @@ fn filled_in(expression: &str) -> String {
 #[tokio::test]
 async fn every_rule_is_healthy_and_every_expression_of_the_dashboard_has_series() {
     let upstream = ToyUpstream::start();
-    let gateway = Setup::payments(&upstream)
-        .embedded()
-        .rest_passes()
-        .start()
-        .await;
+    let authority = Authority::new();
+    let gateway = gateway(&upstream, &authority).await;
     let prometheus = Prometheus::scraping(&gateway);
     traffic(&gateway, &upstream, 0).await;
 
@@ -170,7 +176,7 @@ async fn every_rule_is_healthy_and_every_expression_of_the_dashboard_has_series(
 #[tokio::test]
 async fn every_metric_that_rules_and_dashboard_name_is_one_that_a_gateway_has() {
     let upstream = ToyUpstream::start();
-    let gateway = Setup::payments(&upstream).start().await;
+    let gateway = gateway(&upstream, &Authority::new()).await;
     let page = gateway.admin("/metrics").await.expect("metrics").text();
     let families: BTreeSet<&str> = page
         .lines()
