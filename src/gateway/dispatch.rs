@@ -149,11 +149,14 @@ pub async fn dispatch(
     // A copy: the bytes as they were read keep the whole buffer of the connection that they came from, and a store
     // in memory would keep ten times what it counts.
     let body = Bytes::copy_from_slice(&whole.bytes);
-    let recorded = Response::new(
-        head.status.as_u16(),
-        headers::recorded(&head.headers, method == Method::HEAD),
-        body.clone(),
-    );
+    let recorded = Response {
+        trace,
+        ..Response::new(
+            head.status.as_u16(),
+            headers::recorded(&head.headers, method == Method::HEAD),
+            body.clone(),
+        )
+    };
     Dispatched::Answered(Answered {
         status: head.status,
         headers: head.headers,

@@ -17,7 +17,8 @@ use crate::protocol::{Answer, Fingerprint, Found, RecordId, Response, Timestamp}
 #[must_use]
 pub fn replayed(recorded: &Response, budget: &Arc<Budget>) -> Option<http::Response<Body>> {
     let held = budget.take(recorded.body.len() as u64)?;
-    let mut response = http::Response::new(Body::held(recorded.body.clone(), held));
+    let body = Body::held(recorded.body.clone(), held).replay_of(recorded.trace);
+    let mut response = http::Response::new(body);
     // What was recorded came from a parsed response; a line that does not parse any more was damaged on its way
     // through a store without checksums, and leaving it out is all that can be done.
     *response.status_mut() =

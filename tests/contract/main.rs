@@ -29,6 +29,7 @@ mod resending;
 mod sealed;
 mod secure_upstreams;
 mod sockets;
+mod traces;
 mod tunnels;
 mod unresolved;
 mod upstreams;
