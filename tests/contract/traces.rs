@@ -67,9 +67,10 @@ mod exported {
     use prost::Message;
 
     use super::{SPAN, TRACE, lines_of, traceparent};
+    use crate::secure_upstreams::Front;
     use crate::support::{
-        Act, Gate, Gateway, PATIENCE, Received, RedisServer, RefusedPort, Request, Setup,
-        StalledUpstream, ToyUpstream, payment, until,
+        Act, Authority, Gate, Gateway, PATIENCE, Received, RedisServer, RefusedPort, Request,
+        Setup, StalledUpstream, ToyUpstream, payment, until,
     };
 
     /// A receiver of OTLP over HTTP, which decodes by the specification's own types.
@@ -558,6 +559,28 @@ mod exported {
         })
         .await;
         assert_eq!(gateway.log().messages(LOST).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_collector_behind_tls_has_to_be_whom_the_authorities_in_the_file_know() {
+        let (upstream, collector, authority) =
+            (ToyUpstream::start(), Collector::start(), Authority::new());
+        let front = Front::before(&collector.0, &authority).await;
+        let setup = Setup::payments(&upstream);
+        let certificate = format!(
+            "OTEL_EXPORTER_OTLP_CERTIFICATE={}",
+            authority.path("ca.pem")
+        );
+        let gateway = exporting(&setup, &front.url, &[&certificate]).await;
+        gateway.send(&payment("k")).await.is(201, "executed");
+        collector.request(1).await;
+        let stranger = Authority::new();
+        let certificate = format!("OTEL_EXPORTER_OTLP_CERTIFICATE={}", stranger.path("ca.pem"));
+        let exports = collector.0.charges();
+        let gateway = exporting(&setup, &front.url, &[&certificate]).await;
+        gateway.send(&payment("k")).await.is(201, "executed");
+        gateway.log().message(LOST).await;
+        assert_eq!(collector.0.charges(), exports);
     }
 
     #[tokio::test]
