@@ -446,6 +446,7 @@ fn peer(span: &mut Span, endpoint: SocketAddr) {
 }
 
 /// Why a span is an error.
+#[derive(Clone, Copy)]
 enum Failure {
     Reason(&'static str),
     /// What the status says already needs no words.
