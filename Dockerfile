@@ -13,7 +13,7 @@ COPY bench bench
 COPY src src
 # A target that is named keeps the flags away from build scripts and macros, which cannot be static.
 RUN RUSTFLAGS='-C target-feature=+crt-static' \
-        cargo build --release --locked --bin oncegate --target "$(rustc --print host-tuple)" && \
+        cargo build --release --locked --features otlp --bin oncegate --target "$(rustc --print host-tuple)" && \
     install -D -t /out/usr/bin "target/$(rustc --print host-tuple)/release/oncegate" && \
     install -D -m 644 -t /out/etc/ssl/certs /etc/ssl/certs/ca-certificates.crt && \
     install -d /out/var/lib/oncegate
@@ -31,7 +31,7 @@ USER 65532:65532
 WORKDIR /var/lib/oncegate
 VOLUME /var/lib/oncegate
 EXPOSE 8080/tcp 9090/tcp
-# It drains: drain_timeout (30 s) and 2.5 s more at most. Container runtimes kill after 10 s unless told otherwise.
+# It drains: drain_timeout (30 s) and 3.5 s more at most. Container runtimes kill after 10 s unless told otherwise.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=6s --start-period=10s --retries=3 \
     CMD ["/usr/bin/oncegate", "healthcheck", "--config", "/etc/oncegate/oncegate.toml"]

@@ -231,7 +231,7 @@ impl Entry {
         }
     }
 
-    /// What it counts as; `None` where it was not decided upon.
+    /// What it counts as, or why it was not decided upon.
     fn decision(&self, outcome: &Outcome) -> Result<Decision, Unrouted> {
         match (self.observed.get(), &outcome.became) {
             (Some(decision), _) | (None, Became::Decided(decision)) => Ok(*decision),

@@ -20,7 +20,9 @@ use crate::server::Budget;
 #[must_use]
 pub fn replayed(recorded: &Response, budget: &Arc<Budget>) -> Option<http::Response<Body>> {
     let held = budget.take(recorded.body.len() as u64)?;
-    let body = Body::held(recorded.body.clone(), held).with_trailers(lines(&recorded.trailers));
+    let body = Body::held(recorded.body.clone(), held)
+        .replay_of(recorded.trace)
+        .with_trailers(lines(&recorded.trailers));
     let mut response = http::Response::new(body);
     *response.status_mut() =
         StatusCode::from_u16(recorded.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -218,7 +218,8 @@ fields! {
     bytes_out: u64,
     /// Where the answer did not come to its end: `client_gone`, or `broken_off` at the upstream.
     end: Option<&'static str>,
-    /// The trace that the request belongs to: the one that the client's `traceparent` names, or that begins here where spans are exported.
+    /// The trace that the request belongs to: the one that the client's `traceparent` names, or where spans are exported
+    /// and it names none, one that begins here.
     trace_id: Option<Hex<16>>,
     /// The request's span in it: its own where spans are exported, else the one that the client's `traceparent` names.
     span_id: Option<Hex<8>>,

@@ -34,6 +34,7 @@ mod secure_upstreams;
 mod shared_upstreams;
 mod sockets;
 mod trailers;
+mod traces;
 mod tunnels;
 mod unresolved;
 mod upstreams;

@@ -19,13 +19,13 @@ const EXPIRED: &str = "openssl x509 -req -in gate.csr -CA ca.pem -CAkey ca.key -
                        -extfile gate.ext -days -1 -out gate.pem 2>/dev/null";
 
 /// TLS before an upstream; its certificate names 127.0.0.1.
-struct Front {
-    url: String,
+pub struct Front {
+    pub url: String,
     accepting: tokio::task::JoinHandle<()>,
 }
 
 impl Front {
-    async fn before(upstream: &ToyUpstream, authority: &Authority) -> Self {
+    pub async fn before(upstream: &ToyUpstream, authority: &Authority) -> Self {
         Self::with(upstream, authority, None, rustls::ALL_VERSIONS).await
     }
 

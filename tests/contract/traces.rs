@@ -24,7 +24,9 @@ async fn without_a_collector_upstreams_get_what_the_client_sent() {
             for value in values {
                 request = request.header("traceparent", value);
             }
-            let request = request.header("tracestate", "a=1").header("tracestate", "b=2");
+            let request = request
+                .header("tracestate", "a=1")
+                .header("tracestate", "b=2");
             if gateway.send(&request).await.status == 400 {
                 // The route requires a key.
                 continue;
@@ -54,7 +56,6 @@ async fn lines_of(gateway: &Gateway, count: usize) -> Vec<serde_json::Value> {
 #[cfg(feature = "otlp")]
 mod exported {
     use std::collections::HashMap;
-    use std::path::Path;
     use std::time::{Duration, Instant};
 
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -66,9 +67,10 @@ mod exported {
     use prost::Message;
 
     use super::{SPAN, TRACE, lines_of, traceparent};
+    use crate::secure_upstreams::Front;
     use crate::support::{
-        Act, Gate, Gateway, PATIENCE, Received, RedisServer, RefusedPort, Setup, StalledUpstream,
-        ToyUpstream, payment, until,
+        Act, Authority, Gate, Gateway, PATIENCE, Received, RedisServer, RefusedPort, Request,
+        Setup, StalledUpstream, ToyUpstream, payment, until,
     };
 
     /// A receiver of OTLP over HTTP, which decodes by the specification's own types.
@@ -98,16 +100,34 @@ mod exported {
             exporting(setup, &self.0.url(), more).await
         }
 
-        /// Waits until so many spans have come, and says which have.
-        async fn spans(&self, count: usize) -> Vec<Got> {
+        /// Waits until there are such among the spans that have come.
+        async fn until<T>(&self, mut find: impl FnMut(&[Got]) -> Option<T>) -> T {
             for exports in 1.. {
                 self.0.received_at_least(exports).await;
-                let spans = self.so_far();
-                if spans.len() >= count {
-                    return spans;
+                if let Some(found) = find(&self.so_far()) {
+                    return found;
                 }
             }
             unreachable!("numbers do not end");
+        }
+
+        /// Waits for so many spans, and says which have come.
+        async fn spans(&self, count: usize) -> Vec<Got> {
+            self.until(|spans| (spans.len() >= count).then(|| spans.to_vec()))
+                .await
+        }
+
+        /// Waits for this many requests, and says what is known of the last one.
+        async fn request(&self, number: usize) -> Got {
+            self.until(|spans| {
+                let mut requests: Vec<&Got> = spans
+                    .iter()
+                    .filter(|got| got.is(SpanKind::Server))
+                    .collect();
+                requests.sort_by_key(|got| got.span.start_time_unix_nano);
+                requests.get(number - 1).copied().cloned()
+            })
+            .await
         }
 
         fn so_far(&self) -> Vec<Got> {
@@ -125,7 +145,10 @@ mod exported {
 
     fn decoded(export: &Received) -> Vec<Got> {
         assert_eq!(export.target, "/v1/traces");
-        assert_eq!(export.header("Content-Type"), Some("application/x-protobuf"));
+        assert_eq!(
+            export.header("Content-Type"),
+            Some("application/x-protobuf")
+        );
         let request = ExportTraceServiceRequest::decode(&*export.body).expect("an export");
         let mut spans = Vec::new();
         for of_resource in request.resource_spans {
@@ -188,7 +211,10 @@ mod exported {
     #[tokio::test]
     async fn a_request_is_a_span_below_its_clients_and_its_dispatch_one_below_that() {
         let (upstream, collector) = (ToyUpstream::start(), Collector::start());
-        let more = ["OTEL_SERVICE_NAME=gate", "OTEL_EXPORTER_OTLP_HEADERS=x-token=t0k"];
+        let more = [
+            "OTEL_SERVICE_NAME=gate",
+            "OTEL_EXPORTER_OTLP_HEADERS=x-token=t0k",
+        ];
         let gateway = collector.told(&Setup::payments(&upstream), &more).await;
         let request = payment("very-secret-key")
             .auth("Bearer very-secret-token")
@@ -200,13 +226,19 @@ mod exported {
         let spans = collector.spans(4).await;
         let server = last(&spans, SpanKind::Server);
         assert_eq!(server.resource["service.name"], "gate");
-        assert_eq!(server.resource["service.version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(
+            server.resource["service.version"],
+            env!("CARGO_PKG_VERSION")
+        );
         assert_eq!(hex(&server.span.trace_id), TRACE);
         assert_eq!(hex(&server.span.parent_span_id), SPAN);
         assert_eq!(server.span.name, "POST /v1/payments");
         assert_eq!(server.span.trace_state, "a=1");
         let line = &lines_of(&gateway, 1).await[0];
-        let (host, port) = (gateway.address.ip().to_string(), gateway.address.port().to_string());
+        let (host, port) = (
+            gateway.address.ip().to_string(),
+            gateway.address.port().to_string(),
+        );
         for (name, value) in [
             ("http.request.method", "POST"),
             ("http.response.status_code", "201"),
@@ -220,7 +252,10 @@ mod exported {
             ("oncegate.route", "pay"),
             ("oncegate.decision", "executed"),
             ("oncegate.operation_state", "completed"),
-            ("oncegate.key_ref", line["key_ref"].as_str().expect("a text")),
+            (
+                "oncegate.key_ref",
+                line["key_ref"].as_str().expect("a text"),
+            ),
             ("oncegate.fence", "1"),
         ] {
             assert_eq!(server.attribute(name).as_deref(), Some(value), "{name}");
@@ -231,8 +266,14 @@ mod exported {
 
         let client = last(&spans, SpanKind::Client);
         assert_eq!(client.span.parent_span_id, server.span.span_id);
-        assert_eq!(client.attribute("http.response.status_code").as_deref(), Some("201"));
-        assert_eq!(client.attribute("oncegate.upstream").as_deref(), Some("toy"));
+        assert_eq!(
+            client.attribute("http.response.status_code").as_deref(),
+            Some("201")
+        );
+        assert_eq!(
+            client.attribute("oncegate.upstream").as_deref(),
+            Some("toy")
+        );
         assert_eq!(received.headers.all("traceparent"), [client.as_parent()]);
         assert_eq!(received.headers.all("tracestate"), ["a=1"]);
 
@@ -245,7 +286,10 @@ mod exported {
         assert_eq!(inner, ["claim", "complete"]);
         for got in &spans {
             let span = &got.span;
-            assert!(span.start_time_unix_nano <= span.end_time_unix_nano, "{span:?}");
+            assert!(
+                span.start_time_unix_nano <= span.end_time_unix_nano,
+                "{span:?}"
+            );
         }
         for export in collector.0.requests() {
             assert_eq!(export.header("x-token"), Some("t0k"));
@@ -258,11 +302,13 @@ mod exported {
     #[tokio::test]
     async fn a_request_that_names_no_span_begins_a_trace() {
         let (upstream, collector) = (ToyUpstream::start(), Collector::start());
-        let gateway = collector.before(&Setup::payments(&upstream).rest_passes()).await;
+        let gateway = collector
+            .before(&Setup::payments(&upstream).rest_passes())
+            .await;
         let known = traceparent();
         let cases: [&[&str]; 3] = [&[], &["malformed"], &[&known, &known]];
         for (number, values) in cases.into_iter().enumerate() {
-            let mut request = crate::support::Request::get("/else").header("tracestate", "a=1");
+            let mut request = Request::get("/else").header("tracestate", "a=1");
             for value in values {
                 request = request.header("traceparent", value);
             }
@@ -287,27 +333,19 @@ mod exported {
         let id_key = keys.path().join("id-key");
         std::fs::write(&id_key, [7; 32]).expect("a file");
         let setup = Setup::payments(&upstream).shared(&server.url(), &id_key);
-        let (first, second) = (collector.before(&setup).await, collector.before(&setup).await);
+        let (first, second) = (
+            collector.before(&setup).await,
+            collector.before(&setup).await,
+        );
         let request = payment("k").header("traceparent", &traceparent());
         first.send(&request).await.is(201, "executed");
         let spans = collector.spans(4).await;
         let dispatch = last(&spans, SpanKind::Client).span.clone();
-        for gateway in [&first, &second, &second] {
-            let seen = collector.so_far().len();
+        for (number, gateway) in [(2, &first), (3, &second), (4, &second)] {
             gateway.send(&payment("k")).await.is(201, "replayed");
-            let spans = collector.spans(seen + 1).await;
-            let spans = match spans.iter().filter(|got| got.is(SpanKind::Server)).count() {
-                // The claim's span came in an export of its own.
-                count if count == servers(&collector.so_far()[..seen]) => collector.spans(seen + 2).await,
-                _ => spans,
-            };
-            let replay = last(&spans, SpanKind::Server);
+            let replay = collector.request(number).await;
             assert_ne!(replay.span.trace_id, dispatch.trace_id);
-            let [link] = &replay.span.links[..] else {
-                panic!("{replay:?}");
-            };
-            assert_eq!(link.trace_id, dispatch.trace_id);
-            assert_eq!(link.span_id, dispatch.span_id);
+            assert_eq!(links(&replay), [(&dispatch.trace_id, &dispatch.span_id)]);
         }
         for (gateway, count) in [(&first, 2), (&second, 2)] {
             let lines = lines_of(gateway, count).await;
@@ -315,7 +353,267 @@ mod exported {
         }
     }
 
-    fn servers(spans: &[Got]) -> usize {
-        spans.iter().filter(|got| got.is(SpanKind::Server)).count()
+    /// Traces and spans that it links to.
+    fn links(got: &Got) -> Vec<(&Vec<u8>, &Vec<u8>)> {
+        let links = got.span.links.iter();
+        links.map(|link| (&link.trace_id, &link.span_id)).collect()
     }
+
+    #[tokio::test]
+    async fn a_duplicate_that_waited_links_to_the_dispatch_that_it_waited_for() {
+        let (upstream, collector) = (ToyUpstream::start(), Collector::start());
+        let setup = Setup::payments(&upstream).route("wait = \"10s\"");
+        let gateway = collector.before(&setup).await;
+        let gate = Gate::closed();
+        upstream.next(Act::respond(201, &[], "paid").after(&gate));
+        let first = gateway.spawn(&payment("k"));
+        upstream.next_request().await;
+        let second = gateway.spawn(&payment("k"));
+        until("the duplicate to wait", || async {
+            let waiting = gateway.metrics().await.value("oncegate_waiters", &[]);
+            (waiting == Some(1.0)).then_some(())
+        })
+        .await;
+        gate.open();
+        first.await.expect("an answer").is(201, "executed");
+        second.await.expect("an answer").is(201, "replayed");
+        let joined = collector.request(2).await;
+        assert_eq!(
+            joined.attribute("oncegate.decision").as_deref(),
+            Some("joined")
+        );
+        let spans = collector.so_far();
+        let dispatch = &last(&spans, SpanKind::Client).span;
+        assert_eq!(links(&joined), [(&dispatch.trace_id, &dispatch.span_id)]);
+        let waited = |got: &&Got| got.span.name == "wait";
+        let waited = spans.iter().find(waited).expect("a span of the waiting");
+        assert_eq!(waited.span.parent_span_id, joined.span.span_id);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_outcome_is_an_error_and_its_dispatch_ends_with_the_late_answer() {
+        let (upstream, collector) = (ToyUpstream::start(), Collector::start());
+        let setup = Setup::payments(&upstream).route("response_timeout = \"100ms\"");
+        let gateway = collector.before(&setup).await;
+        let gate = Gate::closed();
+        upstream.next(Act::respond(201, &[], "paid").after(&gate));
+        gateway.send(&payment("k")).await.is(504, "unknown");
+        let server = collector.request(1).await;
+        assert_eq!(server.failure(), Some("timeout"));
+        assert_eq!(server.attribute("error.type").as_deref(), Some("timeout"));
+        assert_eq!(
+            server.attribute("oncegate.operation_state").as_deref(),
+            Some("unknown")
+        );
+        assert_eq!(
+            server.attribute("http.response.status_code").as_deref(),
+            Some("504")
+        );
+        let dispatch = |spans: &[Got]| spans.iter().find(|got| got.is(SpanKind::Client)).cloned();
+        assert!(
+            dispatch(&collector.so_far()).is_none(),
+            "it is under way still"
+        );
+        gate.open();
+        let dispatch = collector.until(dispatch).await;
+        assert!(dispatch.span.end_time_unix_nano > server.span.end_time_unix_nano);
+        assert_eq!(dispatch.failure(), Some("timeout"));
+        assert_eq!(dispatch.attribute("oncegate.late").as_deref(), Some("true"));
+        assert_eq!(
+            dispatch.attribute("http.response.status_code").as_deref(),
+            Some("201")
+        );
+        // The late answer is the dispatch's all the same.
+        until("the late answer to be recorded", || async {
+            let answer = gateway.send(&payment("k")).await;
+            (answer.idempotency_status() == "replayed").then_some(())
+        })
+        .await;
+        let (trace, span) = (dispatch.span.trace_id, dispatch.span.span_id);
+        collector
+            .until(|spans| {
+                spans
+                    .iter()
+                    .find(|got| links(got) == [(&trace, &span)])
+                    .map(drop)
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_hangs_up_is_the_error_of_the_dispatch_and_of_the_request() {
+        let (upstream, collector) = (ToyUpstream::start(), Collector::start());
+        let gateway = collector.before(&Setup::payments(&upstream)).await;
+        upstream.next(Act::reset_after_reading());
+        gateway.send(&payment("k")).await.is(502, "unknown");
+        let server = collector.request(1).await;
+        assert_eq!(server.failure(), Some("connection_lost"));
+        let spans = collector.so_far();
+        assert_eq!(
+            last(&spans, SpanKind::Client).failure(),
+            Some("connection_lost")
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_not_sampled_is_told_on_and_not_exported() {
+        let (upstream, collector) = (ToyUpstream::start(), Collector::start());
+        let setup = Setup::payments(&upstream);
+        let gateway = collector.before(&setup).await;
+        let unsampled = payment("a").header("traceparent", &format!("00-{TRACE}-{SPAN}-00"));
+        gateway.send(&unsampled).await.is(201, "executed");
+        let received = upstream.next_request().await;
+        let told = received.header("traceparent").expect("a trace");
+        assert!(
+            told.starts_with(&format!("00-{TRACE}-")) && told.ends_with("-00"),
+            "{told}"
+        );
+        gateway.send(&payment("b")).await.is(201, "executed");
+        collector.request(1).await;
+        assert!(
+            collector
+                .so_far()
+                .iter()
+                .all(|got| hex(&got.span.trace_id) != TRACE)
+        );
+
+        let never = ["OTEL_TRACES_SAMPLER=always_off"];
+        let mut gateway = collector.told(&setup, &never).await;
+        let exports = collector.0.charges();
+        gateway
+            .send(&payment("c").header("traceparent", &traceparent()))
+            .await
+            .is(201, "executed");
+        gateway.sigterm();
+        assert_eq!(gateway.ended().await.code(), Some(0));
+        assert_eq!(collector.0.charges(), exports);
+    }
+
+    #[tokio::test]
+    async fn a_word_switches_all_of_it_off() {
+        let (upstream, collector) = (ToyUpstream::start(), Collector::start());
+        for word in ["OTEL_SDK_DISABLED=true", "OTEL_TRACES_EXPORTER=none"] {
+            let gateway = collector.told(&Setup::payments(&upstream), &[word]).await;
+            let request = payment("k").header("traceparent", &traceparent());
+            gateway.send(&request).await.is(201, "executed");
+            let received = upstream.next_request().await;
+            assert_eq!(received.headers.all("traceparent"), [traceparent()]);
+            assert!(gateway.log().messages("spans are exported").is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_drain_exports_what_is_left() {
+        let (upstream, collector) = (ToyUpstream::start(), Collector::start());
+        let seldom = ["OTEL_BSP_SCHEDULE_DELAY=3600000"];
+        let mut gateway = collector.told(&Setup::payments(&upstream), &seldom).await;
+        gateway.send(&payment("k")).await.is(201, "executed");
+        gateway.sigterm();
+        assert_eq!(gateway.ended().await.code(), Some(0));
+        assert_eq!(collector.so_far().len(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_collector_that_is_away_or_silent_costs_no_request_anything() {
+        let upstream = ToyUpstream::start();
+        let setup = Setup::payments(&upstream).rest_passes();
+        let plain = setup.start().await;
+        let (away, silent) = (RefusedPort::take(), StalledUpstream::start().await);
+        for url in [away.url(), silent.url()] {
+            // As many spans as would fill the queue many times over.
+            let small = [
+                "OTEL_BSP_MAX_QUEUE_SIZE=16",
+                "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=8",
+            ];
+            let mut gateway = exporting(&setup, &url, &small).await;
+            let (without, with) = (took(&plain, &url).await, took(&gateway, &url).await);
+            println!("{url}: {with:?} with, {without:?} without");
+            assert!(
+                with < without * 3 + SLACK,
+                "{with:?} with, {without:?} without"
+            );
+            gateway.sigterm();
+            let began = Instant::now();
+            assert_eq!(gateway.ended().await.code(), Some(0));
+            assert!(began.elapsed() < PATIENCE / 3, "{:?}", began.elapsed());
+            let said = gateway.log().messages(LOST);
+            assert!(said.len() <= 1, "{said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_says_when_spans_begin_to_be_lost_and_one_when_that_is_over() {
+        let (upstream, away) = (ToyUpstream::start(), RefusedPort::take());
+        let more = ["OTEL_EXPORTER_OTLP_TIMEOUT=200"];
+        let gateway = exporting(&Setup::payments(&upstream), &away.url(), &more).await;
+        for key in ["a", "b", "c"] {
+            gateway.send(&payment(key)).await.is(201, "executed");
+        }
+        gateway.log().message(LOST).await;
+        let collector = away.listen();
+        collector.always(|_| Act::respond(200, &[], ""));
+        until("an export", || async {
+            gateway.send(&payment("d")).await;
+            let said = gateway.log().messages("spans reach their collector again");
+            (!said.is_empty()).then_some(())
+        })
+        .await;
+        assert_eq!(gateway.log().messages(LOST).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_collector_behind_tls_has_to_be_whom_the_authorities_in_the_file_know() {
+        let (upstream, collector, authority) =
+            (ToyUpstream::start(), Collector::start(), Authority::new());
+        let front = Front::before(&collector.0, &authority).await;
+        let setup = Setup::payments(&upstream);
+        let certificate = format!(
+            "OTEL_EXPORTER_OTLP_CERTIFICATE={}",
+            authority.path("ca.pem")
+        );
+        let gateway = exporting(&setup, &front.url, &[&certificate]).await;
+        gateway.send(&payment("k")).await.is(201, "executed");
+        collector.request(1).await;
+        let stranger = Authority::new();
+        let certificate = format!("OTEL_EXPORTER_OTLP_CERTIFICATE={}", stranger.path("ca.pem"));
+        let exports = collector.0.charges();
+        let gateway = exporting(&setup, &front.url, &[&certificate]).await;
+        gateway.send(&payment("k")).await.is(201, "executed");
+        gateway.log().message(LOST).await;
+        assert_eq!(collector.0.charges(), exports);
+    }
+
+    #[tokio::test]
+    async fn what_the_environment_asks_for_in_vain_is_said_and_stops_nothing() {
+        let upstream = ToyUpstream::start();
+        for (variable, part) in [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=no url", "endpoint"),
+        ] {
+            let setup = Setup::payments(&upstream);
+            let gateway = exporting(&setup, "http://127.0.0.1:1", &[variable]).await;
+            let line = gateway.log().message("no spans are exported").await;
+            let error = line["error"].as_str().expect("a reason");
+            assert!(error.contains(part), "{line}");
+            gateway.send(&payment("k")).await.is(201, "executed");
+        }
+    }
+
+    const LOST: &str = "spans do not reach their collector; they are dropped";
+
+    /// How long the requests took, besides what other processes of a busy machine take.
+    async fn took(gateway: &Gateway, seed: &str) -> Duration {
+        let began = Instant::now();
+        let mut connection = gateway.connect().await;
+        for number in 0..REQUESTS {
+            let request = payment(&format!("{seed}/{number}"));
+            connection.send(&request).await.is(201, "executed");
+        }
+        began.elapsed()
+    }
+
+    /// Enough for a ratio that says something.
+    const REQUESTS: usize = 300;
+    /// What a machine may be held up by at any moment.
+    const SLACK: Duration = Duration::from_millis(500);
 }

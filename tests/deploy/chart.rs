@@ -108,6 +108,7 @@ topologySpread: {enabled: false}
 networkPolicy: {enabled: true, clients: [{ipBlock: {cidr: 10.0.0.0/8}}], monitoring: [], egress: []}
 grafanaDashboard: {enabled: true}
 logFilter: debug
+env: [{ name: OTEL_EXPORTER_OTLP_ENDPOINT, value: "http://collector:4318" }]
 podAnnotations: {note: one}
 podLabels: {team: payments}
 nodeSelector: {kubernetes.io/os: linux}

@@ -113,7 +113,7 @@ impl Records {
             .await;
         Ok(json!({
             "records": records.into_iter().flatten().collect::<Vec<_>>(),
-            "next": next.map(|(since, id)| format!("{}.{}", since.0, digits(&id))),
+            "next": next.map(|(since, id)| format!("{}.{}", since.0, digits(&id.0))),
         }))
     }
 
@@ -124,7 +124,7 @@ impl Records {
             Ok(None) => return None,
             // It is unresolved for all that anybody knows.
             Err(_) => json!({
-                "id": digits(&unresolved.id),
+                "id": digits(&unresolved.id.0),
                 "key_ref": self.parts.identifier.key_ref(&unresolved.id).to_string(),
                 "route_id": &*unresolved.route,
                 "state": "unreadable",

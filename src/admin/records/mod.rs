@@ -219,7 +219,7 @@ fn record_id(digits: &str) -> Result<RecordId, Problem> {
     Ok(RecordId(id))
 }
 
-/// The digits of a record's id.
-fn digits(id: &RecordId) -> String {
-    id.0.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Bytes in hexadecimal digits.
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -142,7 +142,7 @@ impl Records {
         written.map_err(|error| Problem::Unwritten(error.to_string()))?;
         let mut answer = match after {
             Ok(Some(after)) => self.shown(&id, &after, false),
-            _ => json!({ "id": digits(&id), "state": "absent" }),
+            _ => json!({ "id": digits(&id.0), "state": "absent" }),
         };
         if let (Json::Object(answer), Some(warning)) = (&mut answer, warning) {
             answer.insert("warning".to_owned(), warning.into());
@@ -291,7 +291,7 @@ impl Records {
             result,
             actor: &word.actor,
             remote: peer,
-            record: digits(id),
+            record: digits(&id.0),
             key_ref: self.parts.identifier.key_ref(id).to_string(),
             route: self.route_of(before).map(|(_, route)| route.name.as_str()),
             route_id: &before.route,

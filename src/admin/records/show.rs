@@ -41,7 +41,7 @@ impl Records {
         Problem::Absent(json!({
             "detail": "Nothing is known under this id: the key was never used, or not in this scope (`--scope` is the whole \
                        value of the header, `Bearer …`), was released, or its retention is over.",
-            "id": digits(id),
+            "id": digits(&id.0),
             "key_ref": self.parts.identifier.key_ref(id).to_string(),
         }))
     }
@@ -51,13 +51,13 @@ impl Records {
         let route = self.route_of(record).map(|(_, route)| route.name.as_str());
         let fingerprint = &record.fingerprint.0[..FINGERPRINT_SHOWN];
         let mut shown = json!({
-            "id": digits(id),
+            "id": digits(&id.0),
             "key_ref": self.parts.identifier.key_ref(id).to_string(),
             "route": route,
             "route_id": &*record.route,
             "version": record.version().to_string(),
             "kept_until": record.expires_at.to_string(),
-            "fingerprint": fingerprint.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+            "fingerprint": digits(fingerprint),
         });
         let state = match &record.state {
             State::Claimed(claim) => claimed(claim, now()),
@@ -174,6 +174,13 @@ fn completed(done: &Completed, with_body: bool) -> Json {
                 (response.trailers.is_empty(), &mut response_shown)
             {
                 shown.insert("trailers".to_owned(), lines(&response.trailers));
+            }
+            if let (Some(trace), Json::Object(shown)) = (&response.trace, &mut response_shown) {
+                let at = json!({
+                    "trace_id": digits(&trace.trace_id),
+                    "span_id": digits(&trace.span_id),
+                });
+                shown.insert("trace".to_owned(), at);
             }
             if let (true, Json::Object(shown)) = (with_body, &mut response_shown) {
                 body(shown, &response.body);

@@ -181,6 +181,11 @@ fn response(record: &Json, out: &mut String) {
                 let _ = writeln!(out, "{label:<14}  {name}: {value}");
             }
         }
+        let trace = &response["trace"];
+        if !trace.is_null() {
+            let (id, span) = (text(&trace["trace_id"]), text(&trace["span_id"]));
+            let _ = writeln!(out, "{:<14}{id}, span {span}", "trace");
+        }
     } else if let Some(reason) = record["response_not_stored"].as_str() {
         let _ = writeln!(out, "{:<14}not stored ({reason})", "response");
     }

@@ -162,7 +162,9 @@ impl HttpClient for Collector {
         'a: 'b,
         Self: 'b,
     {
-        let sent = timeout(self.timeout, send(request, self.tls.clone()));
+        let (limit, tls) = (self.timeout, self.tls.clone());
+        // Its timer, too, is the runtime's.
+        let sent = async move { timeout(limit, send(request, tls)).await };
         let sent = self.runtime.spawn(sent);
         Box::pin(async move {
             let answer = sent.await?.unwrap_or_else(|silent| Err(silent.into()));

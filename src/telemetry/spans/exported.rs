@@ -6,12 +6,12 @@
 
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use opentelemetry::trace::{
     Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags,
     TraceId, TraceState, Tracer as _, TracerProvider as _,
@@ -27,8 +27,9 @@ use super::{Answered, Begun, Ended, Sent, has_endpoint};
 use crate::protocol::TraceRef;
 use crate::telemetry::traceparent::{TRACEPARENT, TRACESTATE, Traceparent};
 
-/// How long the last spans may take to reach their collector when the process ends.
-const LAST_SPANS: Duration = Duration::from_secs(2);
+/// How long the last spans may take to reach their collector when the process ends: it adds to what supervisors have to
+/// give a drain.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// The name of a service that has been given none.
 const SERVICE_NAME: &str = env!("CARGO_PKG_NAME");
@@ -123,7 +124,7 @@ impl Spans {
         }
     }
 
-    /// Exports what is left, for no longer than two seconds. No span is made any more.
+    /// Exports what is left, for no longer than a second. No span is made any more.
     pub async fn finish(&self) {
         let Some(exporting) = self.0.clone() else {
             return;
@@ -255,24 +256,15 @@ fn conclude(span: &mut Span, ended: &Ended<'_>) {
         span.add_link(link, vec![KeyValue::new("oncegate.link", "executed_by")]);
     }
     let Some(status) = ended.status else {
-        return fail(span, "client_gone");
+        return fail(span, Failure::Reason("client_gone"));
     };
-    let code = i64::from(status.as_u16());
-    span.set_attribute(KeyValue::new("http.response.status_code", code));
-    if ended.is_unknown {
-        fail(
-            span,
-            ended
-                .unknown
-                .map_or("outcome_unknown", |cause| cause.name()),
-        );
-    } else if status.is_server_error() {
-        fail(
-            span,
-            ended
-                .problem
-                .map_or_else(|| code.to_string().into(), Value::from),
-        );
+    span.set_attribute(code(status));
+    match (ended.unknown, ended.problem) {
+        (Some(cause), _) if ended.is_unknown => fail(span, Failure::Reason(cause.name())),
+        (None, _) if ended.is_unknown => fail(span, Failure::Reason("outcome_unknown")),
+        (_, Some(problem)) if status.is_server_error() => fail(span, Failure::Reason(problem)),
+        _ if status.is_server_error() => fail(span, Failure::Status(status)),
+        _ => {}
     }
 }
 
@@ -338,7 +330,7 @@ impl Branch {
             Place::Received(at) => {
                 return DispatchSpan {
                     at: *at,
-                    span: None,
+                    under_way: None,
                 };
             }
             Place::Unsampled { own, is_root } => (*own, *is_root, None),
@@ -356,7 +348,10 @@ impl Branch {
         }
         DispatchSpan {
             at: Some(own.at),
-            span: span.map(|span| Box::new(Mutex::new(span))),
+            under_way: span.map(|span| {
+                let has_failed = false;
+                Box::new(Mutex::new(UnderWay { span, has_failed }))
+            }),
         }
     }
 }
@@ -381,7 +376,22 @@ impl Under {
 pub struct DispatchSpan {
     at: Option<TraceRef>,
     /// `None` where nothing is exported of it.
-    span: Option<Box<Mutex<Span>>>,
+    under_way: Option<Box<Mutex<UnderWay>>>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    span: Span,
+    /// The first word counts: an attribute that is set twice is there twice.
+    has_failed: bool,
+}
+
+impl UnderWay {
+    fn fail(&mut self, error: Failure) {
+        if !std::mem::replace(&mut self.has_failed, true) {
+            fail(&mut self.span, error);
+        }
+    }
 }
 
 impl DispatchSpan {
@@ -393,38 +403,37 @@ impl DispatchSpan {
 
     /// The head of an answer has come.
     pub fn answered(&self, answered: Answered) {
-        self.tell(|span| {
-            let code = i64::from(answered.status.as_u16());
-            span.set_attribute(KeyValue::new("http.response.status_code", code));
+        self.tell(|dispatch| {
+            let status = answered.status;
+            dispatch.span.set_attribute(code(status));
             if let Some(endpoint) = answered.endpoint {
-                peer(span, endpoint);
+                peer(&mut dispatch.span, endpoint);
             }
-            if answered.status.is_client_error() || answered.status.is_server_error() {
-                fail(span, code.to_string());
+            if status.is_client_error() || status.is_server_error() {
+                dispatch.fail(Failure::Status(status));
             }
         });
     }
 
     /// There is no answer, or none in time, for this reason.
     pub fn failed(&self, reason: &'static str) {
-        self.tell(|span| fail(span, reason));
+        self.tell(|dispatch| dispatch.fail(Failure::Reason(reason)));
     }
 
     /// What comes from now on comes late.
     pub fn late(&self) {
-        self.tell(|span| span.set_attribute(KeyValue::new("oncegate.late", true)));
+        let late = KeyValue::new("oncegate.late", true);
+        self.tell(|dispatch| dispatch.span.set_attribute(late));
     }
 
     /// Nothing more comes.
     pub fn end(&self) {
-        self.tell(Span::end);
+        self.tell(|dispatch| dispatch.span.end());
     }
 
-    fn tell(&self, say: impl FnOnce(&mut Span)) {
-        if let Some(span) = &self.span {
-            let mut span: MutexGuard<'_, Span> =
-                span.lock().unwrap_or_else(PoisonError::into_inner);
-            say(&mut span);
+    fn tell(&self, say: impl FnOnce(&mut UnderWay)) {
+        if let Some(dispatch) = &self.under_way {
+            say(&mut dispatch.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 }
@@ -436,10 +445,25 @@ fn peer(span: &mut Span, endpoint: SocketAddr) {
     span.set_attribute(KeyValue::new("network.peer.port", port));
 }
 
-fn fail(span: &mut Span, reason: impl Into<Value>) {
-    let reason = reason.into();
-    span.set_status(Status::error(reason.to_string()));
-    span.set_attribute(KeyValue::new("error.type", reason));
+/// Why a span is an error.
+#[derive(Clone, Copy)]
+enum Failure {
+    Reason(&'static str),
+    /// What the status says already needs no words.
+    Status(StatusCode),
+}
+
+fn fail(span: &mut Span, error: Failure) {
+    let (words, kind) = match error {
+        Failure::Reason(reason) => (reason, Value::from(reason)),
+        Failure::Status(status) => ("", status.as_str().to_owned().into()),
+    };
+    span.set_status(Status::error(words));
+    span.set_attribute(KeyValue::new("error.type", kind));
+}
+
+fn code(status: StatusCode) -> KeyValue {
+    KeyValue::new("http.response.status_code", i64::from(status.as_u16()))
 }
 
 /// The methods that the conventions know; others are a client's words.

@@ -1,7 +1,7 @@
 //! Spans of requests, for a collector of OpenTelemetry; built with the feature `otlp` only.
 //!
 //! Whoever answers requests has one interface here, whether spans are exported or not. Without the feature it is
-//! [`none`]'s, which merely remembers the place in a trace that a request says it has.
+//! that of `none`, which merely remembers the place in a trace that a request says it has.
 
 #[cfg(feature = "otlp")]
 mod collector;

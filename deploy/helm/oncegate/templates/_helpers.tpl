@@ -59,10 +59,15 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 restartPolicy: Always
 {{- end }}
 args: ["serve", "--config", "/etc/oncegate/oncegate.toml"]
-{{- with .Values.logFilter }}
+{{- if or .Values.logFilter .Values.env }}
 env:
+  {{- with .Values.logFilter }}
   - name: ONCEGATE_LOG
     value: {{ . | quote }}
+  {{- end }}
+  {{- with .Values.env }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
 ports:
   - name: http
