@@ -25,6 +25,7 @@ mod passing;
 mod probing;
 mod problems;
 mod reloading;
+mod relistening;
 mod resending;
 mod sealed;
 mod secure_upstreams;
