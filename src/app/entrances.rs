@@ -132,7 +132,9 @@ impl Watched {
                 let encrypted = match self.encrypted.iter().find(is_same) {
                     Some(same) => Arc::clone(same),
                     None => {
-                        let files = files.files().map(|file| file.to_string_lossy().into_owned());
+                        let files = files
+                            .files()
+                            .map(|file| file.to_string_lossy().into_owned());
                         let files: Vec<String> = files.collect();
                         let names: Vec<&str> = files.iter().map(String::as_str).collect();
                         let encrypted = Encrypted {
@@ -178,7 +180,10 @@ impl Watched {
 
 impl Encrypted {
     fn look(&self) {
-        let mut last_look = self.last_look.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_look = self
+            .last_look
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let change = self.tls.look(&mut last_look);
         note(&self.entrance, change, &self.tls, &self.metrics);
     }

@@ -191,7 +191,8 @@ impl Reloader {
         self.drained.store(Arc::new(drained));
         self.listeners.change(listeners, drained.now()).await;
         let entrances = self.listeners.entrances();
-        self.entrances.change(entrances, &config.listeners, &metrics);
+        self.entrances
+            .change(entrances, &config.listeners, &metrics);
         self.records.store(records.map(Arc::new));
         let census = Census::new(Arc::clone(&metrics), &listed);
         self.census.store(Arc::new(census));

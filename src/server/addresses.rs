@@ -48,11 +48,7 @@ impl Addresses {
         }
     }
 
-    fn take(
-        self: &Arc<Self>,
-        address: IpAddr,
-        limit: usize,
-    ) -> Result<AddressPlace, Crowded> {
+    fn take(self: &Arc<Self>, address: IpAddr, limit: usize) -> Result<AddressPlace, Crowded> {
         let address = client(address);
         let mut counts = self.counts();
         let count = counts.entry(address).or_default();

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::timeout;
 
-use super::budget::Budget;
 use super::Limit;
+use super::budget::Budget;
 use super::proxy_header::{self, Told};
 use super::stream::{Raw, Stream};
 use super::tls::{self, HandshakeFailure, Tls, TlsFilesError};

@@ -459,13 +459,7 @@ impl<H: Handler> Door<H> {
         }
     }
 
-    fn serve_one(
-        &mut self,
-        raw: Raw,
-        peer: Peer,
-        place: Held,
-        of_address: Option<AddressPlace>,
-    ) {
+    fn serve_one(&mut self, raw: Raw, peer: Peer, place: Held, of_address: Option<AddressPlace>) {
         let shared = Arc::clone(&self.shared);
         shared.accepted.fetch_add(1, Ordering::Relaxed);
         let (handler, drain) = (self.handler.clone(), self.drain.clone());

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::support::{
-    Act, Answer, Authority, Connection, Gate, Gateway, Problem, Request, Setup, ToyUpstream, free_port,
-    payment, until, within,
+    Act, Answer, Authority, Connection, Gate, Gateway, Problem, Request, Setup, ToyUpstream,
+    free_port, payment, until, within,
 };
 
 /// The listener that every gateway of a test has.
@@ -93,11 +93,7 @@ async fn a_listener_that_is_gone_is_cut_off_after_drain_timeout() {
     let (address, other) = another();
     let gateway = Gateway::start(&with(&setup, &[&other])).await;
     let never = Gate::closed();
-    upstream.next(
-        Act::event_stream()
-            .chunk("data: 1\n\n")
-            .then_wait(&never),
-    );
+    upstream.next(Act::event_stream().chunk("data: 1\n\n").then_wait(&never));
     let mut endless = Connection::open(address).await;
     endless.write_request(&Request::get("/events")).await;
     assert_eq!(endless.answer_head().await.0, 200);

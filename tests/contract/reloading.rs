@@ -145,10 +145,7 @@ async fn what_only_a_start_reads_is_named_and_nothing_of_the_file_is_in_force() 
     assert!(!gateway.reload(&other.toml()).await);
     let said = gateway.log().message(REFUSED).await;
     let error = said["error"].as_str().expect("a reason");
-    assert_eq!(
-        error,
-        "only a restart can change store.timeout"
-    );
+    assert_eq!(error, "only a restart can change store.timeout");
     gateway
         .send(&refund("r"))
         .await

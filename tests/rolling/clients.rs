@@ -283,7 +283,8 @@ async fn insist(
                 return Some(answer);
             }
             // What a client may hear that asks again with the same key; nothing here leaves an outcome unknown.
-            let is_honest = answer.status == 409 && answer.json()["operation_state"] == "in_progress"
+            let is_honest = answer.status == 409
+                && answer.json()["operation_state"] == "in_progress"
                 || answer.status == 503 && answer.json()["retry_same_key"] == true;
             if !is_honest {
                 let mut failures = shared.failures.lock().expect("no panic");

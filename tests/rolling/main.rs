@@ -13,9 +13,7 @@ use tempfile::TempDir;
 
 use balancer::Balancer;
 use clients::{Clients, receipt};
-use support::{
-    Act, Gateway, RedisServer, Setup, ToyUpstream, free_port, payment, seed,
-};
+use support::{Act, Gateway, RedisServer, Setup, ToyUpstream, free_port, payment, seed};
 
 /// How many gateways share the store.
 const GATEWAYS: usize = 3;
