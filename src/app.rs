@@ -142,7 +142,7 @@ pub async fn run(loaded: Loaded, file: Option<&Path>, log: &Log) -> Result<(), E
 struct Running {
     gateway: Gateway,
     store: Arc<dyn Store>,
-    drained: Drained,
+    drained: Arc<ArcSwap<Drained>>,
     spans: Spans,
     draining: watch::Sender<Option<Ending>>,
     server: JoinHandle<()>,
@@ -207,10 +207,8 @@ impl Running {
             namespace: config.store.namespace.clone(),
             gateway: gateway.clone(),
         };
-        let drained = Drained {
-            delay: config.drain_delay,
-            timeout: config.drain_timeout,
-        };
+        let drained = Drained::new(config.drain_delay, config.drain_timeout);
+        let drained = Arc::new(ArcSwap::from_pointee(drained));
         let records = config
             .operators
             .map(|operators| desk.records(operators, listed, &metrics, log))
@@ -234,7 +232,7 @@ impl Running {
                 server: server.counters(),
                 listeners,
                 entrances: Arc::clone(&entrances),
-                drained,
+                drained: Arc::clone(&drained),
                 desk,
                 records: admin.records(),
                 census: Arc::clone(&census),
@@ -267,8 +265,9 @@ impl Running {
     /// Takes no new connections after a moment, lets exchanges end, and settles what does not end in time: what is
     /// provably unsent is released, the rest is marked unknown.
     async fn drain(mut self) {
-        let deadline = Instant::now() + self.drained.timeout;
-        let gone = self.drained.now();
+        let drained = self.drained.load();
+        let deadline = Instant::now() + drained.timeout;
+        let gone = drained.now();
         let ending = Ending {
             // Whoever sends connections may not have heard yet.
             accepts_until: gone.idle_until,
@@ -309,6 +308,10 @@ struct Drained {
 }
 
 impl Drained {
+    fn new(delay: Duration, timeout: Duration) -> Self {
+        Self { delay, timeout }
+    }
+
     /// The ending of whatever begins to end now, and takes no new connections.
     fn now(self) -> Ending {
         let now = Instant::now();

@@ -28,7 +28,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(1);
 const FAULTS_SAID: usize = 10;
 
 /// What only a start reads: sections, and settings at the top.
-const FIXED: [&str; 4] = ["store", "admin.address", "drain_timeout", "drain_delay"];
+const FIXED: [&str; 2] = ["store", "admin.address"];
 
 /// Reads the file again, and puts it in force.
 pub struct Reloader {
@@ -45,7 +45,7 @@ pub struct Reloader {
     pub listeners: Listeners,
     pub entrances: Arc<Entrances>,
     /// How long whatever ends may take: a listener that is there no more as well as the process.
-    pub drained: Drained,
+    pub drained: Arc<ArcSwap<Drained>>,
     pub desk: Desk,
     pub records: Arc<ArcSwapOption<Records>>,
     pub census: Arc<ArcSwap<Census>>,
@@ -187,7 +187,9 @@ impl Reloader {
         self.server.set_limits(&config.limits);
         self.server.when_full(&self.gateway.refusal_when_full());
         // Those who come by them are served by all of the above.
-        self.listeners.change(listeners, self.drained.now()).await;
+        let drained = Drained::new(config.drain_delay, config.drain_timeout);
+        self.drained.store(Arc::new(drained));
+        self.listeners.change(listeners, drained.now()).await;
         let entrances = self.listeners.entrances();
         self.entrances
             .change(entrances, &config.listeners, &metrics);

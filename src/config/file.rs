@@ -42,8 +42,8 @@ section! {
         /// How long requests under way may take to end once the gateway was told to.
         drain_timeout: Duration = "30s",
         /// The part of `drain_timeout` in which new connections are still taken, while `/readyz` says already that the
-        /// gateway ends and every connection is told to close: time for balancers to notice. Longer than the time
-        /// between two of their checks is right; 0s for a sidecar that nobody balances.
+        /// gateway ends and every connection is told to close: time for balancers to notice. Longer than they take for
+        /// that is right (HAProxy: `inter` times `fall`; Kubernetes: 5s); 0s for a sidecar that nobody balances.
         drain_delay: Duration = "1s",
         listeners: Vec<ListenerFile> = [{}],
         admin: AdminFile = {},

@@ -41,6 +41,13 @@ pub(super) struct Opened {
     pub(super) ending: watch::Sender<Option<Ending>>,
 }
 
+/// All that a server accepts from.
+pub(super) struct Openings {
+    pub(super) first: Vec<Opened>,
+    /// What later configurations add; one at a time, which waits for the one before.
+    pub(super) later: mpsc::Receiver<Vec<Opened>>,
+}
+
 /// Listeners that can be put in force: sockets are open, certificates are read. Dropped, it changes nothing.
 pub struct Prepared {
     next: Vec<(Listener, Arc<Entrance>)>,
@@ -50,12 +57,11 @@ pub struct Prepared {
 }
 
 impl Listeners {
-    /// Opens the first ones, some of which may have been passed; what is to be accepted from, and those opened later,
-    /// come by the receiver.
+    /// Opens the first ones, some of which may have been passed.
     pub(super) fn open(
         configs: &[ListenerConfig],
         mut inherited: Inherited,
-    ) -> Result<(Self, Vec<Opened>, mpsc::Receiver<Vec<Opened>>), BindError> {
+    ) -> Result<(Self, Openings), BindError> {
         let mut listeners = Vec::with_capacity(configs.len());
         let mut first = Vec::with_capacity(configs.len());
         for config in configs {
@@ -66,9 +72,8 @@ impl Listeners {
         if let Some(address) = inherited.left() {
             return Err(unwanted(address));
         }
-        // One configuration at a time, which waits for the one before.
         let (opened, later) = mpsc::channel(1);
-        Ok((Self { listeners, opened }, first, later))
+        Ok((Self { listeners, opened }, Openings { first, later }))
     }
 
     /// What they are like, in the order of the configuration.

@@ -44,7 +44,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -62,7 +62,7 @@ pub use wire::{Fault, is_plain_host};
 use addresses::{AddressPlace, Addresses, Crowded};
 use arc_swap::ArcSwap;
 use entrance::Opening;
-use listeners::Opened;
+use listeners::{Opened, Openings};
 use listening::{BACKLOG, Listening};
 use stream::{Raw, Transport};
 
@@ -112,8 +112,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
 
 /// Some sockets that listen.
 pub struct Server {
-    first: Vec<Opened>,
-    later: mpsc::Receiver<Vec<Opened>>,
+    openings: Openings,
     shared: Arc<Shared>,
 }
 
@@ -250,10 +249,9 @@ impl Server {
         limits: &Limits,
         inherited: Inherited,
     ) -> Result<(Self, Listeners), BindError> {
-        let (listeners, first, later) = Listeners::open(listeners, inherited)?;
+        let (listeners, openings) = Listeners::open(listeners, inherited)?;
         let server = Self {
-            first,
-            later,
+            openings,
             shared: Arc::new(Shared {
                 places: Budget::new(limits.max_connections as u64),
                 handshakes: Budget::new(max_handshakes(limits)),
@@ -288,14 +286,15 @@ impl Server {
     ///
     /// Where `max_connections` are open, a further one is accepted and, once it has sent something, told 503 and
     /// closed (GOAWAY where it speaks HTTP/2): a balancer then goes elsewhere at once, and a person sees why.
-    pub async fn run<H: Handler>(mut self, handler: H, mut drain: Drain) {
+    pub async fn run<H: Handler>(self, handler: H, mut drain: Drain) {
+        let Openings { first, mut later } = self.openings;
         let mut doors = Doors {
             shared: self.shared,
             handler,
             tasks: JoinSet::new(),
             endings: Vec::new(),
         };
-        doors.open(self.first);
+        doors.open(first);
         drain.mark_changed();
         let mut is_ending = false;
         while !(is_ending && doors.tasks.is_empty()) {
@@ -306,9 +305,12 @@ impl Server {
                     if ending.is_some() {
                         is_ending = true;
                         doors.end(ending);
+                        // Nobody is to connect where nobody will accept.
+                        later.close();
+                        while later.try_recv().is_ok() {}
                     }
                 }
-                Some(opened) = self.later.recv(), if !is_ending => doors.open(opened),
+                Some(opened) = later.recv() => doors.open(opened),
                 Some(_) = doors.tasks.join_next() => {}
                 // Nobody is left who could ask for anything.
                 else => return,

@@ -19,6 +19,10 @@ async fn a_drain_says_so_first_and_takes_new_connections_for_a_moment() {
     let mut idle = gateway.connect().await;
     idle.send(&payment("k1")).await.is(201, "executed");
     gateway.drains().await;
+    // It may have been sent before anybody could hear of the drain.
+    let answer = idle.send(&payment("k1")).await;
+    answer.is(201, "replayed");
+    assert_eq!(answer.header("Connection"), Some("close"), "{answer:?}");
     idle.closed().await;
     let mut late = gateway.connect().await;
     let answer = late.send(&payment("k2")).await;
@@ -36,6 +40,39 @@ async fn a_drain_says_so_first_and_takes_new_connections_for_a_moment() {
         "a second signal ends at once: {:?}",
         began.elapsed()
     );
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_when_new_ones_are_refused() {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream).top("drain_delay = \"500ms\"");
+    let mut gateway = setup.start().await;
+    let mut idle = gateway.connect().await;
+    idle.send(&payment("k1")).await.is(201, "executed");
+    let began = Instant::now();
+    gateway.sigterm();
+    idle.closed().await;
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_request_on_its_way_when_the_last_connections_are_taken_is_answered() {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream).top("drain_delay = \"0s\"");
+    let mut gateway = setup.start().await;
+    let mut late = gateway.connect().await;
+    until("the connection to be taken", || async {
+        let open = gateway.metrics().await.value("oncegate_connections", &[]);
+        (open == Some(1.0)).then_some(())
+    })
+    .await;
+    gateway.drains().await;
+    let answer = late.send(&payment("k")).await;
+    answer.is(201, "executed");
+    assert_eq!(answer.header("Connection"), Some("close"), "{answer:?}");
+    assert_eq!(gateway.ended().await.code(), Some(0));
 }
 
 #[tokio::test]

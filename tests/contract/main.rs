@@ -27,6 +27,7 @@ mod outcomes;
 mod passing;
 mod probing;
 mod problems;
+mod relistening;
 mod reloading;
 mod resending;
 mod sealed;

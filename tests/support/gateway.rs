@@ -188,6 +188,25 @@ impl Gateway {
         std::fs::write(config, listening(toml, ANY_PORT)).expect("a configuration");
     }
 
+    /// The same, and tells it; whether this is in force once it was read.
+    pub async fn reload(&self, toml: &str) -> bool {
+        let readings = async || {
+            let metrics = self.metrics().await;
+            ["done", "failed"].map(|result| {
+                let labels = [("result", result)];
+                metrics.value("oncegate_config_reloads_total", &labels)
+            })
+        };
+        let before = readings().await;
+        self.rewrite(toml);
+        self.sighup();
+        until("the configuration to be read again", || async {
+            let now = readings().await;
+            (now != before).then(|| now[0] != before[0])
+        })
+        .await
+    }
+
     fn signal(&self, name: &str) {
         // The standard library can only kill.
         let kill = format!("kill -{name} {}", self.process.child.id());
