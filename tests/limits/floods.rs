@@ -19,7 +19,7 @@ use crate::support::frames::{
     push_text,
 };
 use crate::support::{Act, Gate, Gateway, Request, Setup, ToyUpstream, until, within};
-use crate::{metric, settles};
+use crate::{metric, settles, timeouts};
 
 /// Connections that flood at a time.
 const ATTACKERS: usize = 4;
@@ -118,10 +118,15 @@ enum Heard {
 
 impl Attacker {
     async fn begin(address: SocketAddr) -> Self {
+        Self::begin_with(address, b"").await
+    }
+
+    /// With these settings.
+    async fn begin_with(address: SocketAddr, settings: &[u8]) -> Self {
         let socket = TcpStream::connect(address).await.expect("a connection");
         let (reads, mut writes) = socket.into_split();
         let mut bytes = PREFACE.to_vec();
-        push_frame(&mut bytes, SETTINGS, 0, 0, b"");
+        push_frame(&mut bytes, SETTINGS, 0, 0, settings);
         writes.write_all(&bytes).await.expect("the gateway reads");
         let (tell, heard) = mpsc::unbounded_channel();
         tokio::spawn(listen(reads, tell));
@@ -363,6 +368,71 @@ async fn bodies_of_nothing_end_their_connection() {
             _ => frames(100, DATA, flags, 1, payload),
         })
         .await;
+    }
+}
+
+/// Streams that each of the attackers below begins.
+const STREAMS: u32 = 100;
+
+/// Begins as many streams as may be on each of several connections, each with these bytes behind its head, and says
+/// nothing more.
+async fn stalled(what: &str, settings: &[u8], head: &[u8], body: &[u8]) {
+    let upstream = ToyUpstream::start();
+    upstream.always(|request| match request.target.as_str() {
+        "/x" => Act::respond(200, &[], vec![b'a'; 1_000_000]),
+        _ => Act::respond(201, &[], ""),
+    });
+    let setup = Setup::payments(&upstream).rest_passes();
+    let gateway = setup.limits("body_idle = \"3s\"").start().await;
+    let bystander = Bystander::begin(&gateway).await;
+    let before = gateway.usage().resident_kib * 1024;
+    let mut attackers = Vec::new();
+    for _ in 0..ATTACKERS {
+        let mut attacker = Attacker::begin_with(gateway.address, settings).await;
+        // By then it has widened the connection's window.
+        assert!(attacker.is_seen().await);
+        let end = if body.is_empty() { END_STREAM } else { 0 };
+        let mut bytes = Vec::new();
+        for number in 0..STREAMS {
+            let stream = stream(number);
+            push_frame(&mut bytes, HEADERS, END_HEADERS | end, stream, head);
+            if !body.is_empty() {
+                push_frame(&mut bytes, DATA, 0, stream, body);
+            }
+        }
+        assert!(attacker.send(&bytes).await && attacker.is_seen().await);
+        attackers.push(attacker);
+    }
+    // Each is given up when its time is over.
+    let given_up = u64::from(STREAMS) * ATTACKERS as u64;
+    until("all streams to be given up", || async {
+        let over = timeouts(&gateway, "body_idle").await;
+        (over >= given_up).then_some(())
+    })
+    .await;
+    let served = bystander.was_served().await;
+    let most = gateway.most_resident_bytes().saturating_sub(before);
+    println!("{what}: {most} bytes, {served} payments alongside");
+    assert!(most < MOST_BYTES, "{what}: {most} bytes");
+    drop(attackers);
+    leaves_nothing(&gateway).await;
+}
+
+#[tokio::test]
+async fn bodies_that_stall_on_every_stream_hold_no_more_than_the_windows_and_are_given_up() {
+    // As much as the window of a connection takes.
+    let piece = [b'a'; 10_000];
+    let mut head = paying("stalled");
+    push_field(&mut head, b"content-length", b"20000");
+    stalled("bodies", b"", &head, &piece).await;
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_on_any_stream_hold_little_and_are_given_up() {
+    // SETTINGS_INITIAL_WINDOW_SIZE.
+    for window in [0, 1] {
+        let settings = [0, 4, 0, 0, 0, window];
+        stalled("answers", &settings, &passing("GET"), b"").await;
     }
 }
 
