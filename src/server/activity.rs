@@ -45,6 +45,8 @@ pub(super) struct Activity {
     tunnel: Mutex<Option<BoxFuture<'static, ()>>>,
     /// Whether the connection is to end with a reset.
     is_broken_off: AtomicBool,
+    /// Whether the client sends more that carries nothing than is borne.
+    is_flooded: AtomicBool,
     /// Counts the limits that were over.
     closed: Arc<Closed>,
 }
@@ -79,6 +81,7 @@ impl Activity {
             tunnel_since: Mark::default(),
             tunnel: Mutex::default(),
             is_broken_off: AtomicBool::new(false),
+            is_flooded: AtomicBool::new(false),
             closed,
         };
         activity.idle_since.set(activity.now());
@@ -138,8 +141,12 @@ impl Activity {
 
     /// The client sends more that carries nothing than is borne; the connection ends at once, with what this returns.
     pub(super) fn flooded(&self, Flood: Flood) -> io::Error {
-        self.closed.floods.fetch_add(1, Ordering::Relaxed);
+        self.is_flooded.store(true, Ordering::Relaxed);
         io::Error::new(io::ErrorKind::ConnectionAborted, "the client floods")
+    }
+
+    pub(super) fn is_flooded(&self) -> bool {
+        self.is_flooded.load(Ordering::Relaxed)
     }
 
     /// Whether the client may still be sending something that nobody will read. Closing then resets the

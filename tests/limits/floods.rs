@@ -27,11 +27,14 @@ const ATTACKERS: usize = 4;
 /// Rounds of a flood, far more than are borne.
 const ROUNDS: u32 = 5000;
 
-/// What floods may take of memory, in bytes: for each connection 128 heads of 64 KiB, a window of 1 MiB and what is read
-/// ahead, and half as much for the allocator. Measured were 27 MiB at most.
-const MOST_BYTES: u64 = 56 << 20;
+/// What floods may take of memory, in bytes: for each connection 128 streams with a head, or a piece of an answer, of 64 KiB,
+/// a window of 1 MiB, and as much again for connections to the upstream and the allocator. Measured were 44 MiB where nobody
+/// takes 400 answers, and 21 MiB elsewhere.
+const MOST_BYTES: u64 = 72 << 20;
 
-/// What follows the name of a profile.
+/// Counts those that are closed for it.
+const FLOODS: &str = "oncegate_http2_floods_total";
+
 const PROFILES: [&str; 2] = ["sidecar", "edge"];
 
 /// The code `CANCEL` (RFC 9113, section 7).
@@ -71,13 +74,11 @@ async fn flooded(what: &str, known: Known, round: impl Fn(u32) -> Vec<u8> + Copy
         println!("{what}, {profile}: {ends:?}, {most} bytes, {served} payments alongside");
         assert!(ends.iter().all(|(rounds, _)| *rounds < ROUNDS), "{what}");
         assert!(most < MOST_BYTES, "{what}: {most} bytes");
-        let floods = metric(&gateway, "oncegate_http2_floods_total", &[]).await;
-        let expected = match known {
-            Known::ByH2 => 0..=0,
-            Known::ByUs => ATTACKERS as u64..=ATTACKERS as u64,
-            Known::BySomebody => 0..=ATTACKERS as u64,
-        };
-        assert!(expected.contains(&floods), "{what}: {floods}");
+        match known {
+            Known::ByH2 => assert_eq!(metric(&gateway, FLOODS, &[]).await, 0, "{what}"),
+            Known::ByUs => settles(&gateway, FLOODS, &[], ATTACKERS as u64).await,
+            Known::BySomebody => {}
+        }
         leaves_nothing(&gateway).await;
         assert!(!gateway.log().text().contains("\"target\":\"h2"), "{what}");
     }
@@ -104,8 +105,11 @@ async fn leaves_nothing(gateway: &Gateway) {
 /// A client that keeps to no rule, and reads what it is told.
 struct Attacker {
     writes: OwnedWriteHalf,
-    heard: mpsc::UnboundedReceiver<Heard>,
+    heard: mpsc::Receiver<Heard>,
 }
+
+/// What an attacker may have been told and not listened to: more answers than it gets before its end.
+const MOST_HEARD: usize = 8192;
 
 /// What tells an attacker something.
 #[derive(Debug, PartialEq, Eq)]
@@ -128,7 +132,7 @@ impl Attacker {
         let mut bytes = PREFACE.to_vec();
         push_frame(&mut bytes, SETTINGS, 0, 0, settings);
         writes.write_all(&bytes).await.expect("the gateway reads");
-        let (tell, heard) = mpsc::unbounded_channel();
+        let (tell, heard) = mpsc::channel(MOST_HEARD);
         tokio::spawn(listen(reads, tell));
         Self { writes, heard }
     }
@@ -158,7 +162,7 @@ impl Attacker {
 }
 
 /// Reads frames until the connection ends.
-async fn listen(mut socket: OwnedReadHalf, tell: mpsc::UnboundedSender<Heard>) {
+async fn listen(mut socket: OwnedReadHalf, tell: mpsc::Sender<Heard>) {
     let mut head = [0; 9];
     while socket.read_exact(&mut head).await.is_ok() {
         let mut payload = vec![0; payload_length(&head)];
@@ -174,7 +178,7 @@ async fn listen(mut socket: OwnedReadHalf, tell: mpsc::UnboundedSender<Heard>) {
             _ => continue,
         };
         // The attacker may have gone.
-        let _ = tell.send(heard);
+        let _ = tell.try_send(heard);
     }
 }
 
@@ -467,10 +471,7 @@ async fn requests_that_are_all_given_up_end_their_connection_and_leave_no_key_cl
     bystander.was_served().await;
     println!("{begun} payments were given up");
     assert!(begun >= 200, "{begun}");
-    assert_eq!(
-        metric(&gateway, "oncegate_http2_floods_total", &[]).await,
-        1
-    );
+    settles(&gateway, FLOODS, &[], 1).await;
     leaves_nothing(&gateway).await;
     // What was sent is recorded, and what was not is free.
     let mut connection = gateway.connect().await;
