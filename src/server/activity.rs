@@ -27,6 +27,8 @@ pub(super) struct Activity {
     epoch: Instant,
     /// HTTP/2 frames come at any time; only requests tell that a client is still at work.
     is_http2: bool,
+    /// Whether the client sends more that carries nothing than is borne.
+    is_flooded: AtomicBool,
     /// Halves of exchanges that have not ended: requests with a body still to come, and responses.
     halves: AtomicUsize,
     /// Since when there is no half.
@@ -45,8 +47,6 @@ pub(super) struct Activity {
     tunnel: Mutex<Option<BoxFuture<'static, ()>>>,
     /// Whether the connection is to end with a reset.
     is_broken_off: AtomicBool,
-    /// Whether the client sends more that carries nothing than is borne.
-    is_flooded: AtomicBool,
     /// Counts the limits that were over.
     closed: Arc<Closed>,
 }
@@ -72,6 +72,7 @@ impl Activity {
         let activity = Self {
             epoch: Instant::now(),
             is_http2,
+            is_flooded: AtomicBool::new(false),
             halves: AtomicUsize::new(0),
             idle_since: Mark::default(),
             head_since: Mark::default(),
@@ -81,7 +82,6 @@ impl Activity {
             tunnel_since: Mark::default(),
             tunnel: Mutex::default(),
             is_broken_off: AtomicBool::new(false),
-            is_flooded: AtomicBool::new(false),
             closed,
         };
         activity.idle_since.set(activity.now());

@@ -7,8 +7,8 @@
 //!
 //! Reading order: [`Server::run`], `listening`, `connection`, `entrance` (what comes before HTTP: `proxy_header`, `tls`),
 //! `stream` (what the bytes come through), `activity` (what a connection is doing, and for how long),
-//! `addresses`, `socket`, `wire` (what of HTTP/1 reaches hyper at all), `frames` (how much of HTTP/2 may carry nothing),
-//! `flow` (whether an HTTP/2 client takes its responses), [`RequestBody`], [`Upgrade`], `refusal`.
+//! `addresses`, `socket`, `wire` (what of HTTP/1 reaches hyper at all), `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its responses),
+//! [`RequestBody`], [`Upgrade`], `refusal`.
 
 mod activity;
 mod addresses;
