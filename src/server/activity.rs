@@ -27,6 +27,8 @@ pub(super) struct Activity {
     epoch: Instant,
     /// HTTP/2 frames come at any time; only requests tell that a client is still at work.
     is_http2: bool,
+    /// Whether the client sends more that carries nothing than is borne.
+    is_flooded: AtomicBool,
     /// Halves of exchanges that have not ended: requests with a body still to come, and responses.
     halves: AtomicUsize,
     /// Since when there is no half.
@@ -72,6 +74,7 @@ impl Activity {
         let activity = Self {
             epoch: Instant::now(),
             is_http2,
+            is_flooded: AtomicBool::new(false),
             halves: AtomicUsize::new(0),
             idle_since: Mark::default(),
             head_since: Mark::default(),
@@ -141,8 +144,12 @@ impl Activity {
 
     /// The client sends more that carries nothing than is borne; the connection ends at once, with what this returns.
     pub(super) fn flooded(&self, Flood: Flood) -> io::Error {
-        self.closed.floods.fetch_add(1, Ordering::Relaxed);
+        self.is_flooded.store(true, Ordering::Relaxed);
         io::Error::new(io::ErrorKind::ConnectionAborted, "the client floods")
+    }
+
+    pub(super) fn is_flooded(&self) -> bool {
+        self.is_flooded.load(Ordering::Relaxed)
     }
 
     /// Whether the client may still be sending something that nobody will read. Closing then resets the

@@ -104,6 +104,7 @@ pub(super) async fn serve<H: Handler>(
         None => Input::Http2(first, Frames::new()),
     };
     let io = TokioIo::new(Socket::new(input, stream, Arc::clone(&activity)));
+    let client = peer.addr;
     let answer = {
         let (activity, shared) = (Arc::clone(&activity), Arc::clone(&shared));
         move |request| {
@@ -132,6 +133,11 @@ pub(super) async fn serve<H: Handler>(
         rules
             .enforce(connection, http2::Connection::graceful_shutdown)
             .await;
+        if activity.is_flooded() {
+            closed.floods.fetch_add(1, Ordering::Relaxed);
+            let client = client.map(tracing::field::display);
+            tracing::debug!(client, "an HTTP/2 client flooded");
+        }
     } else {
         let connection = http1_builder()
             .serve_connection(io, service_fn(answer))

@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::support::{
-    Authority, Connection, Gateway, Request, Setup, ToyUpstream, free_port, payment, tool, until,
-    within,
+    Authority, Connection, Gateway, HOST, Request, Setup, ToyUpstream, free_port, payment, tool,
+    until, within,
 };
 
 const EXPIRY: &str = "oncegate_tls_certificate_expiry_timestamp_seconds";
@@ -126,6 +126,68 @@ async fn a_scanner_finds_nothing_that_is_old_or_weak() {
     let said = scan(&resumed, get).await;
     assert!(
         said.contains("Reused, TLSv1.3") && said.contains("Early data was not sent"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_scanner_that_nobody_here_wrote_finds_what_is_meant_to_be_there_and_no_more() {
+    let authority = Authority::new();
+    let upstream = ToyUpstream::start();
+    let gateway = encrypted(&authority, &upstream).await;
+    let mut command = Command::new(tool("sslscan"));
+    command.args(["--xml=-", "--no-colour"]);
+    command.arg(format!("--sni-name={HOST}"));
+    command.arg(gateway.address.to_string());
+    let scanned = tokio::task::spawn_blocking(move || command.output().expect("sslscan"));
+    let scanned = within("the scanner to end", scanned).await;
+    let said = String::from_utf8(scanned.expect("no panic").stdout).expect("text");
+    let lines = |kind: &str| -> Vec<&str> {
+        let start = format!("<{kind} ");
+        let lines = said.lines().map(str::trim);
+        lines.filter(|line| line.starts_with(&start)).collect()
+    };
+    let enabled: Vec<_> = lines("protocol")
+        .into_iter()
+        .filter(|line| line.contains("enabled=\"1\""))
+        .collect();
+    assert_eq!(
+        enabled,
+        ["1.2", "1.3"].map(|version| format!(
+            "<protocol type=\"tls\" version=\"{version}\" enabled=\"1\" />"
+        )),
+        "{said}"
+    );
+    let mut ciphers: Vec<_> = lines("cipher")
+        .into_iter()
+        .filter_map(|line| line.split("cipher=\"").nth(1)?.split('"').next())
+        .collect();
+    ciphers.sort_unstable();
+    // All encrypt and authenticate at once, and with keys of their own for every connection.
+    assert_eq!(
+        ciphers,
+        [
+            "ECDHE-ECDSA-AES128-GCM-SHA256",
+            "ECDHE-ECDSA-AES256-GCM-SHA384",
+            "ECDHE-ECDSA-CHACHA20-POLY1305",
+            "TLS_AES_128_GCM_SHA256",
+            "TLS_AES_256_GCM_SHA384",
+            "TLS_CHACHA20_POLY1305_SHA256",
+        ],
+        "{said}"
+    );
+    assert_eq!(
+        lines("renegotiation"),
+        ["<renegotiation supported=\"0\" secure=\"0\" />"],
+        "{said}"
+    );
+    assert!(!lines("heartbleed").is_empty(), "{said}");
+    assert!(
+        !said.contains("vulnerable=\"1\"") && !said.contains("<compression supported=\"1\""),
+        "{said}"
+    );
+    assert!(
+        said.contains(HOST) && said.contains("<self-signed>false"),
         "{said}"
     );
 }

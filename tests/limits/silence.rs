@@ -1,19 +1,25 @@
 //! Connections that say nothing, or not enough.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::bystander::Bystander;
-use crate::support::{Request, Setup, ToyUpstream, within};
-use crate::{closes_after, settles, timeouts};
+use crate::support::{
+    Authority, Connection, Gateway, Request, Setup, ToyUpstream, payment, until, within,
+};
+use crate::{closes_after, metric, settles, timeouts};
 
 const SHORT: Duration = Duration::from_millis(500);
 
 /// What an HTTP/2 client sends first: the preface and empty SETTINGS.
 pub const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Handshakes that stop or drip in the test below.
+const HANDSHAKES: usize = 900;
 
 /// HEADERS on stream 1 with `:method: GET`, without END_HEADERS: the head goes on.
 const BEGUN_HEAD: &[u8] = b"\0\0\x01\x01\x01\0\0\0\x01\x82";
@@ -154,4 +160,69 @@ pub fn has_goaway(mut frames: &[u8]) -> bool {
         frames = frames.get(9 + length..).unwrap_or_default();
     }
     false
+}
+
+/// A third of them have sent one byte, a third the whole of their first words, and a third goes on a byte at a time.
+#[tokio::test]
+async fn handshakes_that_stop_or_drip_are_closed_after_headers_and_harm_nobody() {
+    let authority = Arc::new(Authority::new());
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream)
+        .limits("first_byte = \"3s\"")
+        .limits("headers = \"3s\"");
+    let toml = format!("{}{}", setup.toml(), authority.listener());
+    let mut gateway = Gateway::start(&toml).await;
+    let address = gateway.address;
+    gateway.address = authority.passage(address).await;
+    let bystander = Bystander::begin(&gateway).await;
+    let before = gateway.usage().resident_kib;
+    let hello = authority.hello();
+    let (mut dripping, mut stopped) = (Vec::new(), Vec::new());
+    for number in 0..HANDSHAKES {
+        let mut socket = TcpStream::connect(address).await.expect("a connection");
+        let first = if number % 3 == 1 {
+            &hello[..]
+        } else {
+            &hello[..1]
+        };
+        socket.write_all(first).await.expect("the gateway reads");
+        match number % 3 {
+            2 => dripping.push(socket),
+            _ => stopped.push(socket),
+        }
+    }
+    // They are all counted, and whoever is in earnest still comes in.
+    until_counted(&gateway).await;
+    let mut another = Connection::open(gateway.address).await;
+    another.send(&payment("another")).await.is(201, "executed");
+    for byte in &hello[1..] {
+        let mut is_over = true;
+        for socket in &mut dripping {
+            is_over &= socket.write_all(&[*byte]).await.is_err();
+        }
+        if is_over {
+            break;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    for mut socket in stopped.into_iter().chain(dripping) {
+        // A reset closes it as well.
+        let mut said = Vec::new();
+        let _ = within("the connection to close", socket.read_to_end(&mut said)).await;
+    }
+    bystander.was_served().await;
+    let grown = gateway.usage().resident_kib.saturating_sub(before);
+    println!("{HANDSHAKES} handshakes: {grown} KiB");
+    assert!(grown / (HANDSHAKES as u64) < 64, "{grown} KiB");
+    assert_eq!(timeouts(&gateway, "headers").await, HANDSHAKES as u64);
+    drop(another);
+    settles(&gateway, "oncegate_connections", &[], 0).await;
+}
+
+async fn until_counted(gateway: &Gateway) {
+    until("all handshakes to be counted", || async {
+        let open = metric(gateway, "oncegate_connections", &[]).await;
+        (open > HANDSHAKES as u64).then_some(())
+    })
+    .await;
 }

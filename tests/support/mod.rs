@@ -44,7 +44,7 @@ pub use problem::Problem;
 pub use redis::{Engine, IN_A_CLUSTER, Place, RedisCluster, RedisServer, free_port};
 pub use setup::Setup;
 pub use stalled::StalledUpstream;
-pub use tls::Authority;
+pub use tls::{Authority, HOST};
 pub use tool::tool;
 pub use upstream::{RefusedPort, ToyUpstream};
 pub use usage::Usage;

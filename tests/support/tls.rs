@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tempfile::TempDir;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -85,6 +85,25 @@ impl Authority {
         address: SocketAddr,
         alpn: &str,
     ) -> std::io::Result<TlsStream<TcpStream>> {
+        let config = self.client(alpn);
+        let host = ServerName::try_from(HOST).expect("a name");
+        let socket = TcpStream::connect(address).await?;
+        TlsConnector::from(Arc::new(config))
+            .connect(host, socket)
+            .await
+    }
+
+    /// The first bytes that a client sends.
+    pub fn hello(&self) -> Vec<u8> {
+        let host = ServerName::try_from(HOST).expect("a name");
+        let client = ClientConnection::new(Arc::new(self.client("h2")), host);
+        let mut hello = Vec::new();
+        let mut client = client.expect("a client");
+        client.write_tls(&mut hello).expect("there is room");
+        hello
+    }
+
+    fn client(&self, alpn: &str) -> ClientConfig {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
         let root = CertificateDer::from_pem_file(self.path("ca.pem")).expect("a certificate");
@@ -95,11 +114,7 @@ impl Authority {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-        let host = ServerName::try_from(HOST).expect("a name");
-        let socket = TcpStream::connect(address).await?;
-        TlsConnector::from(Arc::new(config))
-            .connect(host, socket)
-            .await
+        config
     }
 
     /// A place for plain clients, whose bytes go to this address through TLS.

@@ -57,7 +57,7 @@ pub enum Fault {
     /// More than 64 KiB.
     #[error("The head of the request is larger than 64 KiB.")]
     HeadSize,
-    /// More than 100.
+    /// More than 100; over HTTP/2, too.
     #[error("The head of the request has more than 100 lines.")]
     HeadLines,
     /// RFC 9112, section 7.1.
