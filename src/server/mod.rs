@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`Server::run`], `listening`, `connection`, `entrance` (what comes before HTTP: `proxy_header`, `tls`),
 //! `stream` (what the bytes come through), `activity` (what a connection is doing, and for how long),
-//! `addresses`, `socket`, `wire` (what of HTTP/1 reaches hyper at all), `flow` (whether an HTTP/2 client takes its responses),
+//! `rate` (how slow a client may be), `addresses`, `socket`, `wire` (what of HTTP/1 reaches hyper at all), `flow` (whether an HTTP/2 client takes its responses),
 //! [`RequestBody`], [`Upgrade`], `refusal`.
 
 mod activity;
@@ -19,6 +19,7 @@ mod flow;
 mod inherited;
 mod listening;
 mod proxy_header;
+mod rate;
 mod refusal;
 mod socket;
 mod stream;
@@ -180,6 +181,10 @@ pub enum Limit {
     Headers,
     /// `body_idle`
     BodyIdle,
+    /// `min_receive_rate`
+    MinReceiveRate,
+    /// `min_send_rate`
+    MinSendRate,
     /// `keep_alive`
     KeepAlive,
     /// An hour, for a tunnel in which nothing moves.
@@ -188,10 +193,12 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, in the order of their declaration.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::FirstByte,
         Self::Headers,
         Self::BodyIdle,
+        Self::MinReceiveRate,
+        Self::MinSendRate,
         Self::KeepAlive,
         Self::TunnelIdle,
     ];

@@ -14,6 +14,7 @@ mod connections;
 mod disk;
 mod heads;
 mod held;
+mod rates;
 mod silence;
 mod upstreams;
 
