@@ -7,8 +7,8 @@
 //!
 //! Reading order: [`Server::run`], `listening`, `connection`, `entrance` (what comes before HTTP: `proxy_header`, `tls`),
 //! `stream` (what the bytes come through), `activity` (what a connection is doing, and for how long),
-//! `rate` (how slow a client may be), `addresses`, `socket`, `wire` (what of HTTP/1 reaches hyper at all), `flow` (whether an HTTP/2 client takes its responses),
-//! [`RequestBody`], [`Upgrade`], `refusal`.
+//! `rate` (how slow a client may be), `addresses`, `socket`, `wire` (what of HTTP/1 reaches hyper at all), `flow` (whether
+//! an HTTP/2 client takes its responses), [`RequestBody`], [`Upgrade`], `refusal`.
 
 mod activity;
 mod addresses;
