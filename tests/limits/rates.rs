@@ -116,12 +116,13 @@ async fn a_body_may_come_as_slowly_as_the_rate_and_wait_for_the_upstream_as_long
 
 #[tokio::test]
 async fn an_upstream_that_does_not_read_a_body_is_not_its_clients_fault() {
-    const LARGE: usize = 16_000_000;
+    // Half of it is more than all that is between client and upstream holds.
+    const LARGE: usize = 64_000_000;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let upstream = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.expect("a connection");
-        sleep(GRACE * 3).await;
+        sleep(GRACE * 6).await;
         let (mut read, mut buffer) = (0, vec![0; 1 << 16]);
         while read < LARGE {
             read += socket.read(&mut buffer).await.expect("more of the body");
@@ -132,12 +133,19 @@ async fn an_upstream_that_does_not_read_a_body_is_not_its_clients_fault() {
     });
     let gateway = Setup::payments_at(&url)
         .rest_passes()
-        .limits("min_receive_rate = \"10MiB\"")
+        .limits("min_receive_rate = \"16MiB\"")
         .limits("rate_grace = \"500ms\"")
         .start()
         .await;
-    let large = Request::post("/large").body(vec![b'a'; LARGE]);
-    assert_eq!(gateway.send(&large).await.status, 200);
+    let half = vec![b'a'; LARGE / 2];
+    let large = Request::post("/large").header("Content-Length", &LARGE.to_string());
+    let mut connection = gateway.connect().await;
+    connection.write_request(&large.body(&half)).await;
+    // Now the client is waited for. It has its grace still, and two seconds for what it has sent, less than one of them in
+    // bytes that came after the upstream began to read.
+    sleep(GRACE * 7 / 2).await;
+    connection.write(&half).await;
+    assert_eq!(connection.answer().await.status, 200);
     assert_eq!(timeouts(&gateway, "min_receive_rate").await, 0);
     upstream.await.expect("the upstream");
 }

@@ -187,7 +187,7 @@ async fn a_body_that_comes_too_slowly_fails_though_it_never_stalls() {
                 assert!(start.elapsed() < FOREVER);
                 sleep(SHORT / 10).await;
             }
-            pending().await
+            pending::<()>().await;
         } => {}
     }
     assert_eq!(&said, b"HTTP/1.1 408");
