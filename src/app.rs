@@ -581,6 +581,8 @@ fn limit_over(limit: Limit) -> LimitOver {
         Limit::FirstByte => LimitOver::FirstByte,
         Limit::Headers => LimitOver::Headers,
         Limit::BodyIdle => LimitOver::BodyIdle,
+        Limit::MinReceiveRate => LimitOver::MinReceiveRate,
+        Limit::MinSendRate => LimitOver::MinSendRate,
         Limit::KeepAlive => LimitOver::KeepAlive,
         Limit::TunnelIdle => LimitOver::TunnelIdle,
     }

@@ -231,6 +231,15 @@ section! {
         /// Between two pieces of a body; then the request is given up, or the client that takes nothing of its
         /// answer.
         body_idle: Positive<Duration> = "30s" edge "15s",
+        /// Bytes a second that a client has to send of a body, on average while it is waited for; then the request is given
+        /// up. 0 for as few as it likes, if only one in every `body_idle`.
+        min_receive_rate: Size = "0" edge "240B",
+        /// Bytes a second that a client has to take of an answer, on average while there are some for it; then the
+        /// connection is closed, with HTTP/2 the stream. 0 for as few as it likes. What the system's buffers take counts as
+        /// taken, and a stream of events that is silent has nothing to take.
+        min_send_rate: Size = "0" edge "240B",
+        /// How long a client may be slower than these rates, all its delays together; bytes beyond the rate make good for it.
+        rate_grace: Positive<Duration> = "5s",
         /// Between two requests on a connection; then it is closed. It has to be longer than a balancer in front keeps its
         /// idle connections.
         keep_alive: Positive<Duration> = "75s" edge "30s",

@@ -245,6 +245,9 @@ fn limits(file: &LimitsFile) -> Option<Limits> {
         first_byte: file.first_byte.get()?.0,
         headers: file.headers.get()?.0,
         body_idle: file.body_idle.get()?.0,
+        min_receive_rate: file.min_receive_rate.get()?.0,
+        min_send_rate: file.min_send_rate.get()?.0,
+        rate_grace: file.rate_grace.get()?.0,
         keep_alive: file.keep_alive.get()?.0,
         http2: Http2Limits {
             streams: u32::try_from(file.http2_streams.get()?.0).unwrap_or(u32::MAX),

@@ -301,6 +301,12 @@ pub struct Limits {
     pub headers: Duration,
     /// Between two pieces of a body.
     pub body_idle: Duration,
+    /// Bytes of a body that a client has to send each second, on average; 0: any number.
+    pub min_receive_rate: u64,
+    /// Bytes of an answer that it has to take each second; 0: any number.
+    pub min_send_rate: u64,
+    /// How long a client may be slower than that.
+    pub rate_grace: Duration,
     /// Between two requests on a connection.
     pub keep_alive: Duration,
     /// What HTTP/2 connections may do.

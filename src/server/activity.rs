@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::flow::Flows;
 use super::frames::Flood;
+use super::rate::{Allowance, LeastRate};
 use super::{Closed, Limit};
 use crate::config::Limits;
 
@@ -37,6 +38,10 @@ pub(super) struct Activity {
     head_since: Mark,
     /// Since when the client takes nothing of what we have for it.
     stuck_since: Mark,
+    /// How slowly it may take its responses.
+    least_sent: Option<LeastRate>,
+    /// What it has left of that, as the socket shows it.
+    taking: Option<Allowance>,
     /// Whether the last request's body was given up before its end.
     left_unread: AtomicBool,
     /// Of HTTP/2 responses; over HTTP/1 the socket tells enough.
@@ -70,7 +75,11 @@ pub(super) enum Judgement {
 
 impl Activity {
     /// Of a connection whose first bytes have just been read.
-    pub(super) fn new(is_http2: bool, closed: Arc<Closed>) -> Arc<Self> {
+    pub(super) fn new(
+        is_http2: bool,
+        least_sent: Option<LeastRate>,
+        closed: Arc<Closed>,
+    ) -> Arc<Self> {
         let activity = Self {
             epoch: Instant::now(),
             is_http2,
@@ -79,6 +88,8 @@ impl Activity {
             idle_since: Mark::default(),
             head_since: Mark::default(),
             stuck_since: Mark::default(),
+            least_sent,
+            taking: least_sent.map(Allowance::new),
             left_unread: AtomicBool::new(false),
             flows: Flows::default(),
             tunnel_since: Mark::default(),
@@ -111,12 +122,17 @@ impl Activity {
         }
     }
 
-    /// The socket has taken something.
-    pub(super) fn unstuck(&self) {
+    /// The socket has taken so many bytes.
+    pub(super) fn unstuck(&self, taken: usize) {
         if self.is_tunnel() {
             self.tunnel_since.set(self.now());
         }
-        if self.stuck_since.get().is_some() {
+        let stuck_since = self.stuck_since.get();
+        if let Some(taking) = &self.taking {
+            let waited = stuck_since.map_or(Duration::ZERO, |since| self.since(since));
+            taking.moved(taken, waited);
+        }
+        if stuck_since.is_some() {
             self.stuck_since.clear();
         }
     }
@@ -125,6 +141,9 @@ impl Activity {
     pub(super) fn begin(self: &Arc<Self>, has_body: bool) -> (Option<Half>, Half) {
         self.head_since.clear();
         self.left_unread.store(false, Ordering::Relaxed);
+        if let Some(taking) = self.taking.as_ref().filter(|_| !self.is_http2) {
+            taking.renew();
+        }
         let half = || {
             self.halves.fetch_add(1, Ordering::Relaxed);
             Half(Arc::clone(self))
@@ -137,9 +156,9 @@ impl Activity {
         self.left_unread.store(true, Ordering::Relaxed);
     }
 
-    /// A body kept us waiting for too long; the connection ends with its request.
-    pub(super) fn body_stalled(&self) {
-        self.closed.count(Limit::BodyIdle);
+    /// A body kept us waiting for longer than this limit lets it, and is given up.
+    pub(super) fn body_over(&self, limit: Limit) {
+        self.closed.count(limit);
     }
 
     /// The client sends more that carries nothing than is borne; the connection ends at once, with what this returns.
@@ -199,15 +218,23 @@ impl Activity {
         self.is_http2
     }
 
+    /// How slowly the client may take its responses.
+    pub(super) fn least_sent(&self) -> Option<LeastRate> {
+        self.least_sent
+    }
+
     pub(super) fn flows(&self) -> &Flows {
         &self.flows
     }
 
-    /// Also resets the streams whose client takes nothing of its response, where that can be done.
+    /// Also resets the streams whose client takes nothing of its response, or too little, where that can be done.
     pub(super) fn judge(&self, limits: &Limits) -> Judgement {
         let now = self.now();
         // A phase that begins right after this is seen again before it is over.
         let mut next = limits.headers.min(limits.body_idle).min(limits.keep_alive);
+        if self.least_sent.is_some() {
+            next = next.min(limits.rate_grace);
+        }
         let mut over = |since: Option<u64>, limit: Duration| {
             let Some(since) = since else {
                 return false;
@@ -215,6 +242,15 @@ impl Activity {
             let left = limit.saturating_sub(Duration::from_millis(now.saturating_sub(since)));
             next = next.min(left);
             left.is_zero()
+        };
+        let mut keeps_waiting = |since: Option<u64>, taking: Option<&Allowance>| {
+            if over(since, limits.body_idle) {
+                Some(Limit::BodyIdle)
+            } else if taking.is_some_and(|taking| over(since, taking.left())) {
+                Some(Limit::MinSendRate)
+            } else {
+                None
+            }
         };
         if self.is_tunnel() {
             return if over(self.tunnel_since.get(), TUNNEL_IDLE) {
@@ -224,20 +260,24 @@ impl Activity {
             };
         }
         let is_idle = self.halves.load(Ordering::Acquire) == 0;
-        let is_left_behind = self
-            .flows
-            .reset_stuck(|since| over(since, limits.body_idle));
-        if over(self.stuck_since.get(), limits.body_idle) {
-            Judgement::Stalled(Limit::BodyIdle)
+        let left_behind = self.flows.reset_stuck(&mut keeps_waiting);
+        let stuck = keeps_waiting(self.stuck_since.get(), self.taking.as_ref());
+        if let Some(limit) = stuck {
+            Judgement::Stalled(limit)
         } else if over(self.head_since.get(), limits.headers) {
             Judgement::Stalled(Limit::Headers)
-        } else if is_left_behind {
-            Judgement::Close(Limit::BodyIdle)
+        } else if let Some(limit) = left_behind {
+            Judgement::Close(limit)
         } else if is_idle && over(self.idle_since.get(), limits.keep_alive) {
             Judgement::Close(Limit::KeepAlive)
         } else {
             Judgement::Fine(next.max(SOONEST))
         }
+    }
+
+    /// How long ago that was.
+    pub(super) fn since(&self, moment: u64) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(moment))
     }
 
     /// In milliseconds since the connection's first bytes.

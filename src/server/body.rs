@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,10 +10,13 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Limit;
 use super::activity::{Activity, Half};
+use super::rate::{Allowance, LeastRate};
 use super::wire::{Fault, Findings};
 
-/// The body of a client's request. It fails where the client sends nothing for `body_idle` while somebody waits.
+/// The body of a client's request. It fails where the client sends nothing for `body_idle` while somebody waits, or less
+/// than `min_receive_rate`.
 ///
 /// Polling it for the first time asks the client for it, where that expects `100 Continue`. Dropped before its
 /// end, it makes the connection close after the response.
@@ -22,12 +25,24 @@ pub struct RequestBody {
     idle: Duration,
     /// Made when the body first keeps somebody waiting.
     timer: Option<Pin<Box<Sleep>>>,
-    is_waited_for: bool,
+    /// Since when somebody waits.
+    waiting_since: Option<Instant>,
+    /// What the client has left of the time that it may take.
+    sending: Option<Allowance>,
     activity: Arc<Activity>,
     /// Gone once the end was read.
     half: Option<Half>,
     /// Over HTTP/1.
     findings: Option<Arc<Findings>>,
+}
+
+/// How long a body may keep somebody waiting.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// `body_idle`
+    pub(super) idle: Duration,
+    /// `min_receive_rate`
+    pub(super) least: Option<LeastRate>,
 }
 
 /// Says what is wrong with a body that has failed.
@@ -45,7 +60,7 @@ impl BodyVerdict {
 /// A client's request body has failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestBodyError {
-    /// The client sent nothing for `body_idle`.
+    /// The client sent nothing for `body_idle`, or less than `min_receive_rate`.
     #[error("the client's body has stalled")]
     Stalled,
     /// The client has gone, or sent what is no body.
@@ -56,16 +71,17 @@ pub enum RequestBodyError {
 impl RequestBody {
     pub(super) fn new(
         incoming: Incoming,
-        idle: Duration,
+        patience: Patience,
         activity: Arc<Activity>,
         half: Option<Half>,
         findings: Option<Arc<Findings>>,
     ) -> Self {
         Self {
             incoming,
-            idle,
+            idle: patience.idle,
             timer: None,
-            is_waited_for: false,
+            waiting_since: None,
+            sending: patience.least.map(Allowance::new),
             activity,
             half,
             findings,
@@ -75,8 +91,12 @@ impl RequestBody {
     /// A body of a connection that nothing watches.
     #[cfg(test)]
     pub(crate) fn unwatched(incoming: Incoming) -> Self {
-        let activity = Activity::new(false, Arc::default());
-        Self::new(incoming, Duration::from_secs(30), activity, None, None)
+        let activity = Activity::new(false, None, Arc::default());
+        let patience = Patience {
+            idle: Duration::from_secs(30),
+            least: None,
+        };
+        Self::new(incoming, patience, activity, None, None)
     }
 
     /// What will know, once the body has failed, why; also when the body is gone.
@@ -85,16 +105,28 @@ impl RequestBody {
         BodyVerdict(self.findings.clone())
     }
 
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let idle = self.idle;
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + idle)));
-        if !self.is_waited_for {
-            self.is_waited_for = true;
-            timer.as_mut().reset(Instant::now() + idle);
+    /// Waits until the client has kept somebody waiting for too long, and says by which limit.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Limit> {
+        let (patience, limit) = match self.sending.as_ref().map(Allowance::left) {
+            Some(left) if left < self.idle => (left, Limit::MinReceiveRate),
+            _ => (self.idle, Limit::BodyIdle),
+        };
+        let is_new = self.waiting_since.is_none();
+        let end = *self.waiting_since.get_or_insert_with(Instant::now) + patience;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if is_new {
+            timer.as_mut().reset(end);
         }
-        timer.as_mut().poll(cx)
+        timer.as_mut().poll(cx).map(|()| limit)
+    }
+
+    /// So many bytes have come.
+    fn came(&mut self, bytes: usize) {
+        let since = self.waiting_since.take();
+        if let Some(sending) = &self.sending {
+            let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
+            sending.moved(bytes, waited);
+        }
     }
 }
 
@@ -108,13 +140,14 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let this = &mut *self;
         let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) else {
-            let stalled = this.poll_stalled(cx);
-            return stalled.map(|()| {
-                this.activity.body_stalled();
-                Some(Err(RequestBodyError::Stalled))
-            });
+            let limit = ready!(this.poll_over(cx));
+            this.activity.body_over(limit);
+            return Poll::Ready(Some(Err(RequestBodyError::Stalled)));
         };
-        this.is_waited_for = false;
+        let data = frame
+            .as_ref()
+            .and_then(|frame| frame.as_ref().ok()?.data_ref());
+        this.came(data.map_or(0, Bytes::len));
         if frame.is_none() || this.incoming.is_end_stream() {
             this.half = None;
         }

@@ -23,10 +23,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::activity::{Activity, Judgement};
 use super::addresses::{AddressPlace, Crowded};
-use super::body::RequestBody;
+use super::body::{Patience, RequestBody};
 use super::entrance::{self, NotOpened, Opening};
 use super::flow::{ResponseBody, Streams};
 use super::frames::Frames;
+use super::rate::LeastRate;
 use super::refusal;
 use super::socket::{Input, Socket};
 use super::stream::{Raw, Stream};
@@ -97,7 +98,8 @@ pub(super) async fn serve<H: Handler>(
         Err(NotOpened::Silent(limit)) => return closed.count(limit),
         Err(NotOpened::Unfit) => return,
     };
-    let activity = Activity::new(is_http2, Arc::clone(closed));
+    let least_sent = LeastRate::sending(limits);
+    let activity = Activity::new(is_http2, least_sent, Arc::clone(closed));
     let findings = (!is_http2).then(Arc::<Findings>::default);
     let input = match &findings {
         Some(findings) => Input::Http1(Wire::new(first, Arc::clone(findings))),
@@ -108,9 +110,13 @@ pub(super) async fn serve<H: Handler>(
     let answer = {
         let (activity, shared) = (Arc::clone(&activity), Arc::clone(&shared));
         move |request| {
+            let limits = shared.limits.load();
             let context = Context {
                 peer: peer.clone(),
-                body_idle: shared.limits.load().body_idle,
+                patience: Patience {
+                    idle: limits.body_idle,
+                    least: LeastRate::receiving(&limits),
+                },
                 activity: Arc::clone(&activity),
                 findings: findings.clone(),
             };
@@ -186,7 +192,7 @@ async fn told_by_preface(
 /// Where a request came from.
 struct Context {
     peer: Peer,
-    body_idle: Duration,
+    patience: Patience,
     activity: Arc<Activity>,
     /// Over HTTP/1.
     findings: Option<Arc<Findings>>,
@@ -206,7 +212,7 @@ fn answer<H: Handler>(
 + use<H> {
     let Context {
         peer,
-        body_idle,
+        patience,
         activity,
         findings,
     } = context;
@@ -223,7 +229,7 @@ fn answer<H: Handler>(
     // Before the future begins, which is then not to bear it.
     let request =
         Box::new(request.map(|incoming| {
-            RequestBody::new(incoming, body_idle, activity, request_half, findings)
+            RequestBody::new(incoming, patience, activity, request_half, findings)
         }));
     async move {
         let mut response = match fault {

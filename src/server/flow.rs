@@ -17,7 +17,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use tokio::task::AbortHandle;
 
+use super::Limit;
 use super::activity::{Activity, Mark};
+use super::rate::Allowance;
 
 /// Bytes of one response that may still be held when its stream's task ends. From then on the stream cannot be
 /// reset any more, so this bounds what it keeps. A response that fits ends with its last bytes; a larger one
@@ -51,6 +53,7 @@ where
             activity: Arc::clone(&self.0),
             held: AtomicUsize::new(0),
             moved: Mark::default(),
+            taking: self.0.least_sent().map(Allowance::new),
             has_left: AtomicWaker::new(),
             task: OnceLock::new(),
         });
@@ -160,8 +163,7 @@ impl Buf for Piece {
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
         if let Some(flow) = &self.flow {
-            flow.moved.set(flow.activity.now());
-            flow.leave(count);
+            flow.take(count);
         }
     }
 }
@@ -181,6 +183,8 @@ struct Flow {
     held: AtomicUsize,
     /// When some was last taken, or the first of it was given.
     moved: Mark,
+    /// What the client has left of the time that it may take for it.
+    taking: Option<Allowance>,
     /// Who waits for [`Flow::has_left`].
     has_left: AtomicWaker,
     task: OnceLock<AbortHandle>,
@@ -193,6 +197,15 @@ impl Flow {
             self.moved.set(self.activity.now());
         }
         self.held.fetch_add(count, Ordering::Release);
+    }
+
+    /// The client, or its socket at least, has taken some.
+    fn take(&self, count: usize) {
+        if let (Some(taking), Some(since)) = (&self.taking, self.moved.get()) {
+            taking.moved(count, self.activity.since(since));
+        }
+        self.moved.set(self.activity.now());
+        self.leave(count);
     }
 
     fn leave(&self, count: usize) {
@@ -225,12 +238,12 @@ impl Flow {
     }
 
     /// Whether the stream could still be reset.
-    fn reset(&self) -> bool {
+    fn reset(&self, limit: Limit) -> bool {
         let Some(task) = self.task.get().filter(|task| !task.is_finished()) else {
             return false;
         };
         task.abort();
-        self.activity.body_stalled();
+        self.activity.body_over(limit);
         // Its bytes go when the connection is next polled.
         self.moved.set(self.activity.now());
         true
@@ -259,16 +272,22 @@ impl Flows {
         listed.flows.push(Arc::downgrade(flow));
     }
 
-    /// Resets the streams that have been stuck for too long, as `is_over` says of a moment. Returns whether there
-    /// are some that cannot be reset any more: all of their response was handed over, and bytes were left behind.
-    pub(super) fn reset_stuck(&self, mut is_over: impl FnMut(Option<u64>) -> bool) -> bool {
+    /// Resets the streams that keep us waiting for too long, as `over` says of since when they do and of what their client
+    /// has left. Returns the limit that is over for some that cannot be reset any more: all of their response was handed
+    /// over, and bytes were left behind.
+    pub(super) fn reset_stuck(
+        &self,
+        mut over: impl FnMut(Option<u64>, Option<&Allowance>) -> Option<Limit>,
+    ) -> Option<Limit> {
         let listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut is_left_behind = false;
+        let mut left_behind = None;
         for flow in listed.flows.iter().filter_map(Weak::upgrade) {
-            if is_over(flow.stuck_since()) {
-                is_left_behind |= !flow.reset();
+            if let Some(limit) = over(flow.stuck_since(), flow.taking.as_ref())
+                && !flow.reset(limit)
+            {
+                left_behind = Some(limit);
             }
         }
-        is_left_behind
+        left_behind
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! Reading order: [`Server::run`], `listeners` (which there are), `listening`, `connection`, `entrance` (what comes before HTTP: `proxy_header`, `tls`),
 //! `stream` (what the bytes come through), `activity` (what a connection is doing, and for how long),
-//! `addresses`, `budget`, `socket`, `wire` (what of HTTP/1 reaches hyper at all), `frames` (how much of HTTP/2 that
-//! carries nothing), `flow` (whether an HTTP/2 client takes its responses),
+//! `rate` (how slow a client may be), `addresses`, `budget`, `socket`, `wire` (what of HTTP/1 reaches hyper at all),
+//! `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its responses),
 //! [`RequestBody`], [`Upgrade`], `refusal`.
 
 mod activity;
@@ -23,6 +23,7 @@ mod inherited;
 mod listeners;
 mod listening;
 mod proxy_header;
+mod rate;
 mod refusal;
 mod socket;
 mod stream;
@@ -184,6 +185,10 @@ pub enum Limit {
     Headers,
     /// `body_idle`
     BodyIdle,
+    /// `min_receive_rate`
+    MinReceiveRate,
+    /// `min_send_rate`
+    MinSendRate,
     /// `keep_alive`
     KeepAlive,
     /// An hour, for a tunnel in which nothing moves.
@@ -192,10 +197,12 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, in the order of their declaration.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::FirstByte,
         Self::Headers,
         Self::BodyIdle,
+        Self::MinReceiveRate,
+        Self::MinSendRate,
         Self::KeepAlive,
         Self::TunnelIdle,
     ];

@@ -65,11 +65,11 @@ impl Raw {
         self.ahead = bytes;
     }
 
-    fn note<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Some(activity) = &self.activity {
-            match written {
+            match &written {
                 Poll::Pending => activity.stuck(),
-                Poll::Ready(_) => activity.unstuck(),
+                Poll::Ready(taken) => activity.unstuck(*taken.as_ref().unwrap_or(&0)),
             }
         }
         written

@@ -310,6 +310,10 @@ label! {
         Headers = "headers",
         /// The client sent nothing more of a body, or took nothing more of an answer.
         BodyIdle = "body_idle",
+        /// The client sent a body too slowly.
+        MinReceiveRate = "min_receive_rate",
+        /// The client took an answer too slowly.
+        MinSendRate = "min_send_rate",
         /// No further request came.
         KeepAlive = "keep_alive",
         /// Nothing moved in a tunnel for an hour.

@@ -181,7 +181,7 @@ impl Metrics {
             unrouted: registrar.counters(
                 "oncegate_unrouted_total",
                 "reason",
-                "Requests that met no route, or were refused before one was chosen.",
+                "Requests that no route has: refused before one was chosen, or answered by the gateway itself (preflights, keys).",
             ),
             store: StoreMetrics::register(&registrar, health),
             claims_held: registrar.gauge(
@@ -253,7 +253,7 @@ impl Metrics {
             client_timeouts: registrar.mirrored_counters(
                 "oncegate_client_timeouts_total",
                 "limit",
-                "Connections closed, requests given up and responses cut short because the client was silent for longer than this limit lets it.",
+                "Connections closed, requests given up and responses cut short because the client was silent for longer, or slower, than this limit lets it.",
             ),
             http2_floods: registrar.mirrored_counter(
                 "oncegate_http2_floods_total",

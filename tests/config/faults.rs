@@ -42,7 +42,7 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_allowed() {
         (
             "limits = 7",
             "f:1:10: limits: is an integer; write a table with max_connections, max_connections_per_address, max_buffered, max_waiters_per_key, \
-             max_waiters, max_late, first_byte, headers, body_idle, keep_alive, http2_streams, http2_stream_window, http2_connection_window, http2_ping_every, http2_ping_timeout, replay_cache"
+             max_waiters, max_late, first_byte, headers, body_idle, min_receive_rate, min_send_rate, rate_grace, keep_alive, http2_streams, http2_stream_window, http2_connection_window, http2_ping_every, http2_ping_timeout, replay_cache"
                 .to_owned(),
         ),
         (

@@ -2,6 +2,7 @@
 
 mod any_text;
 mod conflicts;
+mod cors;
 mod effective;
 mod faults;
 mod hints;

@@ -13,6 +13,8 @@ fn an_edge_is_less_patient_and_holds_more_and_what_is_written_wins() {
     assert_eq!(limits.max_connections, 16_384);
     assert_eq!(limits.max_connections_per_address, 256);
     assert_eq!(limits.http2.streams, 64);
+    assert_eq!((limits.min_receive_rate, limits.min_send_rate), (240, 240));
+    assert_eq!(limits.rate_grace, Duration::from_secs(5));
     assert_eq!(limits.http2.stream_window, 64 << 10);
     assert_eq!(limits.headers, Duration::from_secs(7));
     assert_eq!(limits.max_waiters, 9);
@@ -20,6 +22,7 @@ fn an_edge_is_less_patient_and_holds_more_and_what_is_written_wins() {
     assert_eq!(sidecar.first_byte, Duration::from_secs(10));
     assert_eq!(sidecar.max_connections_per_address, 0);
     assert_eq!(sidecar.http2.streams, 128);
+    assert_eq!((sidecar.min_receive_rate, sidecar.min_send_rate), (0, 0));
 }
 
 #[test]
@@ -37,6 +40,9 @@ fn windows_and_counts_have_bounds() {
         "limits.http2_connection_window = \"1GiB\"",
         "limits.max_connections_per_address = -1",
         "limits.http2_streams = 0",
+        "limits.min_receive_rate = 240",
+        "limits.min_send_rate = \"240B/s\"",
+        "limits.rate_grace = \"0s\"",
         "reload = \"100ms\"",
         "reload = \"often\"",
     ] {

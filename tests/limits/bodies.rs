@@ -148,7 +148,7 @@ async fn a_client_that_takes_nothing_of_its_answer_loses_the_stream_after_body_i
 }
 
 /// Refused for its body; on a pass route nothing is said about keys.
-fn is_refused(answer: &Answer, is_protected: bool) {
+pub fn is_refused(answer: &Answer, is_protected: bool) {
     if is_protected {
         answer.refuses(Problem::BAD_REQUEST);
     } else {
@@ -168,10 +168,10 @@ async fn slow_reader(address: SocketAddr) -> TcpStream {
     stream
 }
 
-type Body = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
+pub type Body = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
 
 /// An HTTP/2 connection for requests whose bodies come in pieces.
-async fn streaming_http2(address: SocketAddr) -> http2::SendRequest<Body> {
+pub async fn streaming_http2(address: SocketAddr) -> http2::SendRequest<Body> {
     let stream = TcpStream::connect(address).await.expect("a connection");
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (sender, connection) = within("HTTP/2", handshake).await.expect("HTTP/2");
@@ -186,7 +186,6 @@ async fn answered(
     key: &str,
     stalls: bool,
 ) -> Answer {
-    let piece = |text: &'static str| Ok(Frame::data(Bytes::from_static(text.as_bytes())));
     let first = stream::iter([piece("{\"amount\"")]);
     let rest = stream::iter([piece(":100}")]);
     let body = if stalls {
@@ -194,6 +193,21 @@ async fn answered(
     } else {
         first.chain(rest).boxed()
     };
+    sent(sender, target, key, body).await
+}
+
+/// A piece of a body.
+pub fn piece(text: &'static str) -> Result<Frame<Bytes>, Infallible> {
+    Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+}
+
+/// Sends a payment with this body, and reads the answer.
+pub async fn sent(
+    sender: &mut http2::SendRequest<Body>,
+    target: &str,
+    key: &str,
+    body: BoxStream<'static, Result<Frame<Bytes>, Infallible>>,
+) -> Answer {
     let request = http::Request::post(format!("http://a{target}"))
         .header("Authorization", "Bearer alice")
         .header("Idempotency-Key", key)

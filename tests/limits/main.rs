@@ -16,6 +16,7 @@ mod floods;
 mod heads;
 mod held;
 mod http2;
+mod rates;
 mod reloading;
 mod silence;
 mod upstreams;

@@ -27,8 +27,13 @@ impl Http2 {
 
     /// One that takes no byte of any body, and answers pings all the same.
     pub async fn with_shut_windows(address: SocketAddr) -> Self {
+        Self::with_windows(0, address).await
+    }
+
+    /// One that takes so many bytes of a body at a time, and more when those were read.
+    pub async fn with_windows(bytes: u32, address: SocketAddr) -> Self {
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.initial_stream_window_size(0);
+        builder.initial_stream_window_size(bytes);
         Self::with(builder, address).await
     }
 

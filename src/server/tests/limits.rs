@@ -3,6 +3,7 @@
 use futures_util::FutureExt;
 
 use super::super::activity::{Activity, Judgement};
+use super::super::rate::LeastRate;
 use super::*;
 
 #[tokio::test]
@@ -166,10 +167,79 @@ async fn a_client_that_takes_nothing_of_its_response_is_dropped_after_body_idle(
     dropped.await;
 }
 
+#[tokio::test]
+async fn a_body_that_comes_too_slowly_fails_though_it_never_stalls() {
+    let running = start(&Limits {
+        min_receive_rate: 1_000_000,
+        rate_grace: SHORT,
+        ..limits()
+    });
+    let mut socket = running.connect().await;
+    let head = "POST /echo HTTP/1.1\r\ncontent-length: 1000000\r\n\r\n";
+    say(&mut socket, head).await;
+    let start = Instant::now();
+    let (mut reads, mut writes) = socket.split();
+    let mut said = [0; 12];
+    tokio::select! {
+        read = reads.read_exact(&mut said) => drop(read.expect("an answer")),
+        () = async {
+            while writes.write_all(b"a").await.is_ok() {
+                assert!(start.elapsed() < FOREVER);
+                sleep(SHORT / 10).await;
+            }
+            pending::<()>().await;
+        } => {}
+    }
+    assert_eq!(&said, b"HTTP/1.1 408");
+    assert!(start.elapsed() > SHORT / 2);
+}
+
+/// In virtual time: what sockets take comes in lumps that no test foresees.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_too_little_is_dropped_and_one_that_is_sent_nothing_is_not() {
+    let second = Duration::from_secs(1);
+    let limits = Limits {
+        min_send_rate: 100,
+        rate_grace: second * 5,
+        body_idle: second * 15,
+        ..limits()
+    };
+    let activity = Activity::new(false, LeastRate::sending(&limits), Arc::default());
+    let (_, _response) = activity.begin(false);
+    let is_fine = || matches!(activity.judge(&limits), Judgement::Fine(_));
+    // Nothing waits for the client.
+    for _ in 0..100 {
+        tokio::time::advance(second * 60).await;
+        activity.unstuck(1);
+        assert!(is_fine());
+    }
+    // As fast as it has to be.
+    for _ in 0..100 {
+        activity.stuck();
+        tokio::time::advance(second * 4).await;
+        assert!(is_fine());
+        activity.unstuck(400);
+    }
+    // A byte in each second; what came before counts for no longer than `body_idle`.
+    let mut seconds = 0;
+    activity.unstuck(1_000_000);
+    while is_fine() {
+        activity.unstuck(1);
+        activity.stuck();
+        tokio::time::advance(second).await;
+        seconds += 1;
+    }
+    assert_eq!(
+        activity.judge(&limits),
+        Judgement::Stalled(Limit::MinSendRate)
+    );
+    assert_eq!(seconds, 16);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_is_given_up_when_nothing_has_moved_in_it_for_an_hour() {
     let limits = limits();
-    let activity = Activity::new(false, Arc::default());
+    let activity = Activity::new(false, None, Arc::default());
     activity.begin_tunnel(std::future::ready(()).boxed());
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     let is_fine = || matches!(activity.judge(&limits), Judgement::Fine(_));
@@ -179,7 +249,7 @@ async fn a_tunnel_is_given_up_when_nothing_has_moved_in_it_for_an_hour() {
     activity.bytes_came();
     tokio::time::advance(minutes(59)).await;
     assert!(is_fine());
-    activity.unstuck();
+    activity.unstuck(1);
     tokio::time::advance(minutes(59)).await;
     assert!(is_fine());
     tokio::time::advance(minutes(1)).await;

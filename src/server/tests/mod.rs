@@ -47,6 +47,9 @@ fn limits() -> Limits {
         first_byte: FOREVER * 2,
         headers: FOREVER * 2,
         body_idle: FOREVER * 2,
+        min_receive_rate: 0,
+        min_send_rate: 0,
+        rate_grace: FOREVER * 2,
         keep_alive: FOREVER * 2,
         http2: crate::config::Http2Limits {
             streams: 128,
