@@ -236,6 +236,15 @@ pub struct Response {
     pub trace: Option<TraceRef>,
 }
 
+/// A span of a trace, as W3C Trace Context names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TraceRef {
+    /// The trace's id.
+    pub trace_id: [u8; 16],
+    /// The span's id within it.
+    pub span_id: [u8; 8],
+}
+
 impl Response {
     /// A response without trailers, of an attempt that was not traced.
     #[must_use]
