@@ -264,15 +264,6 @@ impl Response {
     }
 }
 
-/// A span of a trace, as W3C Trace Context names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct TraceRef {
-    /// The trace's id.
-    pub trace_id: [u8; 16],
-    /// The span's id within it.
-    pub span_id: [u8; 8],
-}
-
 /// Why a response could not be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum NotStored {
