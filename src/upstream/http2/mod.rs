@@ -182,7 +182,7 @@ impl Multiplexed {
     }
 
     /// A place for one request, where there is one.
-    fn place(self: &Arc<Self>) -> Option<Place> {
+    pub(super) fn place(self: &Arc<Self>) -> Option<Place> {
         let mut usage = self.shared.usage();
         if self.is_leaving() || usage.taken >= usage.limit {
             return None;
