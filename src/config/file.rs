@@ -289,6 +289,11 @@ section! {
         /// of the endpoint's own. All in PEM, read at the start, and each may be left out. Certificates are always
         /// verified. TLS 1.2 and 1.3.
         tls: Option<UpstreamTlsFile>,
+        /// What is spoken to it. `http1`: HTTP/1.1. `auto`: to `https:` endpoints HTTP/2 or HTTP/1.1, whichever they
+        /// prefer (ALPN), and HTTP/1.1 to the others. `http2`: HTTP/2 only; an `https:` endpoint that will not speak it
+        /// fails the handshake, and others are taken to speak it from the first byte, as servers of gRPC do. Requests
+        /// share its connections.
+        protocol: ProtocolWord = "http1",
         /// DNS servers, `IP:PORT`, that are asked for the names among its endpoints in place of the system's resolver, which
         /// is `/etc/hosts`, `/etc/resolv.conf` with its search list, and whatever else the system asks. The first one that
         /// answers counts; names are taken as they stand.
@@ -297,11 +302,6 @@ section! {
         /// by itself, over the same TLS as others; one that fails gets no requests until it is well again, or no address
         /// is. Off unless set.
         health: Option<HealthFile>,
-        /// What is spoken to it. `http1`: HTTP/1.1. `auto`: to `https:` endpoints HTTP/2 or HTTP/1.1, whichever they
-        /// prefer (ALPN), and HTTP/1.1 to the others. `http2`: HTTP/2 only; an `https:` endpoint that will not speak it
-        /// fails the handshake, and others are taken to speak it from the first byte, as servers of gRPC do. Requests
-        /// share its connections.
-        protocol: ProtocolWord = "http1",
         /// How long one attempt to connect to one address may take, the TLS handshake included.
         connect_timeout: Positive<Duration> = "1s",
         /// How long an idle connection is kept: less than the service keeps it (Node.js: 5 s).

@@ -352,12 +352,12 @@ pub struct UpstreamConfig {
     pub endpoints: Vec<UpstreamEndpoint>,
     /// Where there is an `https:` endpoint.
     pub tls: Option<UpstreamTls>,
+    /// What is spoken to it.
+    pub protocol: UpstreamProtocol,
     /// Who is asked for names; empty: whom the system would ask.
     pub resolvers: Vec<SocketAddr>,
     /// How addresses are checked; `None`: not at all.
     pub health: Option<HealthCheck>,
-    /// What is spoken to it.
-    pub protocol: UpstreamProtocol,
     /// Of one attempt at one address.
     pub connect_timeout: Duration,
     /// How long an idle connection is kept.

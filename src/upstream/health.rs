@@ -3,19 +3,16 @@
 //! A check has a connection of its own, so that it also finds out whether one can be had. The first one decides at once;
 //! afterwards it takes several in a row to change what is held of an address.
 
-use std::io;
 use std::sync::{Arc, Weak};
 
 use http::header::{HOST, USER_AGENT};
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderValue, Request};
 use http_body_util::{BodyExt, Limited};
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Connection, NotConnected};
-use super::http2::{Opened, Way};
+use super::http2::Way;
 use super::target::Target;
-use super::tls::Offer;
-use super::{Attempt, Exchanged, Gate, OutBody, SendErrorKind, Upstream, framing};
+use super::{Gate, OutBody, Upstream, framing};
 use crate::config::HealthCheck;
 use crate::process;
 
@@ -104,7 +101,7 @@ fn say(upstream: &Upstream, target: &Target, was_known: bool, wrong: Option<Stri
 impl Upstream {
     /// Asks once; otherwise why it is not well.
     async fn check(&self, target: &Target, check: &HealthCheck) -> Result<(), String> {
-        let connected = self.open_for_check(target).await;
+        let connected = self.open(target).await;
         let way = connected.map_err(|failed| failed.to_string())?;
         // That it takes connections is known now, whatever it says.
         self.is_back(target);
@@ -119,64 +116,27 @@ impl Upstream {
             .body(OutBody::Empty)
             .map_err(|error| error.to_string())?;
         framing::frame(&mut request);
-        let mut attempt = Attempt {
-            request: Some(Box::new(request)),
-            upgrade: None,
-            last: SendErrorKind::Connect,
-            gate: &Gate::open(),
+        let gate = Gate::open();
+        // What it says there is nobody's concern, nor whether it comes to an end.
+        let status = match way {
+            Way::Alone(connection) => {
+                let answered = connection.exchange(request, &gate).await;
+                let (response, _connection) = answered.map_err(|failed| failed.kind.to_string())?;
+                let (head, body) = response.into_parts();
+                let _ = Limited::new(body, MAX_BODY).collect().await;
+                head.status.as_u16()
+            }
+            Way::Shared(place) => {
+                let answered = place.exchange(request, &gate).await;
+                let (response, _held) = answered.map_err(|failed| failed.kind.to_string())?;
+                let (head, body) = response.into_parts();
+                let _ = Limited::new(body, MAX_BODY).collect().await;
+                head.status.as_u16()
+            }
         };
-        let answered = attempt.on(way).await;
-        let exchanged = answered.map_err(|failed| failed.kind.to_string())?;
-        let Some(exchanged) = exchanged else {
-            return Err(attempt.last.to_string());
-        };
-        let status = exchanged.status().as_u16();
-        exchanged.read_up_to(MAX_BODY).await;
         match check.status.contains(status) {
             true => Ok(()),
             false => Err(format!("the status {status}")),
-        }
-    }
-
-    /// A connection of its own, of the protocol that the endpoint chooses.
-    async fn open_for_check(&self, target: &Target) -> Result<Way<Connection>, NotConnected> {
-        let (opening, address) = (self.opening(target), target.address.clone());
-        let opened = match opening.offer {
-            Offer::Http1 => Opened::Alone(opening.open_alone(address).await?),
-            Offer::Either | Offer::Http2 => {
-                let freed = Arc::default();
-                opening.open(address, self.liveness, freed).await?
-            }
-        };
-        let no_streams = || io::Error::other("it allows no streams");
-        match opened {
-            Opened::Alone(connection) => Ok(Way::Alone(connection)),
-            Opened::Shared(connection) => connection
-                .place()
-                .map(Way::Shared)
-                .ok_or_else(no_streams)
-                .map_err(NotConnected::because(SendErrorKind::Connect)),
-        }
-    }
-}
-
-impl Exchanged {
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::Alone(response, _) => response.status(),
-            Self::Shared(response, _) => response.status(),
-        }
-    }
-
-    /// What it says there is nobody's concern, nor whether it comes to an end.
-    async fn read_up_to(self, limit: usize) {
-        match self {
-            Self::Alone(response, _connection) => {
-                drop(Limited::new(response.into_body(), limit).collect().await);
-            }
-            Self::Shared(response, _held) => {
-                drop(Limited::new(response.into_body(), limit).collect().await);
-            }
         }
     }
 }

@@ -474,18 +474,7 @@ impl Upstream {
         Ok(opened)
     }
 
-    fn opening(&self, target: &Target) -> Opening<'_> {
-        let endpoint = &self.endpoints[target.endpoint];
-        Opening {
-            dialer: &self.dialer,
-            security: endpoint.security(),
-            offer: endpoint.offer(false),
-            limit: self.connect_timeout,
-            counters: &self.counters,
-        }
-    }
-
-    /// Connects to an address, which remembers how that went.
+    /// Makes a connection to an address, which remembers how that went.
     async fn remembered<T>(
         &self,
         target: &Target,
@@ -503,6 +492,31 @@ impl Upstream {
                 }
                 Err(failed.kind)
             }
+        }
+    }
+
+    /// Makes a connection of the protocol that requests take, and for nobody else.
+    async fn open(&self, target: &Target) -> Result<Way<Connection>, NotConnected> {
+        let opening = self.opening(target);
+        let (address, freed) = (target.address.clone(), Arc::default());
+        match opening.open(address, self.liveness, freed).await? {
+            Opened::Alone(connection) => Ok(Way::Alone(connection)),
+            Opened::Shared(connection) => connection.place().map(Way::Shared).ok_or_else(|| {
+                NotConnected::because(SendErrorKind::ConnectionLost)(
+                    io::ErrorKind::ConnectionAborted.into(),
+                )
+            }),
+        }
+    }
+
+    fn opening(&self, target: &Target) -> Opening<'_> {
+        let endpoint = &self.endpoints[target.endpoint];
+        Opening {
+            dialer: &self.dialer,
+            security: endpoint.security(),
+            offer: endpoint.offer(false),
+            limit: self.connect_timeout,
+            counters: &self.counters,
         }
     }
 

@@ -121,7 +121,8 @@ async fn by_system(host: &str) -> Result<Answer, Unknown> {
     };
     let names = candidates(host, &name, &config, options.ndots);
     match Dns::new(config, options)?.first_of(names).await {
-        Err(Unknown::NoAddress) => by_library(host).await,
+        // What is denied twice is not there.
+        Err(Unknown::NoAddress) => by_library(host).await.map_err(|_| Unknown::NoAddress),
         answer => answer,
     }
 }
@@ -130,7 +131,7 @@ async fn by_system(host: &str) -> Result<Answer, Unknown> {
 async fn by_library(host: &str) -> Result<Answer, Unknown> {
     let found = tokio::net::lookup_host((host, 0)).await;
     let found: Vec<IpAddr> = found
-        .map_err(|_| Unknown::NoAddress)?
+        .map_err(|error| Unknown::NoAnswer(error.to_string()))?
         .map(|address| address.ip())
         .collect();
     match found.is_empty() {
