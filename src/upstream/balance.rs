@@ -149,7 +149,7 @@ fn draw<T>(of: &[T]) -> Option<(&T, &T)> {
     let chance = process::dice();
     // The halves of a number, each scaled to a range (D. Lemire, "Fast Random Integer Generation in an Interval",
     // 2019): the bias is below one in ten million for as many as there may be.
-    let scaled = |half: u64, range: usize| (half * range as u64 >> 32) as usize;
+    let scaled = |half: u64, range: usize| ((half * range as u64) >> 32) as usize;
     let one = scaled(chance >> 32, count);
     let two = scaled(chance & u64::from(u32::MAX), count - 1);
     Some((&of[one], &of[if two < one { two } else { two + 1 }]))

@@ -41,7 +41,7 @@ fn a_misspelt_name_is_told_from_one_that_belongs_elsewhere() {
         ),
         (
             "limits.timeout = \"1s\"",
-            "`timeout` belongs to `[store]` or to `probe` in `[[routes]]` or `[defaults]`",
+            "`timeout` belongs to `[store]` or to `health` in `[upstreams.NAME]` or to `probe` in `[[routes]]` or `[defaults]`",
         ),
         (
             "limits.respons_timeout = \"1s\"",

@@ -9,7 +9,7 @@ use oncegate::config::{
 use oncegate::identity::{BodyRule, KeyFormat, KeySource, ScopeSource};
 use oncegate::route::{Mode, OnStoreDown};
 
-use crate::{SMALLEST, example, faults_in_route, parse, policy};
+use crate::{SMALLEST, example, faults, faults_in_route, parse, policy};
 
 #[test]
 fn defaults_are_those_of_the_reference() {
@@ -325,7 +325,7 @@ fn compare(
 ) {
     if schema["properties"].is_object() && path != "store.id_key" {
         // A section that a file may do without stands in comments.
-        let commented = commented_section(text, path);
+        let commented = commented_section(text, &path.replace("upstreams.", "upstreams.payments."));
         let written = commented.as_ref().unwrap_or(written);
         for (name, inner) in properties(schema) {
             compare(
@@ -349,6 +349,27 @@ fn compare(
             "{path}: {written}, by default {:?}",
             schema.get("default")
         ));
+    }
+}
+
+#[test]
+fn health_checks_that_cannot_be_are_said() {
+    for (health, expected) in [
+        ("{}", "upstreams.api.health.path: is required"),
+        ("{ path = \"healthz\" }", "did you mean \"/healthz\"?"),
+        ("{ path = \"/\", status = [] }", "no check could pass"),
+        (
+            "{ path = \"/\", timeout = \"5s\" }",
+            "has to be less than `interval` = 5s",
+        ),
+        (
+            "{ path = \"/\", host = \"a b\" }",
+            "upstreams.api.health.host: is \"a b\"",
+        ),
+    ] {
+        let text = SMALLEST.replacen("endpoints", &format!("health = {health}\nendpoints"), 1);
+        let said = faults(&text);
+        assert!(said.contains(expected), "{said}");
     }
 }
 

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use super::redis::{GUARD, free_port};
+use super::PATIENCE;
+use super::redis::{GUARD, free_port, look_again};
 use super::tool::tool;
-use super::{LOOK_AGAIN, PATIENCE};
 
 /// The time to live of every answer, in seconds.
 const TTL: &str = "1";
@@ -130,6 +130,6 @@ fn wait(what: &str, is_done: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_done() {
         assert!(start.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(LOOK_AGAIN);
+        look_again();
     }
 }

@@ -426,7 +426,7 @@ impl RedisCluster {
     clippy::disallowed_methods,
     reason = "servers are started before anything else runs on the test's threads"
 )]
-fn look_again() {
+pub(super) fn look_again() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
