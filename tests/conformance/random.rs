@@ -109,8 +109,8 @@ impl Random {
         let trailers = [("grpc-status", "0"), ("x-checksum", "")];
         let trailers = trailers[..self.below(3)].iter();
         let trace = self.one_in(2).then(|| TraceRef {
-            trace_id: [self.below(256) as u8; 16],
-            span_id: [self.below(256) as u8; 8],
+            trace_id: [self.next().to_le_bytes()[0]; 16],
+            span_id: [self.next().to_le_bytes()[0]; 8],
         });
         Answer::Stored(Arc::new(Response {
             status: [200, 201, 404][self.below(3)],
