@@ -215,6 +215,13 @@ impl Reloader {
     /// Nothing more is mirrored of upstreams that are gone.
     fn say_gone(&self, configs: &[UpstreamConfig]) {
         for (index, upstream) in self.upstreams.iter().enumerate() {
+            let stays = configs.iter().find(|config| config.name == upstream.name);
+            for endpoint in &upstream.endpoints {
+                if !stays.is_some_and(|config| config.endpoints.contains(endpoint)) {
+                    let endpoint = endpoint.to_string();
+                    self.metrics.endpoints.of(&upstream.name, &endpoint).leave();
+                }
+            }
             if !configs.iter().any(|config| config.name == upstream.name) {
                 let gone = self.metrics.upstream(index);
                 for gauge in [&gone.connections, &gone.connections_idle, &gone.in_flight] {

@@ -10,6 +10,7 @@ use super::certificates::ClientAuthWord;
 use super::document::OWN;
 use super::endpoint::{ProtocolWord, ServerNameWord};
 use super::finding::{Findings, Place};
+use super::health::HealthFile;
 use super::listener::{ListenAddress, ProxyProtocolWord, SocketMode, TrustedProxy};
 use super::probe::ProbeFile;
 use super::quantity::{Count, CountOrNone, Positive, Share, Size, Window};
@@ -270,7 +271,7 @@ section! {
 section! {
     /// A service behind the gateway.
     UpstreamFile {
-        /// Its addresses. Requests are balanced over several. A `unix:` path is relative to the working directory; where no
+        /// Its addresses. Requests are balanced over several, and a name stands for all addresses that it has. A `unix:` path is relative to the working directory; where no
         /// client says one, the `Host` of requests to it is `localhost`.
         endpoints: Vec<UpstreamEndpoint>,
         /// TLS to its `https:` endpoints, where the defaults will not do: `roots`, a file of the certificates to trust in
@@ -284,6 +285,14 @@ section! {
         /// fails the handshake, and others are taken to speak it from the first byte, as servers of gRPC do. Requests
         /// share its connections.
         protocol: ProtocolWord = "http1",
+        /// DNS servers, `IP:PORT`, that are asked for the names among its endpoints in place of the system's resolver, which
+        /// is `/etc/hosts`, `/etc/resolv.conf` with its search list, and whatever else the system asks. The first one that
+        /// answers counts; names are taken as they stand.
+        resolvers: Vec<SocketAddr> = [],
+        /// Active health checks, with at least a path: `health = { path = "/healthz" }`. Every address is sent a GET request
+        /// by itself, over the same TLS as others; one that fails gets no requests until it is well again, or no address
+        /// is. Off unless set.
+        health: Option<HealthFile>,
         /// How long one attempt to connect to one address may take, the TLS handshake included.
         connect_timeout: Positive<Duration> = "1s",
         /// How long an idle connection is kept: less than the service keeps it (Node.js: 5 s).

@@ -13,6 +13,7 @@ use super::file::{
 };
 use super::finding::Findings;
 use super::fit;
+use super::health;
 use super::home::nearest;
 use super::listener::{self, ListenerConfig};
 use super::order;
@@ -290,12 +291,15 @@ fn upstream(name: &str, file: &UpstreamFile, findings: &mut Findings) -> Option<
     if let Some(twice) = repeated(&endpoints) {
         findings.whole(&file.endpoints.place, format!("has {twice} twice"));
     }
-    let tls = endpoint::tls(&endpoints, file, findings)?;
+    let tls = endpoint::tls(&endpoints, file, findings);
+    let health = health::check(file, findings);
     Some(UpstreamConfig {
         name: name.to_owned(),
         endpoints,
-        tls,
+        tls: tls?,
         protocol: file.protocol.value()?.into(),
+        resolvers: file.resolvers.value()?,
+        health: health?,
         connect_timeout: file.connect_timeout.get()?.0,
         idle_timeout: file.idle_timeout.get()?.0,
         max_in_flight: file.max_in_flight.get()?.0,

@@ -11,6 +11,7 @@ mod endpoint;
 mod file;
 mod finding;
 mod fit;
+mod health;
 mod home;
 mod listener;
 mod lower;
@@ -45,6 +46,7 @@ pub use self::certificates::{
 pub use self::effective::Effective;
 pub use self::endpoint::{UpstreamEndpoint, UpstreamTls};
 pub use self::finding::{Faults, Finding, Position};
+pub use self::health::HealthCheck;
 pub use self::listener::{ListenAddress, ListenerConfig, TrustedProxies, TrustedProxy};
 pub use self::quantity::duration_in_words;
 pub use self::redis::{ClientCertificate, Password, PrivateKey, RedisConfig, RedisForm, RedisTls};
@@ -344,6 +346,10 @@ pub struct UpstreamConfig {
     pub tls: Option<UpstreamTls>,
     /// What is spoken to it.
     pub protocol: UpstreamProtocol,
+    /// Who is asked for names; empty: whom the system would ask.
+    pub resolvers: Vec<SocketAddr>,
+    /// How addresses are checked; `None`: not at all.
+    pub health: Option<HealthCheck>,
     /// Of one attempt at one address.
     pub connect_timeout: Duration,
     /// How long an idle connection is kept.

@@ -63,8 +63,11 @@ use crate::protocol::{Answer, RecordId, Response as RecordedResponse, Timestamp,
 use crate::route::{Found, Mode, Table};
 use crate::server::{Fault, Handler, Peer, RequestBody};
 use crate::store::{Store, StoreError, Unresolved};
-use crate::telemetry::{AccessLog, Decision, Hold, Metrics, Unrouted};
-use crate::upstream::Upstream;
+use crate::telemetry::{
+    AccessLog, AddressState, Decision, EndpointSeries, HealthResult, Hold, LookupResult, Metrics,
+    Unrouted,
+};
+use crate::upstream::{EndpointStats, Upstream};
 
 pub use body::Body;
 
@@ -274,6 +277,11 @@ impl Gateway {
             mirrored.connections_idle.set(stats.idle as u64);
             mirrored.in_flight.set(stats.in_flight as u64);
         }
+        for (name, upstream) in &shared.upstreams {
+            for stats in upstream.endpoint_stats() {
+                mirror_endpoint(&metrics.endpoints.of(name, &stats.endpoint), &stats);
+            }
+        }
     }
 
     /// Waits until every exchange has ended and every claim in doubt is settled.
@@ -391,6 +399,21 @@ impl Shared {
             }
         }
     }
+}
+
+fn mirror_endpoint(series: &EndpointSeries<'_>, stats: &EndpointStats) {
+    series.addresses(|state| match state {
+        AddressState::Usable => stats.usable,
+        AddressState::Ejected => stats.ejected,
+        AddressState::Unhealthy => stats.unhealthy,
+    });
+    let since = stats.since;
+    series.ejections(since.ejections);
+    series.checks(HealthResult::Passed, since.checks_passed);
+    series.checks(HealthResult::Failed, since.checks_failed);
+    series.lookups(LookupResult::Answered, since.lookups_answered);
+    series.lookups(LookupResult::None, since.lookups_without_address);
+    series.lookups(LookupResult::Failed, since.lookups_unanswered);
 }
 
 /// Each route with all that its requests need.

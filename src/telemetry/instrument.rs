@@ -26,6 +26,11 @@ impl Counter {
     pub fn inc(&self) {
         self.0.inc();
     }
+
+    /// It happened so many times.
+    pub fn add(&self, more: u64) {
+        self.0.inc_by(more);
+    }
 }
 
 /// A counter that another module counts; it is copied here before a scrape.
@@ -290,6 +295,11 @@ impl GaugeFamily {
     /// The series of these values, which exists from now on.
     pub(super) fn with(&self, values: &[&str]) -> Gauge {
         Gauge(self.0.with_label_values(values))
+    }
+
+    /// The series of these values is no more, if it was.
+    pub(super) fn without(&self, values: &[&str]) {
+        let _ = self.0.remove_label_values(values);
     }
 }
 

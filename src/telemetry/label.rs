@@ -448,6 +448,40 @@ label! {
     }
 }
 
+label! {
+    /// How an address of an upstream is.
+    pub enum AddressState {
+        /// It gets its share of the requests.
+        Usable = "usable",
+        /// It could not be connected to, and nobody has succeeded since.
+        Ejected = "ejected",
+        /// It fails its health checks.
+        Unhealthy = "unhealthy",
+    }
+}
+
+label! {
+    /// What came of a health check.
+    pub enum HealthResult {
+        /// It answered in time, and with a status that passes.
+        Passed = "passed",
+        /// It did not.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// What was said about the name of an endpoint.
+    pub enum LookupResult {
+        /// Addresses.
+        Answered = "answered",
+        /// That it has none.
+        None = "none",
+        /// Nothing.
+        Failed = "failed",
+    }
+}
+
 impl Label for Cause {
     const ALL: &'static [Self] = &[
         Self::LeaseLapsed,

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::TextEncoder;
 
+use super::endpoints::EndpointMetrics;
 use super::health::StoreHealth;
 use super::instrument::{Counter, Families, Gauge, MirroredCounter, PerLabel, Registrar, Timing};
 use super::label::{
@@ -37,6 +38,8 @@ pub struct Metrics {
     families: Arc<Families>,
     routes: Box<[RouteMetrics]>,
     upstreams: Box<[UpstreamMetrics]>,
+    /// Those of the upstreams' endpoints.
+    pub endpoints: EndpointMetrics,
     /// Requests that met no route.
     pub unrouted: PerLabel<Unrouted, Counter>,
     /// Calls of the store, and how full it is.
@@ -172,6 +175,7 @@ impl Metrics {
         Self {
             routes: register_routes(&registrar, routes),
             upstreams: register_upstreams(&registrar, upstreams),
+            endpoints: EndpointMetrics::register(&registrar),
             unrouted: registrar.counters(
                 "oncegate_unrouted_total",
                 "reason",

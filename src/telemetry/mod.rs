@@ -8,6 +8,7 @@
 
 mod access;
 mod audit;
+mod endpoints;
 mod health;
 mod instrument;
 mod label;
@@ -22,8 +23,10 @@ mod unresolved;
 
 pub use access::{AccessLog, Line, Ms, Whom};
 pub use audit::{AuditLog, Unwritten};
+pub use endpoints::{EndpointMetrics, EndpointSeries};
 pub use health::{Health, StoreHealth};
 pub use instrument::{Amount, Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};
+pub use label::{AddressState, HealthResult, LookupResult};
 pub use label::{
     Beat, ClaimResult, ConnectionRefused, Decision, Label, LateAnswer, LeaseLost, LimitOver,
     ObservedReplay, ProbeResult, Resend, Settled, Settler, StoreOp, StoreResult, Unrouted,

@@ -20,6 +20,7 @@ pub fn reference() -> String {
     let metrics = Metrics::of_version(&[ANY], &[ANY], ANY);
     drop(metrics.listeners.tls(ANY, &[ANY]));
     drop(metrics.listeners.proxy_protocol(ANY));
+    metrics.endpoints.of(ANY, ANY).mention();
     for family in metrics.gather() {
         let name = family.name();
         let kind = format!("{:?}", family.get_field_type()).to_lowercase();

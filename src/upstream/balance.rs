@@ -55,8 +55,9 @@ impl Balance {
         self.targets.load_full()
     }
 
-    /// From now on the endpoint has these addresses. Those that stay keep their connections and their standing.
-    pub(super) fn renew(&self, endpoint: usize, addresses: Vec<Address>) {
+    /// From now on the endpoint has these addresses; those that it had not before are returned. Those that stay keep their
+    /// connections and their standing.
+    pub(super) fn renew(&self, endpoint: usize, addresses: Vec<Address>) -> Vec<Arc<Target>> {
         let _alone = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.targets();
         let (had, mut targets): (Vec<_>, Vec<_>) = before
@@ -68,17 +69,19 @@ impl Balance {
             .partition(|target| addresses.contains(&target.address));
         let is_new = |address: &Address| stay.iter().all(|target| target.address != *address);
         let new: Vec<Address> = addresses.into_iter().filter(is_new).collect();
+        let fresh = |address| Arc::new(Target::new(address, endpoint));
+        let new: Vec<Arc<Target>> = new.into_iter().map(fresh).collect();
         if new.is_empty() && leave.is_empty() {
-            return;
+            return new;
         }
         targets.extend(stay);
-        let fresh = |address| Arc::new(Target::new(address, endpoint));
-        targets.extend(new.into_iter().map(fresh));
+        targets.extend(new.iter().cloned());
         targets.sort_by_key(|target| target.endpoint);
         self.targets.store(Arc::new(targets));
         for target in leave {
             target.leave();
         }
+        new
     }
 
     /// The resolver has said something about the endpoint's name, and be it that there is none.

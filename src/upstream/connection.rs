@@ -48,6 +48,8 @@ pub(super) enum Condition {
 }
 
 /// There is no connection.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}: {error}")]
 pub(super) struct NotConnected {
     pub(super) kind: SendErrorKind,
     pub(super) error: io::Error,

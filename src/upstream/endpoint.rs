@@ -2,16 +2,19 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::names;
+use super::resolver;
 use super::socket::Address;
+use super::stats::EndpointCounters;
 use super::tls::{Offer, Security};
 use crate::config::{self, UpstreamConfig, UpstreamEndpoint, UpstreamProtocol};
 
 pub(super) struct Endpoint {
+    /// As it is configured.
+    pub(super) label: Box<str>,
+    pub(super) counters: EndpointCounters,
     pub(super) place: Where,
     /// Where TLS is spoken to it.
     security: Option<Security>,
@@ -69,6 +72,8 @@ impl Endpoint {
             }
         };
         Self {
+            label: endpoint.to_string().into(),
+            counters: EndpointCounters::default(),
             place,
             security,
             offer,
@@ -100,12 +105,13 @@ impl Endpoint {
     /// Its addresses now, at least one.
     ///
     /// # Errors
-    /// Where the name has no address, or the resolver says nothing within `limit`.
-    pub(super) async fn addresses(&self, limit: Duration) -> io::Result<Vec<Address>> {
+    /// Where the name has no address, or nobody says anything in time.
+    pub(super) async fn addresses(&self, resolvers: &[SocketAddr]) -> io::Result<Vec<Address>> {
         match &self.place {
             Where::Name { host, port } => {
-                let answer = names::look_up(host, limit).await?;
-                Ok(answer.at(*port))
+                let found = resolver::addresses(resolvers, host).await?;
+                let at = |address| Address::Tcp(SocketAddr::new(address, *port));
+                Ok(found.into_iter().map(at).collect())
             }
             Where::Address(address) => Ok(vec![address.clone()]),
         }

@@ -5,10 +5,10 @@
 //! again. The line is drawn where bytes reach the kernel (`wire`), behind a [`Gate`] that the owner of a claim
 //! can close. Nothing in here knows of keys, claims or records.
 //!
-//! Reading order: [`Upstream::send`], `balance` (which address), `target` (one of them, with its pool), `names` (where they
-//! come from), `opening`, `connection` (HTTP/1.1), `wire` with [`Gate`], `head` and `framing` (what is no answer), `tls` (what is between),
-//! `lease` and [`InBody`] (how a connection comes back), [`Tunnel`] (how it does not). Connections that requests
-//! share are a world of their own: `http2`.
+//! Reading order: [`Upstream::send`], `balance` (which address), `target` (one of them, with its pool), `names` and
+//! `resolver` (where they come from), `health` (whether they are well), `opening`, `connection` (HTTP/1.1), `wire` with
+//! [`Gate`], `head` and `framing` (what is no answer), `tls` (what is between), `lease` and [`InBody`] (how a connection
+//! comes back), [`Tunnel`] (how it does not). Connections that requests share are a world of their own: `http2`.
 
 mod balance;
 mod body;
@@ -17,10 +17,12 @@ mod endpoint;
 mod framing;
 mod gate;
 mod head;
+mod health;
 mod http2;
 mod lease;
 mod names;
 mod opening;
+mod resolver;
 mod socket;
 mod stats;
 mod target;
@@ -31,17 +33,18 @@ mod tunnel;
 mod wire;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::header::{CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::{UpstreamConfig, UpstreamEndpoint};
+use crate::config::{HealthCheck, UpstreamConfig, UpstreamEndpoint};
 use crate::process;
 use balance::Balance;
 use body::Source;
@@ -50,16 +53,16 @@ use endpoint::{Endpoint, Where};
 use http2::{Liveness, Opened, Way};
 use lease::{Lease, Place};
 use opening::Opening;
-use socket::Dialer;
+use socket::{Address, Dialer};
 use stats::Counters;
-use target::Target;
+use target::{Standing, Target};
 use tls::Offer;
 
 pub use body::{AnswerBroken, InBody, OutBody, RequestBodyFailed};
 pub use gate::Gate;
 #[cfg(test)]
 pub use socket::{Network, Scripted};
-pub use stats::Stats;
+pub use stats::{EndpointCounts, EndpointStats, Stats};
 pub use tls::Spoken;
 pub use tunnel::{Tunnel, TunnelLost};
 
@@ -72,6 +75,7 @@ const MAX_GOODBYES: usize = 4;
 
 /// An upstream: some endpoints that can take the same requests.
 pub struct Upstream {
+    name: Box<str>,
     endpoints: Vec<Endpoint>,
     balance: Balance,
     dialer: Dialer,
@@ -82,8 +86,11 @@ pub struct Upstream {
     in_flight: AtomicUsize,
     has_reaper: AtomicBool,
     counters: Arc<Counters>,
-    /// What runs for as long as it lives.
-    tasks: OnceLock<Vec<AbortOnDropHandle<()>>>,
+    resolvers: Vec<SocketAddr>,
+    health: Option<HealthCheck>,
+    /// Cancelled when it is dropped: what runs for it ends then.
+    life: CancellationToken,
+    _end: DropGuard,
 }
 
 /// A request got no response.
@@ -170,7 +177,7 @@ impl Upstream {
     /// An upstream without connections; they are made as requests need them. Names are asked for from now on.
     ///
     /// # Panics
-    /// Outside of a runtime, where an endpoint is a name.
+    /// Outside of a runtime, where an endpoint is a name, or there are health checks.
     #[must_use]
     pub fn new(config: &UpstreamConfig) -> Arc<Self> {
         Self::through(Dialer::default(), config)
@@ -185,7 +192,9 @@ impl Upstream {
 
     fn through(dialer: Dialer, config: &UpstreamConfig) -> Arc<Self> {
         let endpoints = Endpoint::all(config);
+        let life = CancellationToken::new();
         let upstream = Arc::new(Self {
+            name: config.name.as_str().into(),
             dialer,
             balance: Balance::of(&endpoints),
             endpoints,
@@ -196,21 +205,52 @@ impl Upstream {
             in_flight: AtomicUsize::new(0),
             has_reaper: AtomicBool::new(false),
             counters: Arc::default(),
-            tasks: OnceLock::new(),
+            resolvers: config.resolvers.clone(),
+            health: config.health.clone(),
+            _end: life.clone().drop_guard(),
+            life,
         });
-        let _ = upstream.tasks.set(upstream.start());
+        upstream.begin();
         upstream
     }
 
-    fn start(self: &Arc<Self>) -> Vec<AbortOnDropHandle<()>> {
-        let mut tasks = Vec::new();
+    /// Begins to ask for names, and to check addresses.
+    fn begin(self: &Arc<Self>) {
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             if let Where::Name { host, port } = &endpoint.place {
-                let asking = names::keep_up(Arc::downgrade(self), index, host.clone(), *port);
-                tasks.push(tokio::spawn(process::task(asking)));
+                let (servers, name) = (self.resolvers.clone(), (host.clone(), *port));
+                let asking = names::keep_up(Arc::downgrade(self), servers, index, name);
+                self.while_it_lives(asking);
             }
         }
-        tasks.into_iter().map(AbortOnDropHandle::new).collect()
+        for target in &*self.balance.targets() {
+            self.watch(target);
+        }
+    }
+
+    /// From now on the endpoint has these addresses.
+    fn renew(self: &Arc<Self>, endpoint: usize, addresses: Vec<Address>) {
+        for target in self.balance.renew(endpoint, addresses) {
+            self.watch(&target);
+        }
+    }
+
+    fn watch(self: &Arc<Self>, target: &Arc<Target>) {
+        let Some(check) = &self.health else {
+            return;
+        };
+        let gone = target.gone();
+        let watching = health::watch(Arc::downgrade(self), Arc::clone(target), check.clone());
+        self.while_it_lives(async move {
+            gone.run_until_cancelled_owned(watching).await;
+        });
+    }
+
+    fn while_it_lives(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let life = self.life.clone();
+        tokio::spawn(process::task(async move {
+            life.run_until_cancelled_owned(work).await;
+        }));
     }
 
     /// Connects to an endpoint once, as a request would, sends it none, and says what it speaks. HTTP/2 it has to begin to
@@ -231,7 +271,7 @@ impl Upstream {
             counters: &Arc::default(),
         };
         let mut last = io::ErrorKind::NotFound.into();
-        for address in endpoint.addresses(opening.limit).await? {
+        for address in endpoint.addresses(&config.resolvers).await? {
             match opening.try_out(&address).await {
                 Ok(spoken) => return Ok(spoken),
                 Err(NotConnected { error, .. }) => last = error,
@@ -274,6 +314,29 @@ impl Upstream {
     #[must_use]
     pub fn authority(&self) -> Option<HeaderValue> {
         self.endpoints.first().and_then(Endpoint::authority)
+    }
+
+    /// How every endpoint is, in the order of the configuration; what was counted since the last call is in it.
+    #[must_use]
+    pub fn endpoint_stats(&self) -> Vec<EndpointStats> {
+        let targets = self.balance.targets();
+        let endpoints = self.endpoints.iter().enumerate();
+        let stats = endpoints.map(|(index, endpoint)| {
+            let own = || {
+                targets
+                    .iter()
+                    .filter(move |target| target.endpoint == index)
+            };
+            let count = |standing| own().filter(|one| one.standing() == standing).count();
+            EndpointStats {
+                endpoint: endpoint.label.to_string(),
+                usable: count(Standing::Usable),
+                ejected: count(Standing::Ejected),
+                unhealthy: count(Standing::Unhealthy),
+                since: endpoint.counters.take(),
+            }
+        });
+        stats.collect()
     }
 
     /// A snapshot of the counters.
@@ -395,7 +458,7 @@ impl Upstream {
     async fn connect(&self, target: &Target) -> Result<Connection, SendErrorKind> {
         let opening = self.opening(target);
         let connecting = opening.open_alone(target.address.clone());
-        remembered(target, connecting).await
+        self.remembered(target, connecting).await
     }
 
     /// Makes a connection that requests may share.
@@ -406,9 +469,44 @@ impl Upstream {
         let opening = self.opening(target);
         let (address, freed) = (target.address.clone(), target.shared.freed());
         let connecting = opening.open(address, self.liveness, freed);
-        let opened = remembered(target, connecting).await?;
+        let opened = self.remembered(target, connecting).await?;
         self.start_reaper();
         Ok(opened)
+    }
+
+    /// Makes a connection to an address, which remembers how that went.
+    async fn remembered<T>(
+        &self,
+        target: &Target,
+        connecting: impl Future<Output = Result<T, NotConnected>>,
+    ) -> Result<T, SendErrorKind> {
+        let trial = target.try_out();
+        match connecting.await {
+            Ok(connection) => {
+                self.is_back(target);
+                Ok(connection)
+            }
+            Err(failed) => {
+                if target.failed(trial) {
+                    self.is_ejected(target, &failed);
+                }
+                Err(failed.kind)
+            }
+        }
+    }
+
+    /// Makes a connection of the protocol that requests take, and for nobody else.
+    async fn open(&self, target: &Target) -> Result<Way<Connection>, NotConnected> {
+        let opening = self.opening(target);
+        let (address, freed) = (target.address.clone(), Arc::default());
+        match opening.open(address, self.liveness, freed).await? {
+            Opened::Alone(connection) => Ok(Way::Alone(connection)),
+            Opened::Shared(connection) => connection.place().map(Way::Shared).ok_or_else(|| {
+                NotConnected::because(SendErrorKind::ConnectionLost)(
+                    io::ErrorKind::ConnectionAborted.into(),
+                )
+            }),
+        }
     }
 
     fn opening(&self, target: &Target) -> Opening<'_> {
@@ -422,6 +520,27 @@ impl Upstream {
         }
     }
 
+    fn is_ejected(&self, target: &Target, failed: &NotConnected) {
+        let endpoint = &self.endpoints[target.endpoint];
+        endpoint.counters.ejected();
+        if target.says_ejected() {
+            tracing::warn!(
+                upstream = &*self.name, endpoint = &*endpoint.label, address = %target.address, reason = %failed,
+                "an address cannot be connected to; for a while it is tried only where no other one is well"
+            );
+        }
+    }
+
+    /// There is a connection.
+    fn is_back(&self, target: &Target) {
+        if target.succeeded() && target.says_back() {
+            tracing::info!(
+                upstream = &*self.name, endpoint = &*self.endpoints[target.endpoint].label, address = %target.address,
+                "an address can be connected to again"
+            );
+        }
+    }
+
     /// Sees to it that idle connections are closed in time. It runs only while there are any.
     fn start_reaper(self: &Arc<Self>) {
         if self.has_reaper.load(Ordering::SeqCst) || self.has_reaper.swap(true, Ordering::SeqCst) {
@@ -429,24 +548,6 @@ impl Upstream {
         }
         let every = (self.idle_timeout / 2).clamp(REAP_EVERY.0, REAP_EVERY.1);
         tokio::spawn(process::task(reap(Arc::downgrade(self), every)));
-    }
-}
-
-/// Connects to an address, which remembers how that went.
-async fn remembered<T>(
-    target: &Target,
-    connecting: impl Future<Output = Result<T, NotConnected>>,
-) -> Result<T, SendErrorKind> {
-    let trial = target.try_out();
-    match connecting.await {
-        Ok(connection) => {
-            target.succeeded();
-            Ok(connection)
-        }
-        Err(NotConnected { kind, .. }) => {
-            target.failed(trial);
-            Err(kind)
-        }
     }
 }
 

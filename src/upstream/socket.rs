@@ -1,5 +1,6 @@
 //! What is under a wire: a socket of the kernel's, TLS over one, or, in tests, one whose other end is scripted.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -74,6 +75,15 @@ impl Dialer {
 pub(super) enum Address {
     Tcp(SocketAddr),
     Unix(Arc<Path>),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl Address {

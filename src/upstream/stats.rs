@@ -30,6 +30,87 @@ impl Stats {
     }
 }
 
+/// How one endpoint of an upstream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointStats {
+    /// As it is configured.
+    pub endpoint: String,
+    /// Its addresses that get requests.
+    pub usable: usize,
+    /// Its addresses that could not be connected to.
+    pub ejected: usize,
+    /// Its addresses that fail their health checks.
+    pub unhealthy: usize,
+    /// What was counted since the last time that somebody asked.
+    pub since: EndpointCounts,
+}
+
+/// What happened at an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointCounts {
+    /// Addresses that were ejected.
+    pub ejections: u64,
+    /// Health checks that passed.
+    pub checks_passed: u64,
+    /// Health checks that failed.
+    pub checks_failed: u64,
+    /// Answers about its name with addresses.
+    pub lookups_answered: u64,
+    /// Answers that its name has none.
+    pub lookups_without_address: u64,
+    /// Questions about its name that nobody answered.
+    pub lookups_unanswered: u64,
+}
+
+/// What came of asking for a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lookup {
+    Answered,
+    NoAddress,
+    NoAnswer,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct EndpointCounters {
+    ejections: AtomicU64,
+    checks: [AtomicU64; 2],
+    lookups: [AtomicU64; 3],
+}
+
+impl EndpointCounters {
+    pub(super) fn ejected(&self) {
+        self.ejections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn checked(&self, passed: bool) {
+        self.checks[usize::from(passed)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn lookup(&self, result: Lookup) {
+        self.lookups[result as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was counted since the last call.
+    pub(super) fn take(&self) -> EndpointCounts {
+        let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
+        let [checks_failed, checks_passed] = self.checks.each_ref().map(take);
+        let lookups = self.lookups.each_ref().map(take);
+        let [
+            lookups_answered,
+            lookups_without_address,
+            lookups_unanswered,
+        ] = lookups;
+        EndpointCounts {
+            ejections: take(&self.ejections),
+            checks_passed,
+            checks_failed,
+            lookups_answered,
+            lookups_without_address,
+            lookups_unanswered,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     open: AtomicUsize,

@@ -1,11 +1,12 @@
 //! One address of an endpoint: what requests are balanced over. Its idle connections, the requests under way to it, and
 //! whether it is worth trying.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::connection::{Condition, Connection};
 use super::http2;
@@ -18,6 +19,9 @@ const MAX_IDLE: usize = 256;
 /// How long an address that could not be connected to is tried only where no other one is well: at first, and at most.
 /// It doubles with every trial that fails.
 const AVOID_MS: (u64, u64) = (2_000, 30_000);
+
+/// How often an ejection of one address is logged.
+const SAY_EVERY_MS: u64 = 10_000;
 
 pub(super) struct Target {
     pub(super) address: Address,
@@ -34,6 +38,25 @@ pub(super) struct Target {
     avoid_until: AtomicU64,
     /// Trials in a row that failed.
     failures: AtomicU32,
+    /// It fails its health checks.
+    is_unhealthy: AtomicBool,
+    /// When its standing was last logged; as `avoid_until`.
+    said_at: AtomicU64,
+    /// And that it is over was not.
+    is_said: AtomicBool,
+    /// Cancelled when the endpoint has left it.
+    gone: CancellationToken,
+}
+
+/// How an address stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// It gets its share of the requests.
+    Usable,
+    /// It could not be connected to, and nobody has succeeded since.
+    Ejected,
+    /// It fails its health checks.
+    Unhealthy,
 }
 
 #[derive(Default)]
@@ -71,6 +94,10 @@ impl Target {
             epoch: Instant::now(),
             avoid_until: AtomicU64::new(0),
             failures: AtomicU32::new(0),
+            is_unhealthy: AtomicBool::new(false),
+            said_at: AtomicU64::new(0),
+            is_said: AtomicBool::new(false),
+            gone: CancellationToken::new(),
         }
     }
 
@@ -87,8 +114,53 @@ impl Target {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether it is worth a request: it has not failed, or it is time to try it again.
+    /// What is to be said about it.
+    pub(super) fn standing(&self) -> Standing {
+        if self.is_unhealthy.load(Ordering::Relaxed) {
+            Standing::Unhealthy
+        } else if self.avoid_until.load(Ordering::Relaxed) != 0 {
+            Standing::Ejected
+        } else {
+            Standing::Usable
+        }
+    }
+
+    /// What its health checks say.
+    pub(super) fn set_healthy(&self, is_healthy: bool) {
+        self.is_unhealthy.store(!is_healthy, Ordering::Relaxed);
+    }
+
+    /// Whether its ejection is to be logged: a hasty coming and going is not worth a line each.
+    pub(super) fn says_ejected(&self) -> bool {
+        let now = self.now_ms();
+        let said_at = self.said_at.load(Ordering::Relaxed);
+        let is_time = said_at == 0 || now >= said_at + SAY_EVERY_MS;
+        let says = is_time
+            && self
+                .said_at
+                .compare_exchange(said_at, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if says {
+            self.is_said.store(true, Ordering::Relaxed);
+        }
+        says
+    }
+
+    /// Whether it is to be logged that it is over: where its beginning was.
+    pub(super) fn says_back(&self) -> bool {
+        self.is_said.swap(false, Ordering::Relaxed)
+    }
+
+    /// Done when the endpoint has left it.
+    pub(super) fn gone(&self) -> CancellationToken {
+        self.gone.clone()
+    }
+
+    /// Whether it is worth a request: it passes its checks, and has not failed, or it is time to try it again.
     pub(super) fn is_well(&self) -> bool {
+        if self.is_unhealthy.load(Ordering::Relaxed) {
+            return false;
+        }
         match self.avoid_until.load(Ordering::Relaxed) {
             0 => true,
             until => until <= self.now_ms(),
@@ -203,6 +275,7 @@ impl Target {
 
     /// The endpoint has this address no more: idle connections are closed now, those in use when their exchange ends.
     pub(super) fn leave(&self) {
+        self.gone.cancel();
         let mut pool = self.pool();
         pool.is_gone = true;
         let idle = std::mem::take(&mut pool.idle);

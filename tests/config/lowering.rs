@@ -351,3 +351,25 @@ fn compare(
         ));
     }
 }
+
+#[test]
+fn health_checks_are_off_unless_they_are_set_and_then_complete() {
+    let upstream = |line: &str| {
+        let text = SMALLEST.replacen("endpoints", &format!("{line}\nendpoints"), 1);
+        parse(&text).config.upstreams[0].clone()
+    };
+    assert_eq!(upstream("").health, None);
+    assert!(upstream("").resolvers.is_empty());
+    let set = upstream(
+        "health = { path = \"/up?all\", host = \"api.test:80\", interval = \"3s\", status = [\"204\"] }\n\
+         resolvers = [\"10.0.0.2:53\", \"[::1]:5353\"]",
+    );
+    assert_eq!(set.resolvers.len(), 2);
+    let health = set.health.expect("health checks");
+    assert_eq!(health.path.as_str(), "/up?all");
+    assert_eq!(health.host.expect("a host"), "api.test:80");
+    let seconds = Duration::from_secs;
+    assert_eq!((health.interval, health.timeout), (seconds(3), seconds(1)));
+    assert_eq!((health.healthy, health.unhealthy), (2, 3));
+    assert!(health.status.contains(204) && !health.status.contains(200));
+}

@@ -12,6 +12,7 @@
 
 mod act;
 mod client;
+mod dns;
 mod gateway;
 mod h2;
 mod log;
@@ -32,6 +33,7 @@ use std::time::Duration;
 
 pub use act::{Act, Gate, Step};
 pub use client::{Answer, Connection, Request, payment};
+pub use dns::DnsServer;
 pub use gateway::Gateway;
 pub use h2::Http2;
 pub use log::Log;

@@ -14,7 +14,7 @@ use super::tool::{tool, valkey_server};
 
 /// Starts a server, says its process id, and ends it when nobody holds the other end of the pipe any more: however
 /// the test ends, and were it killed.
-const GUARD: &str =
+pub(super) const GUARD: &str =
     r#""$@" >server.log 2>&1 </dev/null & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null"#;
 
 /// How often another port is tried, where somebody took the one that was free a moment ago.

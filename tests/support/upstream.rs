@@ -84,6 +84,23 @@ impl ToyUpstream {
         RefusedPort::take().listen()
     }
 
+    /// Starts one at this address; port 0 is any that is free.
+    ///
+    /// # Errors
+    /// Where somebody else listens there.
+    pub fn at(address: SocketAddr) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        // Connections that have just ended may still be remembered there.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self::on(socket.listen(BACKLOG)?))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// What to write into `endpoints`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -154,13 +171,15 @@ impl ToyUpstream {
     /// Closes the connections that wait for a request, and returns when all are closed.
     pub async fn close_idle_connections(&self) {
         self.shared.close_idle.send_modify(|calls| *calls += 1);
+        self.all_closed().await;
+    }
+
+    /// Returns once no connection is open.
+    pub async fn all_closed(&self) {
         let mut open = self.shared.open.subscribe();
-        within(
-            "idle connections to close",
-            open.wait_for(|open| *open == 0),
-        )
-        .await
-        .expect("the count lives on");
+        within("connections to close", open.wait_for(|open| *open == 0))
+            .await
+            .expect("the count lives on");
     }
 
     fn on(listener: TcpListener) -> Self {

@@ -64,6 +64,10 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 128;
 /// behind bodies.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// [`MAX_RESPONSE_HEAD`], as SETTINGS_MAX_HEADER_LIST_SIZE has it.
+const MAX_HEADER_LIST: u32 = 128 * 1024;
+const _: () = assert!(MAX_HEADER_LIST as usize == MAX_RESPONSE_HEAD);
+
 /// Streams that were cancelled and are remembered for [`REMEMBER_RESET`], since frames for them may be on the way. For
 /// one that is forgotten, each such frame counts against a bound of h2's that ends the connection.
 const REMEMBERED_RESETS: usize = 1024;
@@ -182,7 +186,7 @@ impl Multiplexed {
     }
 
     /// A place for one request, where there is one.
-    fn place(self: &Arc<Self>) -> Option<Place> {
+    pub(super) fn place(self: &Arc<Self>) -> Option<Place> {
         let mut usage = self.shared.usage();
         if self.is_leaving() || usage.taken >= usage.limit {
             return None;
@@ -246,9 +250,6 @@ fn builder() -> client::Builder {
         .reset_stream_duration(REMEMBER_RESET);
     builder
 }
-
-#[expect(clippy::cast_possible_truncation)]
-const MAX_HEADER_LIST: u32 = MAX_RESPONSE_HEAD as u32;
 
 impl Shared {
     fn usage(&self) -> MutexGuard<'_, Usage> {

@@ -17,7 +17,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::socket::Address;
 use super::*;
 use crate::config::{self, UpstreamProtocol};
 
@@ -70,6 +69,8 @@ fn config(endpoints: Vec<UpstreamEndpoint>) -> UpstreamConfig {
         endpoints,
         tls: None,
         protocol: UpstreamProtocol::Http1,
+        resolvers: Vec::new(),
+        health: None,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(4),
         max_in_flight: 8,

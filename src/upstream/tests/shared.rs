@@ -341,13 +341,15 @@ const STATUS_101: &[u8] = &[0x08, 3, b'1', b'0', b'1'];
 async fn a_stream_that_is_refused_after_an_interim_response_is_sent() {
     let origin = Origin::bind().await;
     let upstream = shared(&[&origin]);
-    let (result, _peer) = tokio::join!(status(&upstream), async {
+    let sending = timeout(FOREVER, status(&upstream));
+    let (result, _peer) = tokio::join!(sending, async {
         let mut peer = Peer::accept(&origin, &[]).await;
         let stream = peer.request().await;
         peer.write(HEADERS, END_HEADERS, stream, STATUS_103).await;
         peer.reset(stream, REFUSED_STREAM).await;
         peer
     });
+    let result = result.expect("it is not tried again");
     assert_eq!(result, Err(sent(SendErrorKind::ConnectionLost)));
 }
 
@@ -569,9 +571,12 @@ async fn a_connection_whose_socket_is_full_gets_no_further_request() {
     peer.write(WINDOW_UPDATE, 0, 0, &rest).await;
     // It reads no more. The socket is full once what the kernel has taken stays the same.
     let target = Arc::clone(&upstream.balance.targets()[0]);
-    while !target.shared.is_clogged() {
-        tokio::task::yield_now().await;
-    }
+    let clogging = async {
+        while !target.shared.is_clogged() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(FOREVER, clogging).await.expect("a full socket");
     let (answer, _peer) = tokio::join!(status(&upstream), async {
         let mut peer = Peer::accept(&origin, &[]).await;
         let stream = peer.request().await;
@@ -731,9 +736,12 @@ async fn requests_go_by_another_connection_while_a_ping_is_not_answered() {
     silent.answers_pings = false;
     let stream = silent.request().await;
     let target = Arc::clone(&upstream.balance.targets()[0]);
-    while !target.shared.is_doubtful() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let doubt = async {
+        while !target.shared.is_doubtful() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(FOREVER, doubt).await.expect("doubt");
     let (answer, _other) = tokio::join!(status(&upstream), async {
         let mut peer = Peer::accept(&origin, &[]).await;
         let stream = peer.request().await;
