@@ -137,10 +137,16 @@ async fn twenty_thousand_connections_that_come_and_go_leave_nothing_behind() {
         metric(&gateway, "oncegate_connections_refused_total", &FULL).await,
         0
     );
-    // Half of those that were left open were silent, the others in the middle of a head.
+    // Half of those that were left open were silent, the others in the middle of a head: of these a busy machine may
+    // have brought the first byte too late.
     let left_open = left_open.len() as u64;
-    assert!(timeouts(&gateway, "first_byte").await >= left_open / 2);
-    assert!(timeouts(&gateway, "headers").await >= left_open / 2);
+    let silent = timeouts(&gateway, "first_byte").await;
+    let halfway = timeouts(&gateway, "headers").await;
+    assert!(
+        silent >= left_open / 2 && halfway > 0,
+        "{silent}, {halfway}"
+    );
+    assert!(silent + halfway >= left_open, "{silent}, {halfway}");
 }
 
 /// One connection that ends in one of the ways in which connections do; those that the gateway has to end are returned.
