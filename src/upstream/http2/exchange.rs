@@ -68,8 +68,9 @@ impl Place {
             place: Arc::new(self),
             begun,
         };
-        if let Err(job) = jobs.send(Box::new(job)) {
-            job.0.give_back(SendErrorKind::ConnectionLost);
+        // There is room for every request that has a place, so that what is given back here came too late.
+        if let Err(unsent) = jobs.try_send(Box::new(job)) {
+            unsent.into_inner().give_back(SendErrorKind::ConnectionLost);
         }
         drop(jobs);
         match beginning.await {

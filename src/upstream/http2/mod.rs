@@ -103,7 +103,7 @@ type Handshake = (
 
 /// A connection that requests share. Dropping the last reference ends it when its streams have ended.
 pub(super) struct Multiplexed {
-    jobs: mpsc::UnboundedSender<Box<Job>>,
+    jobs: mpsc::Sender<Box<Job>>,
     shared: Arc<Shared>,
     address: Option<SocketAddr>,
     is_secure: bool,
@@ -161,7 +161,8 @@ impl Multiplexed {
             task: AtomicWaker::new(),
             freed,
         });
-        let (jobs, queue) = mpsc::unbounded_channel();
+        // A request that waits in it has its place, of which there are no more.
+        let (jobs, queue) = mpsc::channel(MAX_STREAMS);
         let work = driver::run(
             sender,
             connection,
