@@ -365,7 +365,7 @@ async fn interim_responses_on_a_stream_are_dropped_and_a_switch_of_protocols_is_
         peer
     });
     assert_eq!(answer, Ok(200));
-    for interim in [vec![STATUS_101], vec![STATUS_103; 65]] {
+    for interim in [vec![STATUS_101], vec![STATUS_103; 101]] {
         let (result, ()) = tokio::join!(status(&upstream), async {
             let stream = peer.request().await;
             for head in interim {
