@@ -5,10 +5,10 @@
 //! connections there are and how long each may be silent, in every phase. Nothing in here knows of routes,
 //! keys or records; a [`Handler`] makes the answers.
 //!
-//! Reading order: [`Server::run`], `listeners` (which there are), `listening`, `connection`, `entrance` (what comes before HTTP: `proxy_header`, `tls`),
-//! `stream` (what the bytes come through), `activity` (what a connection is doing, and for how long),
-//! `rate` (how slow a client may be), `addresses`, `budget`, `socket`, `wire` (what of HTTP/1 reaches hyper at all),
-//! `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its responses),
+//! Reading order: [`Server::run`], `listeners` (which there are), `listening`, `connection`, `entrance` (what comes before
+//! HTTP: `proxy_header`, `tls`), `stream` (what the bytes come through), `activity` (what a connection is doing, and for
+//! how long), `rate` (how slow a client may be), `addresses`, [`Budget`], `socket`, `wire` (what of HTTP/1 reaches hyper
+//! at all), `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its responses),
 //! [`RequestBody`], [`Upgrade`], `refusal`.
 
 mod activity;
@@ -41,6 +41,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
@@ -61,7 +62,6 @@ pub use upgrade::Upgrade;
 pub use wire::{Fault, is_plain_host};
 
 use addresses::{AddressPlace, Addresses, Crowded};
-use arc_swap::ArcSwap;
 use entrance::Opening;
 use listeners::{Opened, Openings};
 use listening::{BACKLOG, Listening};
