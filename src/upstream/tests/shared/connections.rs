@@ -1,6 +1,6 @@
 //! Which connection a request goes by, and when there is another one.
 
-use http::header::{CONNECTION, TE};
+use http::header::{CONNECTION, CONTENT_LENGTH, TE, UPGRADE};
 
 use super::*;
 
