@@ -67,7 +67,9 @@ pub(super) async fn watch(upstream: Weak<Upstream>, target: Arc<Target>, check: 
         let Some(upstream) = upstream.upgrade() else {
             return;
         };
-        let result = match timeout(check.timeout, upstream.check(&target, &check)).await {
+        // Boxed: most of the time there is none, and its task is small.
+        let checking = Box::pin(upstream.check(&target, &check));
+        let result = match timeout(check.timeout, checking).await {
             Ok(result) => result,
             Err(_) => Err(format!("no answer within {:?}", check.timeout)),
         };
