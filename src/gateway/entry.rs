@@ -74,7 +74,7 @@ pub struct Outcome {
     /// Why nobody knows what came of it, where it has met the reason itself.
     pub unknown: Option<Cause>,
     /// Where the time went.
-    pub spans: Spans,
+    pub times: Times,
     /// Counts the request as under way.
     pub in_flight: Option<Hold>,
 }
@@ -88,7 +88,7 @@ impl Outcome {
 
 /// Where the time of a request went; `None`: nothing of the kind took place.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Spans {
+pub struct Times {
     /// What is left up to the head of the answer.
     pub overhead: Option<Duration>,
     /// Until the request's body was in, where it is held.
@@ -208,7 +208,7 @@ impl Entry {
             dispatched: false,
             endpoint: None,
             unknown: None,
-            spans: Spans::default(),
+            times: Times::default(),
             in_flight: None,
         });
     }
@@ -263,7 +263,7 @@ impl Entry {
             return;
         }
         let lane = outcome.lane.as_deref();
-        let spans = &outcome.spans;
+        let times = &outcome.times;
         self.log.write(&Line {
             client: self.client(),
             proxy: match self.client {
@@ -283,11 +283,11 @@ impl Entry {
             upstream: lane.filter(|_| outcome.dispatched).map(Lane::upstream_name),
             endpoint: outcome.endpoint,
             total_ms: Ms(sent.total),
-            overhead_ms: spans.overhead.map(Ms),
-            body_ms: spans.body.map(Ms),
-            waited_ms: spans.waited.map(Ms),
-            store_ms: spans.store.map(Ms),
-            upstream_ms: spans.upstream.map(Ms),
+            overhead_ms: times.overhead.map(Ms),
+            body_ms: times.body.map(Ms),
+            waited_ms: times.waited.map(Ms),
+            store_ms: times.store.map(Ms),
+            upstream_ms: times.upstream.map(Ms),
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
             bytes_out: sent.bytes,
             end: match sent.end {

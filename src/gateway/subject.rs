@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::entry::{Became, Counter, Entry, Outcome, Spans};
+use super::entry::{Became, Counter, Entry, Outcome, Times};
 use crate::identity::{Identifier, KeyRef};
 use crate::protocol::{Cause, Origin, RecordId, Timestamp};
 use crate::route::{Policy, Route};
@@ -131,7 +131,7 @@ pub struct Tally {
     dispatched: bool,
     endpoint: Option<SocketAddr>,
     unknown: Option<Cause>,
-    spans: Spans,
+    times: Times,
     /// Gone once it is decided upon.
     in_flight: Option<Hold>,
     /// Whether an [`ObservedTally`] does the counting.
@@ -160,7 +160,7 @@ impl Tally {
             dispatched: false,
             endpoint: None,
             unknown: None,
-            spans: Spans::default(),
+            times: Times::default(),
             is_observed: false,
         }
     }
@@ -168,7 +168,7 @@ impl Tally {
     /// Its body is in, and is held.
     pub fn body_read(&mut self, bytes: u64) {
         self.entry.read(bytes);
-        self.spans.body = Some(self.entry.started().elapsed());
+        self.times.body = Some(self.entry.started().elapsed());
     }
 
     /// Counts a body that passes through.
@@ -220,20 +220,20 @@ impl Tally {
     /// It has waited for the verdict of another attempt.
     pub fn waited(&mut self, span: Duration) {
         self.entry.branch().did("wait", span);
-        add(&mut self.spans.waited, span);
+        add(&mut self.times.waited, span);
     }
 
     /// The store was asked for it, for this op.
     pub fn asked_store(&mut self, op: StoreOp, span: Duration) {
         self.entry.branch().did(op.name(), span);
-        add(&mut self.spans.store, span);
+        add(&mut self.times.store, span);
     }
 
     /// It was handed to the upstream, of which this address has answered.
     pub fn dispatched(&mut self, span: Duration, endpoint: Option<SocketAddr>) {
         self.dispatched = true;
         self.endpoint = endpoint;
-        add(&mut self.spans.upstream, span);
+        add(&mut self.times.upstream, span);
     }
 
     /// This is what became of it.
@@ -251,17 +251,17 @@ impl Tally {
         if let Some(since) = self.waiting_since.take() {
             self.waited(since.elapsed());
         }
-        let spans = &mut self.spans;
-        let elsewhere = [spans.body, spans.waited, spans.upstream];
+        let times = &mut self.times;
+        let elsewhere = [times.body, times.waited, times.upstream];
         let overhead = head.saturating_sub(elsewhere.into_iter().flatten().sum());
-        spans.overhead = Some(overhead);
+        times.overhead = Some(overhead);
         let metrics = self.lane.metrics();
         if !self.is_observed {
             metrics.decision(decision);
         }
         metrics.observe(head);
         metrics.overhead(overhead);
-        if let Some(waited) = spans.waited {
+        if let Some(waited) = times.waited {
             metrics.waited(waited);
         }
         self.enter(Became::Decided(decision));
@@ -283,7 +283,7 @@ impl Tally {
             dispatched: self.dispatched,
             endpoint: self.endpoint,
             unknown: self.unknown,
-            spans: self.spans,
+            times: self.times,
             in_flight: self.in_flight.take(),
         });
     }

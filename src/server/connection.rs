@@ -140,7 +140,7 @@ pub(super) async fn serve<H: Handler>(
             .enforce(connection, http2::Connection::graceful_shutdown)
             .await;
         if activity.is_flooded() {
-            closed.floods.fetch_add(1, Ordering::Relaxed);
+            closed.count_flood();
             let client = client.map(tracing::field::display);
             tracing::debug!(client, "an HTTP/2 client flooded");
         }

@@ -5,17 +5,18 @@
 //! connections there are and how long each may be silent, in every phase. Nothing in here knows of routes,
 //! keys or records; a [`Handler`] makes the answers.
 //!
-//! Reading order: [`Server::run`], `listeners` (which there are), `listening`, `connection`, `entrance` (what comes before HTTP: `proxy_header`, `tls`),
-//! `stream` (what the bytes come through), `activity` (what a connection is doing, and for how long),
-//! `rate` (how slow a client may be), `addresses`, `budget`, `socket`, `wire` (what of HTTP/1 reaches hyper at all),
-//! `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its responses),
-//! [`RequestBody`], [`Upgrade`], `refusal`.
+//! Reading order: [`Server::run`], `listeners` (which there are), `listening`, `connection`, `entrance` (what comes before
+//! HTTP: `proxy_header`, `tls`), `stream` (what the bytes come through), `activity` (what a connection is doing, and for
+//! how long), `rate` (how slow a client may be), `addresses`, [`Budget`], `socket`, `wire` (what of HTTP/1 reaches hyper
+//! at all), `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its responses),
+//! [`RequestBody`], [`Upgrade`], `refusal`, [`Counters`].
 
 mod activity;
 mod addresses;
 mod body;
 mod budget;
 mod connection;
+mod counters;
 mod entrance;
 mod flow;
 mod frames;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
@@ -53,6 +55,7 @@ use crate::config::{Limits, ListenAddress, ListenerConfig};
 
 pub use body::{BodyVerdict, RequestBody, RequestBodyError};
 pub use budget::{Budget, Held};
+pub use counters::{Counters, Limit, Refused, Stats};
 pub use entrance::{Entrance, Peer, ProxyFailure};
 pub use inherited::Inherited;
 pub use listeners::{Listeners, Prepared};
@@ -61,7 +64,7 @@ pub use upgrade::Upgrade;
 pub use wire::{Fault, is_plain_host};
 
 use addresses::{AddressPlace, Addresses, Crowded};
-use arc_swap::ArcSwap;
+use counters::Closed;
 use entrance::Opening;
 use listeners::{Opened, Openings};
 use listening::{BACKLOG, Listening};
@@ -139,86 +142,6 @@ enum BindFailure {
         "a socket with this address was passed to the process (LISTEN_FDS), and no listener has it"
     )]
     Unwanted,
-}
-
-/// A server's counters; they can be read while it runs.
-#[derive(Clone)]
-pub struct Counters(Arc<Shared>);
-
-/// A snapshot of a server's counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stats {
-    /// Connections that are open now.
-    pub connections: u64,
-    /// `max_connections`.
-    pub limit: u64,
-    /// Connections that were served since the start.
-    pub accepted: u64,
-    /// Connections that were turned away since the start; in the order of [`Refused::ALL`].
-    pub refused: [u64; Refused::ALL.len()],
-    /// Connections that were closed since the start because a limit was over; in the order of [`Limit::ALL`].
-    pub closed: [u64; Limit::ALL.len()],
-    /// HTTP/2 connections that were closed since the start because their client sent too much that carries nothing.
-    pub floods: u64,
-}
-
-/// Why a connection was turned away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// `max_connections` are open.
-    Full,
-    /// `max_connections_per_address` are open from the same address.
-    Address,
-}
-
-impl Refused {
-    /// Every reason, in the order of their declaration.
-    pub const ALL: [Self; 2] = [Self::Full, Self::Address];
-}
-
-/// What a connection may keep waiting for, and how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
-    /// `first_byte`
-    FirstByte,
-    /// `headers`
-    Headers,
-    /// `body_idle`
-    BodyIdle,
-    /// `min_receive_rate`
-    MinReceiveRate,
-    /// `min_send_rate`
-    MinSendRate,
-    /// `keep_alive`
-    KeepAlive,
-    /// An hour, for a tunnel in which nothing moves.
-    TunnelIdle,
-}
-
-impl Limit {
-    /// Every limit, in the order of their declaration.
-    pub const ALL: [Self; 7] = [
-        Self::FirstByte,
-        Self::Headers,
-        Self::BodyIdle,
-        Self::MinReceiveRate,
-        Self::MinSendRate,
-        Self::KeepAlive,
-        Self::TunnelIdle,
-    ];
-}
-
-/// Counts the limits that were over, and the floods.
-#[derive(Debug, Default)]
-struct Closed {
-    limits: [AtomicU64; Limit::ALL.len()],
-    floods: AtomicU64,
-}
-
-impl Closed {
-    fn count(&self, limit: Limit) {
-        self.limits[limit as usize].fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// What all connections share.
@@ -357,46 +280,6 @@ impl<H: Handler> Doors<H> {
     fn end(&self, ending: Option<Ending>) {
         for one in &self.endings {
             one.send_replace(ending);
-        }
-    }
-}
-
-impl Counters {
-    /// Changes what [`Server::when_full`] has set.
-    pub fn when_full(&self, problem: &[u8]) {
-        self.0.refusal.store(Arc::new(refusal::message(problem)));
-    }
-
-    /// Changes what everything is bounded by: connections that come, and how long whatever begins may take.
-    pub fn set_limits(&self, limits: &Limits) {
-        let shared = &self.0;
-        shared.places.set_limit(limits.max_connections as u64);
-        shared.handshakes.set_limit(max_handshakes(limits));
-        shared
-            .addresses
-            .set_limit(limits.max_connections_per_address);
-        shared.limits.store(Arc::new(limits.clone()));
-    }
-
-    /// What they are now.
-    #[must_use]
-    pub fn snapshot(&self) -> Stats {
-        Stats {
-            connections: self.0.places.held(),
-            limit: self.0.places.limit(),
-            accepted: self.0.accepted.load(Ordering::Relaxed),
-            refused: self
-                .0
-                .refused
-                .each_ref()
-                .map(|count| count.load(Ordering::Relaxed)),
-            closed: self
-                .0
-                .closed
-                .limits
-                .each_ref()
-                .map(|count| count.load(Ordering::Relaxed)),
-            floods: self.0.closed.floods.load(Ordering::Relaxed),
         }
     }
 }

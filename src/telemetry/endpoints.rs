@@ -110,10 +110,10 @@ impl EndpointSeries<'_> {
 
     /// It is configured no more: nothing is said about how it is.
     pub fn leave(&self) {
-        self.metrics.up.without(&[self.upstream, self.endpoint]);
+        self.metrics.up.forget(&[self.upstream, self.endpoint]);
         for state in AddressState::ALL {
             let labels = [self.upstream, self.endpoint, state.name()];
-            self.metrics.addresses.without(&labels);
+            self.metrics.addresses.forget(&labels);
         }
     }
 }

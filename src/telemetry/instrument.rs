@@ -292,19 +292,14 @@ impl CounterFamily {
 pub(super) struct GaugeFamily(IntGaugeVec);
 
 impl GaugeFamily {
-    /// The series of these values is gone.
-    pub(super) fn forget(&self, values: &[&str]) {
-        // Where there is none, nothing has to go.
-        let _ = self.0.remove_label_values(values);
-    }
-
     /// The series of these values, which exists from now on.
     pub(super) fn with(&self, values: &[&str]) -> Gauge {
         Gauge(self.0.with_label_values(values))
     }
 
-    /// The series of these values is no more, if it was.
-    pub(super) fn without(&self, values: &[&str]) {
+    /// The series of these values is gone.
+    pub(super) fn forget(&self, values: &[&str]) {
+        // Where there is none, nothing has to go.
         let _ = self.0.remove_label_values(values);
     }
 }

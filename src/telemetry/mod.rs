@@ -28,13 +28,11 @@ pub use audit::{AuditLog, Unwritten};
 pub use endpoints::{EndpointMetrics, EndpointSeries};
 pub use health::{Health, StoreHealth};
 pub use instrument::{Amount, Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};
-pub use label::{AddressState, HealthResult, LookupResult};
 pub use label::{
-    Beat, ClaimResult, ConnectionRefused, Decision, Label, LateAnswer, LeaseLost, LimitOver,
-    ObservedReplay, ProbeResult, Resend, Settled, Settler, StoreOp, StoreResult, Unrouted,
-    UpstreamError, WouldBe,
+    AddressState, Beat, ClaimResult, ConnectionRefused, Decision, HealthResult, Label, LateAnswer,
+    LeaseLost, LimitOver, LookupResult, ObservedReplay, ProbeResult, ProxyRefused, Reload, Resend,
+    Settled, Settler, StoreOp, StoreResult, TlsFailed, Unrouted, UpstreamError, WouldBe,
 };
-pub use label::{ProxyRefused, Reload, TlsFailed};
 pub use listeners::{ListenerMetrics, TlsMetrics};
 pub use metrics::{CacheMetrics, Metrics, StoreMetrics, UpstreamMetrics};
 pub use reference::{access_log_reference, reference};

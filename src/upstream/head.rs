@@ -8,9 +8,9 @@ use memchr::memchr;
 /// The shortest status line with the first digit of the status: `HTTP/1.1 2`.
 const STATUS_AT: usize = 9;
 
-/// Interim heads before the one that counts. One that comes every few seconds says for minutes that work goes on; more keep
+/// Interim heads before the one that counts, whatever the protocol. One that comes every few seconds says for minutes that work goes on; more keep
 /// us reading, and mean nothing.
-const MOST_INTERIM: u8 = 100;
+pub(super) const MOST_INTERIM: u8 = 100;
 
 /// Follows the heads that answer one request: interim ones, and the one that counts.
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,10 +3,12 @@
 //! A check has a connection of its own, so that it also finds out whether one can be had. The first one decides at once;
 //! afterwards it takes several in a row to change what is held of an address.
 
+use std::error::Error;
 use std::sync::{Arc, Weak};
 
 use http::header::{HOST, USER_AGENT};
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use tokio::time::{sleep, timeout};
 
@@ -65,7 +67,9 @@ pub(super) async fn watch(upstream: Weak<Upstream>, target: Arc<Target>, check: 
         let Some(upstream) = upstream.upgrade() else {
             return;
         };
-        let result = match timeout(check.timeout, upstream.check(&target, &check)).await {
+        // Boxed: most of the time there is none, and its task is small.
+        let checking = Box::pin(upstream.check(&target, &check));
+        let result = match timeout(check.timeout, checking).await {
             Ok(result) => result,
             Err(_) => Err(format!("no answer within {:?}", check.timeout)),
         };
@@ -117,21 +121,16 @@ impl Upstream {
             .map_err(|error| error.to_string())?;
         framing::frame(&mut request);
         let gate = Gate::open();
-        // What it says there is nobody's concern, nor whether it comes to an end.
         let status = match way {
             Way::Alone(connection) => {
                 let answered = connection.exchange(request, &gate).await;
                 let (response, _connection) = answered.map_err(|failed| failed.kind.to_string())?;
-                let (head, body) = response.into_parts();
-                let _ = Limited::new(body, MAX_BODY).collect().await;
-                head.status.as_u16()
+                status(response).await
             }
             Way::Shared(place) => {
                 let answered = place.exchange(request, &gate).await;
                 let (response, _held) = answered.map_err(|failed| failed.kind.to_string())?;
-                let (head, body) = response.into_parts();
-                let _ = Limited::new(body, MAX_BODY).collect().await;
-                head.status.as_u16()
+                status(response).await
             }
         };
         match check.status.contains(status) {
@@ -139,6 +138,17 @@ impl Upstream {
             false => Err(format!("the status {status}")),
         }
     }
+}
+
+/// The status of an answer that was read to its end, or as far as it may be. What it says there is nobody's concern, nor
+/// whether it comes to an end.
+async fn status<B: Body>(response: Response<B>) -> u16
+where
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let (head, body) = response.into_parts();
+    let _ = Limited::new(body, MAX_BODY).collect().await;
+    head.status.as_u16()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::bystander::Bystander;
 use crate::support::{Act, Gateway, Setup, ToyUpstream, tool, until};
-use crate::{settles, timeouts};
+use crate::{leaves_nothing, timeouts};
 
 /// Slow clients at a time.
 const CLIENTS: &str = "300";
@@ -88,14 +88,7 @@ async fn attacked_at(
     let said = attack.await.expect("the attack's end");
     let served = bystander.was_served().await;
     println!("{served} payments alongside\n{said}");
-    for gauge in [
-        "oncegate_connections",
-        "oncegate_buffered_bytes",
-        "oncegate_claims_held",
-        "oncegate_upstream_in_flight",
-    ] {
-        settles(gateway, gauge, &[], 0).await;
-    }
+    leaves_nothing(gateway).await;
 }
 
 /// `-r`: clients a second; `-i`: seconds between two pieces; `-l`: seconds of the attack; `-p`: seconds after which it

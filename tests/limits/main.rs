@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attacker;
 mod attacks;
 mod bodies;
 mod bystander;
@@ -15,10 +16,10 @@ mod disk;
 mod floods;
 mod heads;
 mod held;
-mod http2;
 mod rates;
 mod reloading;
 mod silence;
+mod streams;
 mod upstreams;
 
 use std::time::Duration;
@@ -51,6 +52,18 @@ async fn settles(gateway: &Gateway, name: &str, labels: &[(&str, &str)], value: 
         (metric(gateway, name, labels).await == value).then_some(())
     })
     .await;
+}
+
+/// Waits until nothing is left of whatever was done to the gateway.
+async fn leaves_nothing(gateway: &Gateway) {
+    for gauge in [
+        "oncegate_connections",
+        "oncegate_buffered_bytes",
+        "oncegate_claims_held",
+        "oncegate_upstream_in_flight",
+    ] {
+        settles(gateway, gauge, &[], 0).await;
+    }
 }
 
 /// Waits until the gateway has closed the connection, and returns what it said; not before `limit` was over.

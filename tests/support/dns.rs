@@ -1,14 +1,13 @@
 //! A real DNS server, with names that a test gives it, gone with the test.
 
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Instant;
 
 use tempfile::TempDir;
 
 use super::PATIENCE;
-use super::redis::{GUARD, free_port, look_again};
+use super::redis::{free_port, guarded, look_again};
 use super::tool::tool;
 
 /// The time to live of every answer, in seconds.
@@ -92,34 +91,27 @@ fn write(directory: &TempDir, name: &str, addresses: &[IpAddr]) {
 
 fn spawn(directory: &TempDir, port: u16) -> (Child, u32) {
     let hosts = directory.path().join("hosts");
-    let mut process = Command::new("sh")
-        .args(["-c", GUARD, "sh"])
-        .arg(tool("dnsmasq"))
-        .args([
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--user=root",
-            "--pid-file=",
-        ])
-        .args([
-            "--no-resolv",
-            "--no-hosts",
-            "--local=/test/",
-            "--bind-interfaces",
-        ])
-        .args(["--listen-address=127.0.0.1", "--local-ttl", TTL])
-        .arg(format!("--port={port}"))
-        .arg(format!("--addn-hosts={}", hosts.display()))
-        .current_dir(directory.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("a shell");
-    let mut line = String::new();
-    let mut output = BufReader::new(process.stdout.take().expect("a pipe"));
-    output.read_line(&mut line).expect("a process id");
+    let started = guarded(directory, |command| {
+        command
+            .arg(tool("dnsmasq"))
+            .args([
+                "--keep-in-foreground",
+                "--conf-file=/dev/null",
+                "--user=root",
+                "--pid-file=",
+            ])
+            .args([
+                "--no-resolv",
+                "--no-hosts",
+                "--local=/test/",
+                "--bind-interfaces",
+            ])
+            .args(["--listen-address=127.0.0.1", "--local-ttl", TTL])
+            .arg(format!("--port={port}"))
+            .arg(format!("--addn-hosts={}", hosts.display()));
+    });
     wait("the server does not start", || answers(port));
-    (process, line.trim().parse().expect("a process id"))
+    started
 }
 
 fn answers(port: u16) -> bool {

@@ -14,7 +14,7 @@ use super::tool::{tool, valkey_server};
 
 /// Starts a server, says its process id, and ends it when nobody holds the other end of the pipe any more: however
 /// the test ends, and were it killed.
-pub(super) const GUARD: &str =
+const GUARD: &str =
     r#""$@" >server.log 2>&1 </dev/null & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null"#;
 
 /// How often another port is tried, where somebody took the one that was free a moment ago.
@@ -439,10 +439,18 @@ fn listening(place: &Place, port: u16) -> Vec<String> {
 }
 
 fn spawn(place: &Place, program: &Path, args: &[String], directory: &TempDir) -> (Child, u32) {
-    let mut process = Command::new("sh")
-        .args(["-c", GUARD, "guard"])
-        .args(place.command(program))
-        .args(args)
+    guarded(directory, |command| {
+        command.args(place.command(program)).args(args);
+    })
+}
+
+/// Starts a server in this folder and returns its guard, who ends it when its pipe is closed, and its own process id.
+/// `words`: adds the program and its arguments.
+pub(super) fn guarded(directory: &TempDir, words: impl FnOnce(&mut Command)) -> (Child, u32) {
+    let mut command = Command::new("sh");
+    command.args(["-c", GUARD, "guard"]);
+    words(&mut command);
+    let mut process = command
         .current_dir(directory.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -23,32 +23,27 @@ pub struct Record1 {
     state: State2,
 }
 
-/// A record of format 2, which told nothing of the course of its attempts.
+/// A record of a format since then, whose states were others.
 #[derive(Deserialize)]
-pub struct Record2 {
+pub struct Routed<S> {
     fingerprint: Fingerprint,
     rules: u16,
     route: Arc<str>,
     reference: Bytes,
     expires_at: Timestamp,
     forget_at: Timestamp,
-    state: State2,
+    state: S,
 }
+
+/// A record of format 2, which told nothing of the course of its attempts.
+pub type Record2 = Routed<State2>;
 
 /// A record of format 3, whose answers had neither trailers nor a trace.
-#[derive(Deserialize)]
-pub struct Record3 {
-    fingerprint: Fingerprint,
-    rules: u16,
-    route: Arc<str>,
-    reference: Bytes,
-    expires_at: Timestamp,
-    forget_at: Timestamp,
-    state: State3,
-}
+pub type Record3 = Routed<State3>;
 
+/// The states of formats 1 and 2.
 #[derive(Deserialize)]
-enum State2 {
+pub enum State2 {
     Claimed(Claimed2),
     Unknown(Unknown2),
     Completed(Completed2),
@@ -56,7 +51,7 @@ enum State2 {
 }
 
 #[derive(Deserialize)]
-struct Claimed2 {
+pub struct Claimed2 {
     seen: Seen,
     lease: Duration,
     lease_until: Timestamp,
@@ -64,21 +59,22 @@ struct Claimed2 {
 }
 
 #[derive(Deserialize)]
-struct Unknown2 {
+pub struct Unknown2 {
     seen: Seen,
     cause: Cause,
     since: Timestamp,
 }
 
 #[derive(Deserialize)]
-struct Completed2 {
+pub struct Completed2 {
     owner: Option<Owner>,
     answer: Answer3<'static>,
     completed_at: Timestamp,
 }
 
+/// The states of format 3.
 #[derive(Deserialize)]
-enum State3 {
+pub enum State3 {
     Claimed(Claimed),
     Unknown(Unknown),
     Completed(Completed3),
@@ -86,7 +82,7 @@ enum State3 {
 }
 
 #[derive(Deserialize)]
-struct Completed3 {
+pub struct Completed3 {
     owner: Option<Owner>,
     answer: Answer3<'static>,
     completed_at: Timestamp,
@@ -112,34 +108,20 @@ pub struct Response3<'a> {
 
 impl From<Record1> for Record {
     fn from(record: Record1) -> Self {
-        Self {
+        Self::from(Routed {
             fingerprint: record.fingerprint,
             rules: record.rules,
             route: Arc::default(),
             reference: record.reference,
             expires_at: record.expires_at,
             forget_at: record.forget_at,
-            state: record.state.into(),
-        }
+            state: record.state,
+        })
     }
 }
 
-impl From<Record2> for Record {
-    fn from(record: Record2) -> Self {
-        Self {
-            fingerprint: record.fingerprint,
-            rules: record.rules,
-            route: record.route,
-            reference: record.reference,
-            expires_at: record.expires_at,
-            forget_at: record.forget_at,
-            state: record.state.into(),
-        }
-    }
-}
-
-impl From<Record3> for Record {
-    fn from(record: Record3) -> Self {
+impl<S: Into<State>> From<Routed<S>> for Record {
+    fn from(record: Routed<S>) -> Self {
         Self {
             fingerprint: record.fingerprint,
             rules: record.rules,

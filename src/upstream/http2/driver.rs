@@ -34,7 +34,7 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 /// Times that news are read before a request is given to h2 all the same: on a busy connection there are always some.
 const MAX_LOOKS: u32 = 3;
 
-type Queue = mpsc::UnboundedReceiver<Box<Job>>;
+type Queue = mpsc::Receiver<Box<Job>>;
 
 /// Works for a connection until it has ended.
 pub(super) async fn run(

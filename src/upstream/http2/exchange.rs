@@ -18,9 +18,7 @@ use crate::upstream::SendErrorKind;
 use crate::upstream::body::OutBody;
 use crate::upstream::connection::{Failed, copy};
 use crate::upstream::gate::Gate;
-
-/// Interim responses to one request; who sends more wants to keep us busy.
-pub(super) const MAX_INTERIM: usize = 64;
+use crate::upstream::head::MOST_INTERIM;
 
 /// A request on its way to the connection's task.
 pub(super) struct Job {
@@ -68,8 +66,9 @@ impl Place {
             place: Arc::new(self),
             begun,
         };
-        if let Err(job) = jobs.send(Box::new(job)) {
-            job.0.give_back(SendErrorKind::ConnectionLost);
+        // There is room for every request that has a place, so that what is given back here came too late.
+        if let Err(unsent) = jobs.try_send(Box::new(job)) {
+            unsent.into_inner().give_back(SendErrorKind::ConnectionLost);
         }
         drop(jobs);
         match beginning.await {
@@ -215,7 +214,7 @@ enum Fault {
 
 /// The interim responses so far.
 #[derive(Default)]
-struct Interim(usize);
+struct Interim(u8);
 
 impl Interim {
     fn has_come(&self) -> bool {
@@ -230,7 +229,7 @@ impl Interim {
     ) -> Poll<Result<Response<h2::RecvStream>, Fault>> {
         while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
             self.0 += 1;
-            if interim.status() == StatusCode::SWITCHING_PROTOCOLS || self.0 > MAX_INTERIM {
+            if interim.status() == StatusCode::SWITCHING_PROTOCOLS || self.0 > MOST_INTERIM {
                 return Poll::Ready(Err(Fault::OutOfTurn));
             }
         }

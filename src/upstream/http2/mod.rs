@@ -7,7 +7,7 @@
 //! 8.7), it is taken back. Everything else is sent.
 //!
 //! What an upstream can make a connection hold is bounded: response bodies by [`CONNECTION_WINDOW`], heads by
-//! [`MAX_RESPONSE_HEAD`], streams by [`MAX_STREAMS`], interim responses by [`exchange::MAX_INTERIM`]. h2 bounds the rest:
+//! [`MAX_RESPONSE_HEAD`], streams by [`MAX_STREAMS`], interim responses by `MOST_INTERIM`. h2 bounds the rest:
 //! one PING and one SETTINGS are answered before the next frame is read; CONTINUATION frames are counted against the
 //! head's bound; small DATA frames that wait to be read have a budget, empty ones a number (100), and so have frames on
 //! streams that are gone (1024). Pushes are switched off.
@@ -103,7 +103,7 @@ type Handshake = (
 
 /// A connection that requests share. Dropping the last reference ends it when its streams have ended.
 pub(super) struct Multiplexed {
-    jobs: mpsc::UnboundedSender<Box<Job>>,
+    jobs: mpsc::Sender<Box<Job>>,
     shared: Arc<Shared>,
     address: Option<SocketAddr>,
     is_secure: bool,
@@ -161,7 +161,8 @@ impl Multiplexed {
             task: AtomicWaker::new(),
             freed,
         });
-        let (jobs, queue) = mpsc::unbounded_channel();
+        // A request that waits in it has its place, of which there are no more.
+        let (jobs, queue) = mpsc::channel(MAX_STREAMS);
         let work = driver::run(
             sender,
             connection,

@@ -1,6 +1,7 @@
 //! Over real sockets of the loopback interface: an upstream made of a listener and a few scripted bytes.
 
 mod balancing;
+mod health;
 mod pool;
 mod shared;
 
