@@ -31,7 +31,7 @@ USER 65532:65532
 WORKDIR /var/lib/oncegate
 VOLUME /var/lib/oncegate
 EXPOSE 8080/tcp 9090/tcp
-# It drains: drain_timeout (30 s) and 3.5 s more at most. Container runtimes kill after 10 s unless told otherwise.
+# It drains: drain_timeout (30 s) and 4.5 s more at most. Container runtimes kill after 10 s unless told otherwise.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=6s --start-period=10s --retries=3 \
     CMD ["/usr/bin/oncegate", "healthcheck", "--config", "/etc/oncegate/oncegate.toml"]

@@ -70,8 +70,11 @@ pub(super) enum Records {
         #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u16).range(200..=599))]
         status: u16,
         /// A line of the response, `Name: value`; as often as there are lines.
-        #[arg(long = "header", value_name = "LINE", value_parser = header)]
+        #[arg(long = "header", value_name = "LINE", value_parser = line)]
         headers: Vec<(String, String)>,
+        /// A line after its body, as `grpc-status: 0` of a call; as often as there are lines.
+        #[arg(long = "trailer", value_name = "LINE", value_parser = line)]
+        trailers: Vec<(String, String)>,
         /// The body of the response: a text, or `@FILE`.
         #[arg(long, value_name = "TEXT|@FILE", default_value = "")]
         body: String,
@@ -168,12 +171,14 @@ pub(super) async fn run(command: Records) -> Result<(), Failure> {
             word,
             status,
             headers,
+            trailers,
             body,
         } => {
             let body = read_body(&body)?;
             let mut response = Map::new();
             response.insert("status".to_owned(), status.into());
             response.insert("headers".to_owned(), json!(headers));
+            response.insert("trailers".to_owned(), json!(trailers));
             let encoded = base64::engine::general_purpose::STANDARD.encode(body);
             response.insert("body_base64".to_owned(), encoded.into());
             settle(word, "resolve", response).await
@@ -262,7 +267,7 @@ fn span(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds))
 }
 
-fn header(line: &str) -> Result<(String, String), String> {
+fn line(line: &str) -> Result<(String, String), String> {
     let (name, value) = line
         .split_once(':')
         .ok_or_else(|| "write `Name: value`".to_owned())?;

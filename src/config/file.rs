@@ -286,7 +286,7 @@ section! {
         /// TLS to its `https:` endpoints, where the defaults will not do: `roots`, a file of the certificates to trust in
         /// place of the system's; `certificate`, a file with what the endpoints are shown; `key`, where its private key
         /// is, `{ file = "path" }` or `{ env = "NAME" }`; and `server_name`, the name to ask for and to verify in place
-        /// of the endpoint's own. All in PEM, read at the start, and each may be left out. Certificates are always
+        /// of the endpoint's own. All in PEM, read at the start and at SIGHUP, and each may be left out. Certificates are always
         /// verified. TLS 1.2 and 1.3.
         tls: Option<UpstreamTlsFile>,
         /// What is spoken to it. `http1`: HTTP/1.1. `auto`: to `https:` endpoints HTTP/2 or HTTP/1.1, whichever they

@@ -110,8 +110,12 @@ pub(super) fn check(file: &UpstreamFile, findings: &mut Findings) -> Option<Opti
     }
     let (interval, timeout) = (file.interval.get()?.0, file.timeout.get()?.0);
     if timeout >= interval {
+        let unless_set = match file.timeout.written() {
+            Some(_) => "",
+            None => " unless set",
+        };
         let message = format!(
-            "is {}, and has to be less than `interval` = {}",
+            "is {}{unless_set}, and has to be less than `interval` = {}",
             duration_in_words(timeout),
             duration_in_words(interval)
         );

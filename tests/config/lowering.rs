@@ -360,7 +360,11 @@ fn health_checks_that_cannot_be_are_said() {
         ("{ path = \"/\", status = [] }", "no check could pass"),
         (
             "{ path = \"/\", timeout = \"5s\" }",
-            "has to be less than `interval` = 5s",
+            "is 5s, and has to be less than `interval` = 5s",
+        ),
+        (
+            "{ path = \"/\", interval = \"1s\" }",
+            "is 1s unless set, and has to be less than `interval` = 1s",
         ),
         (
             "{ path = \"/\", host = \"a b\" }",

@@ -287,6 +287,36 @@ async fn an_unknown_call_is_settled_by_hand_with_its_trailers() {
 }
 
 #[tokio::test]
+async fn an_unknown_call_is_settled_from_a_terminal_with_its_trailers() {
+    let (upstream, operator) = (ToyUpstream::start(), Operator::new());
+    let gateway = operator.starts(&setup(&upstream)).await;
+    let client = Http2::open(gateway.address).await;
+    upstream.next(ended("14"));
+    client.send(&call("k")).await.is(200, "unknown");
+    let record = operator.finds(&gateway, "k").await.json();
+    let message = gateway.directory().join("message");
+    std::fs::write(&message, b"\0\0\0\0\x01b").expect("a file");
+    let body = format!("@{}", message.display());
+    let mut resolve = vec!["resolve", record["key_ref"].as_str().expect("a key_ref")];
+    resolve.extend([
+        "--status",
+        "200",
+        "--header",
+        "Content-Type: application/grpc",
+    ]);
+    resolve.extend(["--trailer", "grpc-status: 0", "--body", &body]);
+    resolve.extend(["--reason", "seen at the bank"]);
+    let resolved = operator.runs(&gateway, &resolve);
+    assert!(resolved.status.success(), "{resolved:?}");
+    let answer = client.send(&call("k")).await;
+    assert_eq!(
+        answer.is(200, "replayed").trailers.all("grpc-status"),
+        ["0"]
+    );
+    assert_eq!(answer.body, b"\0\0\0\0\x01b");
+}
+
+#[tokio::test]
 async fn what_enforcing_would_have_made_of_a_call_is_observed_by_its_status() {
     let upstream = ToyUpstream::start();
     let gateway = setup(&upstream).route("mode = \"observe\"").start().await;

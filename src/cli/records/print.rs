@@ -201,7 +201,8 @@ fn next(record: &Json, out: &mut String) {
             out,
             "\nAsk the upstream whether it has this operation, by its key. Then say so, with the same --config:\n  \
              it has:      oncegate records resolve {id} --version {version} --status 201 --header 'Content-Type: application/json' \
-             --body @answer.json --reason '…'\n  \
+             --body @answer.json --reason '…'\n               \
+             a call of gRPC with --status 200 --header 'Content-Type: application/grpc' --trailer 'grpc-status: 0' (README, \"gRPC\")\n  \
              it has not:  oncegate records release {id} --version {version} --reason '…'   (a retry is then executed)"
         ),
         Some("claimed") => writeln!(
