@@ -77,11 +77,14 @@ pub enum Says {
 
 impl Says {
     /// What a call of gRPC says that ended with this code. One that was cancelled may have been executed nevertheless, and
-    /// one without a code broke off.
+    /// one without a code broke off. RESOURCE_EXHAUSTED is said by services that are asked too often, and by gRPC's own
+    /// servers of an answer that is larger than they may send: then it was executed.
     pub fn of(code: Option<grpc::Code>) -> Self {
         match code {
             None => Self::Nothing(Cause::Truncated),
-            Some(code @ grpc::Code::Cancelled) => Self::Nothing(Cause::Status(code.http_status())),
+            Some(code @ (grpc::Code::Cancelled | grpc::Code::ResourceExhausted)) => {
+                Self::Nothing(Cause::Status(code.http_status()))
+            }
             Some(code) => Self::Status(code.http_status()),
         }
     }

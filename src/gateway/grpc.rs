@@ -141,7 +141,8 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 /// The code that an answer of status 200 bears; `None` where it has none that is one, and so is not whole: nobody knows
 /// then what became of the call.
 ///
-/// It stands in the trailers, or in the head where there is nothing else.
+/// It stands in the trailers, or in the head where there is nothing else. Said twice it is said by nobody: readers differ on
+/// which of the two counts, and where one of them releases the key, the client may have been told of the other.
 #[must_use]
 pub fn code(head: &HeaderMap, trailers: Option<&HeaderMap>, is_empty: bool) -> Option<Code> {
     let lines = match trailers {
@@ -149,7 +150,11 @@ pub fn code(head: &HeaderMap, trailers: Option<&HeaderMap>, is_empty: bool) -> O
         None if is_empty => head,
         None => return None,
     };
-    let number = lines.get(GRPC_STATUS)?.to_str().ok()?;
+    let mut said = lines.get_all(GRPC_STATUS).iter();
+    let (Some(number), None) = (said.next(), said.next()) else {
+        return None;
+    };
+    let number = number.to_str().ok()?;
     // No other spelling of a number is one: `+1`, `01`.
     let is_number = |code: &&Code| number == (**code as u8).to_string();
     CODES.iter().find(is_number).copied()
@@ -324,6 +329,12 @@ mod tests {
         assert_eq!(code(&none, None, true), None);
         for odd in ["17", "-1", "+1", "01", "", "0, 0", "OK"] {
             assert_eq!(code(&none, Some(&lines(odd)), false), None, "{odd}");
+        }
+        for second in ["0", "14"] {
+            let mut twice = lines("14");
+            twice.append(GRPC_STATUS, second.parse().unwrap());
+            assert_eq!(code(&none, Some(&twice), false), None, "14, {second}");
+            assert_eq!(code(&twice, None, true), None, "14, {second}");
         }
     }
 

@@ -66,7 +66,7 @@ impl Upstream {
         let offer = self.endpoints[target.endpoint].offer(attempt.upgrade.is_some());
         let may_be_alone = match offer {
             Offer::Http1 => true,
-            Offer::Either => target.shared.prefers_http1(),
+            Offer::Either => attempt.pool(target).prefers_http1(),
             Offer::Http2 => false,
         };
         if may_be_alone
@@ -89,10 +89,11 @@ impl Upstream {
         target: &Target,
         attempt: &mut Attempt<'_>,
     ) -> Result<Option<Exchanged>, SendError> {
+        let pool = attempt.pool(target);
         for _ in 0..MAX_GOODBYES {
             attempt.check_gate()?;
-            let open = || self.connect_shared(target);
-            let way = match target.shared.way(self.connect_timeout, open).await {
+            let open = || self.connect_shared(target, pool);
+            let way = match pool.way(self.connect_timeout, open).await {
                 Ok(way) => way,
                 Err(kind) => {
                     attempt.last = kind;
@@ -132,13 +133,14 @@ impl Upstream {
         self.remembered(target, connecting).await
     }
 
-    /// Makes a connection that requests may share.
+    /// Makes a connection that requests may share, for this pool of the address.
     async fn connect_shared(
         self: &Arc<Self>,
         target: &Target,
+        pool: &http2::Pool,
     ) -> Result<Opened<Connection>, SendErrorKind> {
         let opening = self.opening(target);
-        let (address, freed) = (target.address.clone(), target.shared.freed());
+        let (address, freed) = (target.address.clone(), pool.freed());
         let connecting = opening.open(address, self.liveness, freed);
         let opened = self.remembered(target, connecting).await?;
         self.start_reaper();
@@ -230,6 +232,11 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    /// The connections that it may share.
+    fn pool<'t>(&self, target: &'t Target) -> &'t http2::Pool {
+        target.pool_for(self.request.as_ref().map(|request| request.body()))
+    }
+
     fn check_gate(&self) -> Result<(), SendError> {
         if self.gate.refuses() {
             return Err(SendError::unsent(SendErrorKind::GateClosed));

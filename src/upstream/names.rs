@@ -3,6 +3,7 @@
 //! Every name has a task, which asks again when an answer is no longer good: no request waits for that, but those that
 //! come before the first answer.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Weak;
 use std::time::Duration;
@@ -29,6 +30,8 @@ const NONE_BELIEVED_AFTER: Duration = Duration::from_secs(30);
 #[derive(Default)]
 struct Known {
     families: [Vec<IpAddr>; 2],
+    /// What was made of it.
+    in_use: HashSet<IpAddr>,
     /// Since when it is said that there is nothing.
     none_since: Option<Instant>,
 }
@@ -56,13 +59,22 @@ impl Known {
                 AGAIN
             }
         };
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        for address in reachable(self.families.concat()) {
-            if !addresses.contains(&address) && addresses.len() < MAX_ADDRESSES {
-                addresses.push(address);
-            }
-        }
+        let families = self.families.iter().map(|family| self.first_of(family));
+        let mut addresses = reachable(families.collect::<Vec<_>>().concat());
+        addresses.truncate(MAX_ADDRESSES);
+        self.in_use = addresses.iter().copied().collect();
         (addresses, again)
+    }
+
+    /// Of very many those that are in use, and then the others: resolvers give them in another order each time, and nothing
+    /// would be known for long about any of them.
+    fn first_of(&self, family: &[IpAddr]) -> Vec<IpAddr> {
+        let mut seen = HashSet::new();
+        let each = family.iter().copied().filter(|one| seen.insert(*one));
+        let (mut first, others): (Vec<_>, Vec<_>) = each.partition(|one| self.in_use.contains(one));
+        first.extend(others);
+        first.truncate(MAX_ADDRESSES);
+        first
     }
 }
 
@@ -178,10 +190,22 @@ mod tests {
         let mut known = Known::default();
         assert_eq!(known.hears(says(Some(&[1, 1]), 7)).0, [at(1)]);
         let many = (0..9).flat_map(|high| (0..=255).map(move |low| [127, 0, high, low].into()));
-        let answer = Answer {
-            families: [Some(many.collect()), None],
-            good_for: AGAIN,
+        let mut many: Vec<IpAddr> = many.collect();
+        let answer = |all: &[IpAddr]| {
+            Ok(Answer {
+                families: [Some(all.to_vec()), None],
+                good_for: AGAIN,
+            })
         };
-        assert_eq!(known.hears(Ok(answer)).0.len(), MAX_ADDRESSES);
+        let first = known.hears(answer(&many)).0;
+        assert_eq!(first.len(), MAX_ADDRESSES);
+        // Resolvers turn their answers round.
+        many.rotate_left(1_000);
+        let gone = many.iter().position(|one| *one == first[7]);
+        many.swap_remove(gone.unwrap());
+        let second = known.hears(answer(&many)).0;
+        assert_eq!(second.len(), MAX_ADDRESSES);
+        let stayed = first.iter().filter(|one| second.contains(one)).count();
+        assert_eq!(stayed, MAX_ADDRESSES - 1);
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::OutBody;
 use super::connection::{Condition, Connection};
 use super::http2;
 use super::socket::Address;
@@ -30,8 +31,12 @@ pub(super) struct Target {
     /// Requests whose response has not ended.
     in_flight: AtomicUsize,
     idle: Mutex<Pool>,
-    /// Connections that requests share.
+    /// Connections that requests share whose bodies are at hand, and those of requests whose bodies stream.
+    ///
+    /// Whoever takes in such a body may stop reading it, which uses up what the upstream takes on the whole connection,
+    /// of all requests together: it must not be one that others wait for.
     pub(super) shared: http2::Pool,
+    streaming: http2::Pool,
     /// Since when `avoid_until` counts.
     epoch: Instant,
     /// Milliseconds since `epoch`; 0 for an address that is well.
@@ -91,6 +96,7 @@ impl Target {
             in_flight: AtomicUsize::new(0),
             idle: Mutex::default(),
             shared: http2::Pool::default(),
+            streaming: http2::Pool::default(),
             epoch: Instant::now(),
             avoid_until: AtomicU64::new(0),
             failures: AtomicU32::new(0),
@@ -98,6 +104,14 @@ impl Target {
             said_at: AtomicU64::new(0),
             is_said: AtomicBool::new(false),
             gone: CancellationToken::new(),
+        }
+    }
+
+    /// The connections that requests with such a body share.
+    pub(super) fn pool_for(&self, body: Option<&OutBody>) -> &http2::Pool {
+        match body {
+            Some(OutBody::Streaming(_)) => &self.streaming,
+            Some(OutBody::Empty | OutBody::Full(_)) | None => &self.shared,
         }
     }
 
@@ -260,7 +274,7 @@ impl Target {
 
     /// Closes the idle connections that are too old or dead; says how many are left, with those that may become idle.
     pub(super) fn reap(&self, idle_timeout: Duration) -> usize {
-        let shared = self.shared.reap(idle_timeout);
+        let shared = self.shared.reap(idle_timeout) + self.streaming.reap(idle_timeout);
         let now = Instant::now();
         let mut gone = Vec::new();
         let idle = &mut self.pool().idle;
@@ -282,15 +296,16 @@ impl Target {
         drop(pool);
         drop(idle);
         self.shared.leave();
+        self.streaming.leave();
     }
 
     pub(super) fn idle_count(&self) -> usize {
-        self.pool().idle.len() + self.shared.idle_count()
+        self.pool().idle.len() + self.shared.idle_count() + self.streaming.idle_count()
     }
 
     /// Whether there are connections that are to be looked through.
     pub(super) fn needs_reaper(&self) -> bool {
-        !self.pool().idle.is_empty() || self.shared.count() > 0
+        !self.pool().idle.is_empty() || self.shared.count() + self.streaming.count() > 0
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {

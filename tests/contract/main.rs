@@ -30,6 +30,7 @@ mod problems;
 mod relistening;
 mod reloading;
 mod resending;
+mod rogue_upstreams;
 mod sealed;
 mod secure_upstreams;
 mod shared_upstreams;

@@ -219,6 +219,18 @@ async fn an_unavailable_server_leaves_the_call_unknown() {
     assert_eq!(rig.executed(), 1);
 }
 
+/// The library says so of its own accord, after the call.
+#[tokio::test]
+async fn an_answer_that_is_too_large_to_send_leaves_the_call_unknown() {
+    let rig = Rig::start("").await;
+    let first = rig.calls(create("much", "k")).await;
+    assert_eq!(first["code"], "RESOURCE_EXHAUSTED", "{first}");
+    let second = rig.calls(create("much", "k")).await;
+    assert_eq!(second["code"], "UNKNOWN", "{second}");
+    assert_eq!(second["details"]["reason"], "OUTCOME_UNKNOWN");
+    assert_eq!(rig.executed(), 1);
+}
+
 #[tokio::test]
 async fn another_call_under_the_same_key_is_refused() {
     let rig = Rig::start("").await;

@@ -9,6 +9,8 @@ from concurrent import futures
 
 import grpc
 
+MAX_MESSAGE = 100_000
+
 gate = threading.Event()
 numbers = itertools.count(1)
 
@@ -27,6 +29,8 @@ def create(request, context):
         gate.wait(30)
     if wish.startswith("fails "):
         context.abort(getattr(grpc.StatusCode, wish.removeprefix("fails ")), f"no. {number}: 100% sure")
+    if wish == "much":
+        return bytes(MAX_MESSAGE + 1)
     return f"paid {number}".encode()
 
 
@@ -50,7 +54,7 @@ def service(name, **methods):
     return grpc.method_handlers_generic_handler(name, methods)
 
 
-server = grpc.server(futures.ThreadPoolExecutor(16))
+server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.max_send_message_length", MAX_MESSAGE)])
 server.add_generic_rpc_handlers([
     service(
         "payments.v1.Payments",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use crate::support::{
-    Act, Gate, Gateway, Problem, RedisServer, Setup, ToyUpstream, payment, until,
+    Act, Gate, Gateway, Http2, Problem, RedisServer, Setup, ToyUpstream, payment, until,
 };
 
 /// A file with an id key, and the directory that it is in.
@@ -51,6 +51,39 @@ async fn what_one_gateway_has_sent_another_one_replays() {
     assert_eq!(replayed.is(201, "replayed").text(), "paid");
     assert_eq!(replayed.header("X-Paid"), Some("yes"));
     assert_eq!(upstream.charges(), 1);
+}
+
+#[tokio::test]
+async fn trailers_that_one_gateway_has_recorded_another_one_replays() {
+    let (upstream, server) = (ToyUpstream::start(), RedisServer::start());
+    let (key, _directory) = id_key("k");
+    // More than a part of a record in Redis holds, and none at all.
+    let large = "x".repeat(300_000);
+    for (name, body) in [("small", "paid"), ("large", &large), ("empty", "")] {
+        let chunk = match body.len() {
+            0 => String::new(),
+            length => format!("{length:x}\r\n{body}\r\n"),
+        };
+        upstream.next(Act::raw(format!(
+            "HTTP/1.1 201 Created\r\nX-Paid: yes\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\
+             X-Sum: 7\r\nX-Sum: 8\r\nX-Bytes: \u{e4}\r\n\r\n"
+        )));
+        let mut one = gateway(&upstream, &server, &key).await;
+        one.send(&payment(name)).await.is(201, "executed");
+        one.kill9().await;
+        let other = gateway(&upstream, &server, &key).await;
+        let client = Http2::open(other.address).await;
+        // From the store, then from the replay cache.
+        for _ in 0..2 {
+            let answer = client.send(&payment(name)).await;
+            assert_eq!(answer.is(201, "replayed").text(), body);
+            assert_eq!(answer.header("X-Paid"), Some("yes"));
+            assert_eq!(answer.trailers.all("x-sum"), ["7", "8"], "{name}");
+            assert_eq!(answer.trailers.all("x-bytes"), ["\u{e4}"], "{name}");
+            assert_eq!(answer.trailers.0.len(), 3, "{name}");
+        }
+    }
+    assert_eq!(upstream.charges(), 3);
 }
 
 #[tokio::test]

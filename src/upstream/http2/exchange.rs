@@ -221,13 +221,15 @@ impl Interim {
         self.0 > 0
     }
 
-    /// The response, once the interim ones before it are gone.
+    /// The response, once the interim ones before it are gone. It is asked for only where no more of them can come: h2 skips
+    /// those that it finds before it, and none may go unnoticed.
     fn poll(
         &mut self,
         response: &mut ResponseFuture,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<h2::RecvStream>, Fault>> {
-        while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+        while let Some(interim) = ready!(response.poll_informational(cx)) {
+            let interim = interim.map_err(Fault::Ended)?;
             self.0 += 1;
             if interim.status() == StatusCode::SWITCHING_PROTOCOLS || self.0 > MOST_INTERIM {
                 return Poll::Ready(Err(Fault::OutOfTurn));

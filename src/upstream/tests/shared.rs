@@ -3,6 +3,7 @@
 
 mod bodies;
 mod connections;
+mod hostile;
 mod liveness;
 mod unsent;
 
@@ -26,6 +27,7 @@ const CANCEL: u32 = 8;
 
 /// `:status: 200` (RFC 7541, appendix A).
 const STATUS_200: &[u8] = &[0x88];
+const STATUS_103: &[u8] = &[0x08, 3, b'1', b'0', b'3'];
 
 /// The other end of a connection, frame by frame.
 struct Peer {
@@ -44,53 +46,63 @@ struct Frame2 {
 impl Peer {
     /// Accepts a connection; `settings` are the payload of the first frame.
     async fn accept(origin: &Origin, settings: &[u8]) -> Self {
+        let socket = origin.accept().await;
+        let peer = Self::over(socket, settings).await;
+        peer.expect("a connection that goes on")
+    }
+
+    async fn over(socket: TcpStream, settings: &[u8]) -> Option<Self> {
         let mut peer = Self {
-            socket: origin.accept().await,
+            socket,
             answers_pings: true,
             pings: 0,
         };
         let mut preface = [0; 24];
-        peer.socket.read_exact(&mut preface).await.unwrap();
+        peer.socket.read_exact(&mut preface).await.ok()?;
         assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        peer.write(SETTINGS, 0, 0, settings).await;
-        peer
+        let settings = frame(SETTINGS, 0, 0, settings);
+        peer.socket.write_all(&settings).await.ok()?;
+        Some(peer)
     }
 
     async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let mut frame = length[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
+        let frame = frame(kind, flags, stream, payload);
         self.socket.write_all(&frame).await.unwrap();
     }
 
     /// The next frame that is about a stream, or the end.
     async fn next(&mut self) -> Option<Frame2> {
+        let reading = timeout(FOREVER, self.read()).await;
+        reading.expect("a frame, or the end")
+    }
+
+    /// The same, whenever it comes.
+    async fn read(&mut self) -> Option<Frame2> {
         loop {
             let mut head = [0; 9];
-            let reading = timeout(FOREVER, self.socket.read_exact(&mut head)).await;
-            reading.expect("a frame, or the end").ok()?;
+            self.socket.read_exact(&mut head).await.ok()?;
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
             let mut payload = vec![0; length as usize];
             self.socket.read_exact(&mut payload).await.ok()?;
-            let frame = Frame2 {
+            let read = Frame2 {
                 kind: head[3],
                 flags: head[4],
                 stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]),
                 payload,
             };
-            match frame.kind {
-                SETTINGS if frame.flags & ACK == 0 => self.write(SETTINGS, ACK, 0, &[]).await,
-                PING if frame.flags & ACK == 0 => {
+            let reply = match read.kind {
+                SETTINGS if read.flags & ACK == 0 => frame(SETTINGS, ACK, 0, &[]),
+                PING if read.flags & ACK == 0 => {
                     self.pings += 1;
-                    if self.answers_pings {
-                        self.write(PING, ACK, 0, &frame.payload).await;
+                    if !self.answers_pings {
+                        continue;
                     }
+                    frame(PING, ACK, 0, &read.payload)
                 }
-                SETTINGS | PING | WINDOW_UPDATE | GOAWAY => {}
-                _ => return Some(frame),
-            }
+                SETTINGS | PING | WINDOW_UPDATE | GOAWAY => continue,
+                _ => return Some(read),
+            };
+            self.socket.write_all(&reply).await.ok()?;
         }
     }
 
@@ -127,8 +139,7 @@ impl Peer {
 
     /// No stream above `last` was or will be processed.
     async fn say_goodbye(&mut self, last: u32) {
-        let payload = [last.to_be_bytes(), [0; 4]].concat();
-        self.write(GOAWAY, 0, 0, &payload).await;
+        self.write(GOAWAY, 0, 0, &goodbye(last)).await;
     }
 
     /// The reset of this stream comes next.
@@ -140,6 +151,20 @@ impl Peer {
             }
         }
     }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// The payload of a GOAWAY without a reason.
+fn goodbye(last: u32) -> Vec<u8> {
+    [last.to_be_bytes(), [0; 4]].concat()
 }
 
 /// SETTINGS_MAX_CONCURRENT_STREAMS.

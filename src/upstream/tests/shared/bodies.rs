@@ -145,6 +145,33 @@ async fn a_response_that_nobody_reads_holds_up_no_other_one() {
     assert_eq!(upstream.stats().connects, 1);
 }
 
+/// It uses up what hyper's server takes on a connection before somebody reads: 1 MiB.
+#[tokio::test]
+async fn a_streamed_body_that_nobody_reads_holds_up_no_body_that_is_at_hand() {
+    let origin = Origin::bind().await;
+    let upstream = shared(&[&origin]);
+    // Sent back, it is read as fast as the answer is.
+    serve(origin, Incoming::boxed);
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&taken);
+    let pieces = stream::repeat_with(move || {
+        counts.fetch_add(1, Ordering::Relaxed);
+        Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b'x'; 16 * 1024])))
+    });
+    let endless = OutBody::streaming(StreamBody::new(pieces));
+    let gate = Gate::open();
+    let unread = upstream.send(request(endless), &gate).await.unwrap();
+    let mut before = 0;
+    while before != taken.load(Ordering::Relaxed) {
+        before = taken.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let answer = timeout(FOREVER, status(&upstream)).await;
+    assert_eq!(answer.expect("it is not held up"), Ok(200));
+    assert_eq!(upstream.stats().connects, 2);
+    drop(unread);
+}
+
 #[tokio::test]
 async fn a_streamed_body_that_is_not_as_long_as_announced_resets_its_stream() {
     let origin = Origin::bind().await;
