@@ -22,6 +22,7 @@ mod frames;
 mod inherited;
 mod listeners;
 mod listening;
+mod pieces;
 mod proxy_header;
 mod rate;
 mod refusal;
