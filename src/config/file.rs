@@ -251,8 +251,9 @@ section! {
         http2_connection_window: Window = "1MiB" edge "256KiB",
         /// How often an HTTP/2 client is asked whether it is still there.
         http2_ping_every: Positive<Duration> = "20s" edge "15s",
-        /// How long it may take to answer that; then its connection is closed.
-        http2_ping_timeout: Positive<Duration> = "20s" edge "10s",
+        /// How long it may take to answer that, behind all that is on its way to it: half a minute is what a full window takes
+        /// over the slowest of mobile links. Then its connection is closed.
+        http2_ping_timeout: Positive<Duration> = "20s" edge "30s",
         /// Recorded responses held in memory, so that a replay need not ask the store. The least used make room
         /// for new ones, and their replays ask the store. 0 switches it off.
         replay_cache: Size = "64MiB",

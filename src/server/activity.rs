@@ -38,6 +38,8 @@ pub(super) struct Activity {
     head_since: Mark,
     /// Since when the client takes nothing of what we have for it.
     stuck_since: Mark,
+    /// How long it did not, by then, in milliseconds.
+    stuck_ms: AtomicU64,
     /// How slowly it may take its responses.
     least_sent: Option<LeastRate>,
     /// What it has left of that, as the socket shows it.
@@ -88,6 +90,7 @@ impl Activity {
             idle_since: Mark::default(),
             head_since: Mark::default(),
             stuck_since: Mark::default(),
+            stuck_ms: AtomicU64::new(0),
             least_sent,
             taking: least_sent.map(Allowance::new),
             left_unread: AtomicBool::new(false),
@@ -132,8 +135,10 @@ impl Activity {
             let waited = stuck_since.map_or(Duration::ZERO, |since| self.since(since));
             taking.moved(taken, waited);
         }
-        if stuck_since.is_some() {
+        if let Some(since) = stuck_since {
+            let stuck = self.now().saturating_sub(since);
             self.stuck_since.clear();
+            self.stuck_ms.fetch_add(stuck, Ordering::Relaxed);
         }
     }
 
@@ -235,7 +240,7 @@ impl Activity {
         if self.least_sent.is_some() {
             next = next.min(limits.rate_grace);
         }
-        let mut over = |since: Option<u64>, limit: Duration| {
+        let mut over = |now: u64, since: Option<u64>, limit: Duration| {
             let Some(since) = since else {
                 return false;
             };
@@ -243,36 +248,57 @@ impl Activity {
             next = next.min(left);
             left.is_zero()
         };
-        let mut keeps_waiting = |since: Option<u64>, taking: Option<&Allowance>| {
-            if over(since, limits.body_idle) {
+        let mut keeps_waiting = |now, since, taking: Option<&Allowance>| {
+            if over(now, since, limits.body_idle) {
                 Some(Limit::BodyIdle)
-            } else if taking.is_some_and(|taking| over(since, taking.left())) {
+            } else if taking.is_some_and(|taking| over(now, since, taking.left())) {
                 Some(Limit::MinSendRate)
             } else {
                 None
             }
         };
         if self.is_tunnel() {
-            return if over(self.tunnel_since.get(), TUNNEL_IDLE) {
+            return if over(now, self.tunnel_since.get(), TUNNEL_IDLE) {
                 Judgement::Stalled(Limit::TunnelIdle)
             } else {
                 Judgement::Fine(next.max(SOONEST))
             };
         }
         let is_idle = self.halves.load(Ordering::Acquire) == 0;
-        let left_behind = self.flows.reset_stuck(&mut keeps_waiting);
-        let stuck = keeps_waiting(self.stuck_since.get(), self.taking.as_ref());
+        // While the socket takes nothing it is what all streams wait for.
+        let left_behind = match self.stuck_since.get() {
+            Some(_) => None,
+            None => {
+                let open = self.open_for();
+                self.flows
+                    .reset_stuck(|since, taking| keeps_waiting(open, since, taking))
+            }
+        };
+        let stuck = keeps_waiting(now, self.stuck_since.get(), self.taking.as_ref());
         if let Some(limit) = stuck {
             Judgement::Stalled(limit)
-        } else if over(self.head_since.get(), limits.headers) {
+        } else if over(now, self.head_since.get(), limits.headers) {
             Judgement::Stalled(Limit::Headers)
         } else if let Some(limit) = left_behind {
             Judgement::Close(limit)
-        } else if is_idle && over(self.idle_since.get(), limits.keep_alive) {
+        } else if is_idle && over(now, self.idle_since.get(), limits.keep_alive) {
             Judgement::Close(Limit::KeepAlive)
         } else {
             Judgement::Fine(next.max(SOONEST))
         }
+    }
+
+    /// For how long the socket has taken whatever there was, in milliseconds. Streams that share a slow one wait for each
+    /// other, and only for this long for their client.
+    pub(super) fn open_for(&self) -> u64 {
+        // In this order, what ends in between is not taken for the client's waiting twice.
+        let stuck = self.stuck_ms.load(Ordering::Relaxed);
+        let now = self.now();
+        let stuck_now = self
+            .stuck_since
+            .get()
+            .map_or(0, |since| now.saturating_sub(since));
+        now.saturating_sub(stuck + stuck_now)
     }
 
     /// How long ago that was.

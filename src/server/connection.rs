@@ -27,6 +27,7 @@ use super::body::{Patience, RequestBody};
 use super::entrance::{self, NotOpened, Opening};
 use super::flow::{ResponseBody, Streams};
 use super::frames::Frames;
+use super::pieces::Pieces;
 use super::rate::LeastRate;
 use super::refusal;
 use super::socket::{Input, Socket};
@@ -103,7 +104,7 @@ pub(super) async fn serve<H: Handler>(
     let findings = (!is_http2).then(Arc::<Findings>::default);
     let input = match &findings {
         Some(findings) => Input::Http1(Wire::new(first, Arc::clone(findings))),
-        None => Input::Http2(first, Frames::new()),
+        None => Input::Http2(first, Frames::new(), Pieces::behind(PREFACE.len())),
     };
     let io = TokioIo::new(Socket::new(input, stream, Arc::clone(&activity)));
     let client = peer.addr;
@@ -284,6 +285,9 @@ fn http2_builder(streams: Streams, limits: &Http2Limits) -> http2::Builder<Strea
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEAD)
         .max_concurrent_streams(limits.streams)
+        // Where we are late, streams whose deadline is over have not been looked at; who resets them for nothing is
+        // known by `Frames`.
+        .max_pending_accept_reset_streams(limits.streams as usize)
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
         .max_send_buf_size(MAX_SEND_BUFFER)

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
@@ -181,7 +182,7 @@ struct Flow {
     activity: Arc<Activity>,
     /// In bytes.
     held: AtomicUsize,
-    /// When some was last taken, or the first of it was given.
+    /// When some was last taken, or the first of it was given, by [`Activity::open_for`].
     moved: Mark,
     /// What the client has left of the time that it may take for it.
     taking: Option<Allowance>,
@@ -194,7 +195,7 @@ impl Flow {
     fn hold(&self, count: usize) {
         // Only this adds, and one body calls it, so that a judge who sees bytes also sees since when.
         if self.held.load(Ordering::Relaxed) == 0 {
-            self.moved.set(self.activity.now());
+            self.moved.set(self.activity.open_for());
         }
         self.held.fetch_add(count, Ordering::Release);
     }
@@ -202,9 +203,10 @@ impl Flow {
     /// The client, or its socket at least, has taken some.
     fn take(&self, count: usize) {
         if let (Some(taking), Some(since)) = (&self.taking, self.moved.get()) {
-            taking.moved(count, self.activity.since(since));
+            let waited = self.activity.open_for().saturating_sub(since);
+            taking.moved(count, Duration::from_millis(waited));
         }
-        self.moved.set(self.activity.now());
+        self.moved.set(self.activity.open_for());
         self.leave(count);
     }
 
@@ -245,7 +247,7 @@ impl Flow {
         task.abort();
         self.activity.body_over(limit);
         // Its bytes go when the connection is next polled.
-        self.moved.set(self.activity.now());
+        self.moved.set(self.activity.open_for());
         true
     }
 }

@@ -23,6 +23,7 @@ mod frames;
 mod inherited;
 mod listeners;
 mod listening;
+mod pieces;
 mod proxy_header;
 mod rate;
 mod refusal;

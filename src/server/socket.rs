@@ -1,6 +1,6 @@
 //! A client's connection as hyper sees it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,6 +12,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::activity::Activity;
 use super::frames::Frames;
+use super::pieces::Pieces;
 use super::stream::Stream;
 use super::wire::Wire;
 
@@ -32,15 +33,16 @@ pub(super) struct Socket {
 pub(super) enum Input {
     /// HTTP/1, as far as it is found good.
     Http1(Wire),
-    /// What the socket gives, behind the first bytes: h2 is strict enough. How much of it carries nothing is counted.
-    Http2(Bytes, Frames),
+    /// What the socket gives, behind the first bytes: h2 is strict enough. How much of it carries nothing is counted,
+    /// and small pieces of bodies are joined.
+    Http2(Bytes, Frames, Pieces),
 }
 
 impl Input {
-    /// The client has taken something.
-    fn sent(&mut self, written: &Poll<io::Result<usize>>) {
-        if let (Self::Http2(_, frames), Poll::Ready(Ok(count))) = (self, written) {
-            frames.sent(*count);
+    /// The client was given these, and may have taken some.
+    fn sent(&mut self, slices: &[IoSlice<'_>], written: &Poll<io::Result<usize>>) {
+        if let (Self::Http2(_, frames, _), Poll::Ready(Ok(count))) = (self, written) {
+            frames.sent(slices, *count);
         }
     }
 }
@@ -90,7 +92,7 @@ impl AsyncRead for Socket {
             Input::Http1(wire) => {
                 wire.poll_read(cx, buf, |cx, buf| poll_stream(stream, activity, cx, buf))
             }
-            Input::Http2(first, frames) => {
+            Input::Http2(first, frames, pieces) => {
                 let before = buf.filled().len();
                 if first.is_empty() {
                     ready!(poll_stream(stream, activity, cx, buf))?;
@@ -104,6 +106,8 @@ impl AsyncRead for Socket {
                     }
                 }
                 let came = frames.came(&buf.filled()[before..], activity.now());
+                let left = pieces.join(&mut buf.filled_mut()[before..]);
+                buf.set_filled(before + left);
                 Poll::Ready(came.map_err(|flood| activity.flooded(flood)))
             }
         }
@@ -131,17 +135,17 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.input.sent(&written);
+        self.input.sent(&[IoSlice::new(bytes)], &written);
         written
     }
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
+        slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.input.sent(&written);
+        self.input.sent(slices, &written);
         written
     }
 

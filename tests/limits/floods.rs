@@ -4,7 +4,7 @@
 //! let the bystander be served. Both with the defaults and at the edge.
 
 use futures_util::future::join_all;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::attacker::{
@@ -13,7 +13,8 @@ use crate::attacker::{
 use crate::bystander::Bystander;
 use crate::support::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PREFACE,
-    PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, push_field, push_frame, push_text,
+    PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, payload_length, push_field, push_frame,
+    push_text,
 };
 use crate::support::{Setup, ToyUpstream, within};
 use crate::{metric, settles};
@@ -160,7 +161,7 @@ async fn goodbyes_that_are_said_again_and_again_end_their_connection() {
 async fn streams_that_are_reset_before_they_are_looked_at_end_their_connection() {
     for head in [passing("GET"), paying("one")] {
         let head = &head;
-        flooded("rapid reset", Known::ByH2, |round| {
+        flooded("rapid reset", Known::BySomebody, |round| {
             requests(round, END_STREAM, head, |bytes, stream| {
                 push_frame(bytes, RST_STREAM, 0, stream, &CANCEL);
             })
@@ -236,11 +237,82 @@ async fn heads_that_never_end_or_grow_when_they_are_unpacked_end_their_connectio
 async fn bodies_of_nothing_end_their_connection() {
     let mut padded = vec![200];
     padded.resize(201, 0);
-    for (flags, payload) in [(0, &b""[..]), (PADDED, &padded), (0, b"x")] {
+    for (flags, payload) in [(0, &b""[..]), (PADDED, &padded)] {
         flooded("DATA", Known::ByH2, |round| match round {
             0 => frames(1, HEADERS, END_HEADERS, 1, &passing("POST")),
             _ => frames(100, DATA, flags, 1, payload),
         })
         .await;
+    }
+}
+
+/// As gRPC's library for Go does for each message, and others do for each piece: the windows are widened, and the way is
+/// measured.
+#[tokio::test]
+async fn a_client_that_widens_its_windows_after_each_small_event_hears_all_of_them() {
+    const EVENTS: usize = 3000;
+    const EVENT: &[u8] = b"data: 1\n\n";
+    for profile in PROFILES {
+        let upstream = ToyUpstream::start();
+        let events = (0..EVENTS).fold(Act::event_stream(), |events, _| events.chunk(EVENT));
+        upstream.next(events.last_chunk());
+        let setup = Setup::payments(&upstream).rest_passes();
+        let setup = setup.top(&format!("profile = \"{profile}\""));
+        let gateway = setup.start().await;
+        let mut socket = TcpStream::connect(gateway.address)
+            .await
+            .expect("it listens");
+        let mut bytes = PREFACE.to_vec();
+        push_frame(&mut bytes, SETTINGS, 0, 0, b"");
+        push_frame(
+            &mut bytes,
+            HEADERS,
+            END_HEADERS | END_STREAM,
+            1,
+            &passing("GET"),
+        );
+        socket.write_all(&bytes).await.expect("the gateway reads");
+        let heard = async {
+            let (mut heard, mut head) = (0, [0; 9]);
+            while heard < EVENTS * EVENT.len() {
+                socket.read_exact(&mut head).await?;
+                let mut payload = vec![0; payload_length(&head)];
+                socket.read_exact(&mut payload).await?;
+                if head[3] == DATA {
+                    heard += payload.len();
+                    let wider = [0, 0, 0, head[2]];
+                    let mut bytes = frames(1, WINDOW_UPDATE, 0, 1, &wider);
+                    push_frame(&mut bytes, WINDOW_UPDATE, 0, 0, &wider);
+                    push_frame(&mut bytes, PING, 0, 0, b"how far?");
+                    socket.write_all(&bytes).await?;
+                }
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        let heard = within("the events", heard).await;
+        assert!(heard.is_ok(), "{profile}: {heard:?}");
+        assert_eq!(metric(&gateway, FLOODS, &[]).await, 0);
+    }
+}
+
+/// As gRPC's libraries do: each message is a piece of its own, and many come at once.
+#[tokio::test]
+async fn a_client_that_sends_its_body_in_thousands_of_small_pieces_is_served() {
+    const PIECES: usize = 4000;
+    for (profile, piece) in PROFILES.into_iter().zip([&b"a"[..], b"fifteen bytes.\n"]) {
+        let upstream = ToyUpstream::start();
+        let setup = Setup::payments(&upstream).rest_passes();
+        let setup = setup.top(&format!("profile = \"{profile}\""));
+        let gateway = setup.start().await;
+        let mut client = Attacker::begin(gateway.address).await;
+        let mut bytes = frames(1, HEADERS, END_HEADERS, 1, &passing("POST"));
+        bytes.extend(frames(PIECES - 1, DATA, 0, 1, piece));
+        push_frame(&mut bytes, DATA, END_STREAM, 1, piece);
+        assert!(
+            client.send(&bytes).await && client.is_seen().await,
+            "{profile}"
+        );
+        let request = within("the request", upstream.next_request()).await;
+        assert_eq!(request.body, piece.repeat(PIECES), "{profile}");
     }
 }

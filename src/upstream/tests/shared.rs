@@ -27,6 +27,7 @@ const CANCEL: u32 = 8;
 
 /// `:status: 200` (RFC 7541, appendix A).
 const STATUS_200: &[u8] = &[0x88];
+/// `:status: 103`, as a literal.
 const STATUS_103: &[u8] = &[0x08, 3, b'1', b'0', b'3'];
 
 /// The other end of a connection, frame by frame.

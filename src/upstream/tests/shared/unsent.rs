@@ -104,8 +104,6 @@ async fn a_request_whose_gate_closes_while_it_waits_for_a_stream_is_not_sent() {
     assert_eq!(answer, Ok(200));
 }
 
-/// `:status: 103`, as a literal.
-
 const STATUS_101: &[u8] = &[0x08, 3, b'1', b'0', b'1'];
 
 /// Who has begun to answer has begun to process.
