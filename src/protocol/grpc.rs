@@ -1,6 +1,7 @@
 //! gRPC's statuses, and the HTTP statuses that they stand for: [`super::Outcomes`] and retentions are worded in those.
 
 /// The canonical codes, `google.rpc.Code`.
+#[expect(missing_docs, reason = "the names are the document's, which says what they mean")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrpcCode {
     Ok = 0,

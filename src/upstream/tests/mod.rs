@@ -2,6 +2,7 @@
 
 mod balancing;
 mod pool;
+mod secure;
 mod shared;
 
 use std::convert::Infallible;
