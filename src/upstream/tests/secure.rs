@@ -29,7 +29,7 @@ openssl x509 -req -in a.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -ex
 "#;
 
 /// What the upstream saw of a connection's handshake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Seen {
     kind: Option<HandshakeKind>,
     /// Whether data came with the first flight, which anybody can send again.
