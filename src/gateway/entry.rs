@@ -331,7 +331,9 @@ fn is_ordinary(outcome: &Outcome, sent: &Sent) -> bool {
         ) | Became::Unrouted(Unrouted::KeyIssued | Unrouted::Preflight)
     );
     let is_error = sent.status.is_none_or(|status| status.is_server_error())
-        || sent.grpc_status.is_some_and(|code| code.http_status() >= 500);
+        || sent
+            .grpc_status
+            .is_some_and(|code| code.http_status() >= 500);
     is_usual && !is_error && sent.problem.is_none() && sent.end == End::Whole
 }
 
@@ -438,7 +440,8 @@ impl Sending {
                 if self.is_call {
                     self.grpc_status = grpc::code(&HeaderMap::new(), frame.trailers_ref(), false);
                 }
-                if is_over {
+                // Nothing comes behind trailers, and nobody asks whether it does.
+                if is_over || frame.is_trailers() {
                     self.end = End::Whole;
                 }
             }

@@ -100,10 +100,9 @@ pub fn refusal(mut response: Response<Body>) -> Response<Body> {
 /// same key is safe, and may help.
 fn code_of(problem: Problem, status: Option<StatusCode>) -> Code {
     match problem {
-        Problem::KeyMissing
-        | Problem::KeyInvalid
-        | Problem::BadRequest
-        | Problem::HeadTooLarge => Code::InvalidArgument,
+        Problem::KeyMissing | Problem::KeyInvalid | Problem::BadRequest | Problem::HeadTooLarge => {
+            Code::InvalidArgument
+        }
         Problem::ScopeMissing => Code::Unauthenticated,
         // The arguments are right by themselves; what does not fit is what the key was used for before.
         Problem::KeyReused => Code::FailedPrecondition,

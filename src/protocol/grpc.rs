@@ -1,7 +1,10 @@
 //! gRPC's statuses, and the HTTP statuses that they stand for: [`super::Outcomes`] and retentions are worded in those.
 
 /// The canonical codes, `google.rpc.Code`.
-#[expect(missing_docs, reason = "the names are the document's, which says what they mean")]
+#[expect(
+    missing_docs,
+    reason = "the names are the document's, which says what they mean"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrpcCode {
     Ok = 0,
@@ -80,7 +83,10 @@ mod tests {
     fn a_code_is_found_by_its_number() {
         for (number, code) in CODES.into_iter().enumerate() {
             assert_eq!(code as usize, number);
-            assert_eq!(GrpcCode::from_bytes(number.to_string().as_bytes()), Some(code));
+            assert_eq!(
+                GrpcCode::from_bytes(number.to_string().as_bytes()),
+                Some(code)
+            );
         }
         for odd in ["17", "-1", "+1", "01", "", "0, 0", "OK"] {
             assert_eq!(GrpcCode::from_bytes(odd.as_bytes()), None, "{odd}");

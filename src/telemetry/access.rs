@@ -559,6 +559,7 @@ mod tests {
     fn what_is_absent_is_left_out() {
         let line = Line {
             status: None,
+            grpc_status: None,
             key_ref: None,
             ..line()
         };

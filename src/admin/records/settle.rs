@@ -19,7 +19,8 @@ use super::problem::Problem;
 use super::show::{now, summary};
 use super::{Records, digits};
 use crate::protocol::{
-    Answer, GrpcCode, Op, Record, RecordId, Resolution, Response, Retention, Seen, State, Verdict, Version,
+    Answer, GrpcCode, Op, Record, RecordId, Resolution, Response, Retention, Seen, State, Verdict,
+    Version,
 };
 use crate::store::StoreError;
 use crate::telemetry::{Settled, Settler};

@@ -177,5 +177,8 @@ async fn a_session_is_resumed_and_nothing_is_sent_before_its_handshake_is_over()
         was_early: false,
     };
     let resumed = seen(HandshakeKind::Resumed);
-    assert_eq!(secured.seen(), [seen(HandshakeKind::Full), resumed, resumed]);
+    assert_eq!(
+        secured.seen(),
+        [seen(HandshakeKind::Full), resumed, resumed]
+    );
 }
