@@ -12,12 +12,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::subject::Lane;
-use super::{forwarded, headers};
+use super::{forwarded, grpc, headers};
 use crate::identity::KeyRef;
 use crate::protocol::{Cause, RecordId, TraceRef};
 use crate::server::Peer;
@@ -104,6 +104,8 @@ pub struct Times {
 /// What of the answer the client was given.
 struct Sent {
     status: Option<StatusCode>,
+    /// Of a call of gRPC.
+    grpc_status: Option<grpc::Code>,
     problem: Option<&'static str>,
     replay_of: Option<TraceRef>,
     bytes: u64,
@@ -247,6 +249,7 @@ impl Entry {
             method: &self.method,
             route: route.map(|route| (&*route.name, &route.matcher.path)),
             status: sent.status,
+            grpc_status: sent.grpc_status,
             decision: decision.map_or_else(Label::name, Label::name),
             is_unknown: decision == Ok(Decision::Unknown),
             unknown: outcome.unknown,
@@ -276,6 +279,7 @@ impl Entry {
             path: self.path.as_deref(),
             route: lane.map(|lane| &*lane.route.name),
             status: sent.status.map(|status| status.as_u16()),
+            grpc_status: sent.grpc_status,
             decision: self.decision(outcome).map_or_else(Label::name, Label::name),
             problem: sent.problem,
             key_ref: outcome.key_ref(),
@@ -326,7 +330,10 @@ fn is_ordinary(outcome: &Outcome, sent: &Sent) -> bool {
                 | Decision::Observed
         ) | Became::Unrouted(Unrouted::KeyIssued | Unrouted::Preflight)
     );
-    let is_error = sent.status.is_none_or(|status| status.is_server_error());
+    let is_error = sent.status.is_none_or(|status| status.is_server_error())
+        || sent
+            .grpc_status
+            .is_some_and(|code| code.http_status() >= 500);
     is_usual && !is_error && sent.problem.is_none() && sent.end == End::Whole
 }
 
@@ -384,6 +391,9 @@ pub struct About {
 pub struct Sending {
     entry: Arc<Entry>,
     status: Option<StatusCode>,
+    /// Whether it answers a call of gRPC.
+    is_call: bool,
+    grpc_status: Option<grpc::Code>,
     problem: Option<&'static str>,
     replay_of: Option<TraceRef>,
     bytes: u64,
@@ -397,11 +407,19 @@ impl Sending {
         Self {
             entry,
             status: None,
+            is_call: false,
+            grpc_status: None,
             problem: None,
             replay_of: None,
             bytes: 0,
             end: End::ClientGone,
         }
+    }
+
+    /// The answer is a call's, and has this head, whose code counts where nothing comes behind it.
+    pub fn answers_call(&mut self, head: &HeaderMap) {
+        self.is_call = true;
+        self.grpc_status = grpc::code(head, None, true);
     }
 
     /// The answer has begun.
@@ -419,7 +437,11 @@ impl Sending {
         match piece {
             Some(Ok(frame)) => {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                if is_over {
+                if self.is_call {
+                    self.grpc_status = grpc::code(&HeaderMap::new(), frame.trailers_ref(), false);
+                }
+                // Nothing comes behind trailers, and nobody asks whether it does.
+                if is_over || frame.is_trailers() {
                     self.end = End::Whole;
                 }
             }
@@ -435,6 +457,7 @@ impl Drop for Sending {
         // One request has one answer.
         let _ = self.entry.sent.set(Sent {
             status: self.status,
+            grpc_status: self.grpc_status,
             problem: self.problem,
             replay_of: self.replay_of,
             bytes: self.bytes,

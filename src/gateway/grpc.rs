@@ -1,7 +1,7 @@
-//! gRPC over HTTP/2 (the protocol's `PROTOCOL-HTTP2.md`): what a call's status says about its operation, and refusals as
-//! gRPC clients read them.
+//! gRPC over HTTP/2 (the protocol's `PROTOCOL-HTTP2.md`): where a call's status stands, and refusals as gRPC clients read
+//! them.
 //!
-//! The only file that knows gRPC's statuses. Messages are opaque in here: what is claimed, recorded and replayed is HTTP.
+//! What a status says about an operation is [`Code`]'s business. Messages are opaque in here: what is claimed, recorded and replayed is HTTP.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ use prost::Message;
 
 use super::body::Body;
 use super::problem::{Problem, Said};
+pub use crate::protocol::GrpcCode as Code;
 
 /// Where a call's status stands: in its trailers, or in the head of an answer that is nothing but a head.
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -31,100 +32,6 @@ const DOMAIN: &str = "oncegate";
 
 /// What stands in a `grpc-message` as it is: `%x20-%x24 / %x26-%x7E`.
 const ENCODED_IN_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
-
-/// The canonical codes, `google.rpc.Code`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
-    Ok = 0,
-    Cancelled = 1,
-    Unknown = 2,
-    InvalidArgument = 3,
-    DeadlineExceeded = 4,
-    NotFound = 5,
-    AlreadyExists = 6,
-    PermissionDenied = 7,
-    ResourceExhausted = 8,
-    FailedPrecondition = 9,
-    Aborted = 10,
-    OutOfRange = 11,
-    Unimplemented = 12,
-    Internal = 13,
-    Unavailable = 14,
-    DataLoss = 15,
-    Unauthenticated = 16,
-}
-
-/// In the order of their numbers.
-const CODES: [Code; 17] = [
-    Code::Ok,
-    Code::Cancelled,
-    Code::Unknown,
-    Code::InvalidArgument,
-    Code::DeadlineExceeded,
-    Code::NotFound,
-    Code::AlreadyExists,
-    Code::PermissionDenied,
-    Code::ResourceExhausted,
-    Code::FailedPrecondition,
-    Code::Aborted,
-    Code::OutOfRange,
-    Code::Unimplemented,
-    Code::Internal,
-    Code::Unavailable,
-    Code::DataLoss,
-    Code::Unauthenticated,
-];
-
-impl Code {
-    /// The status that `google/rpc/code.proto` maps the code to.
-    #[must_use]
-    pub fn http_status(self) -> u16 {
-        match self {
-            Self::Ok => 200,
-            Self::InvalidArgument | Self::FailedPrecondition | Self::OutOfRange => 400,
-            Self::Unauthenticated => 401,
-            Self::PermissionDenied => 403,
-            Self::NotFound => 404,
-            Self::AlreadyExists | Self::Aborted => 409,
-            Self::ResourceExhausted => 429,
-            Self::Cancelled => 499,
-            Self::Unknown | Self::Internal | Self::DataLoss => 500,
-            Self::Unimplemented => 501,
-            Self::Unavailable => 503,
-            Self::DeadlineExceeded => 504,
-        }
-    }
-
-    /// The code of a refusal. Clients' retry policies commonly name UNAVAILABLE: it says that to repeat the call with the
-    /// same key is safe, and may help.
-    fn of(problem: Problem, status: Option<StatusCode>) -> Self {
-        match problem {
-            Problem::KeyMissing
-            | Problem::KeyInvalid
-            | Problem::BadRequest
-            | Problem::HeadTooLarge => Self::InvalidArgument,
-            Problem::ScopeMissing => Self::Unauthenticated,
-            // The arguments are right by themselves; what does not fit is what the key was used for before.
-            Problem::KeyReused => Self::FailedPrecondition,
-            // `unknown_status = 503`: for clients that are to ask again by themselves.
-            Problem::OutcomeUnknown if status == Some(StatusCode::SERVICE_UNAVAILABLE) => {
-                Self::Unavailable
-            }
-            Problem::OutcomeUnknown | Problem::UpstreamFailed => Self::Unknown,
-            Problem::UpstreamTimeout => Self::DeadlineExceeded,
-            Problem::RequestInProgress
-            | Problem::UpstreamUnreachable
-            | Problem::UpstreamUnreachableAfterPrior
-            | Problem::StoreUnavailable
-            | Problem::Overloaded => Self::Unavailable,
-            Problem::BodyTooLarge => Self::ResourceExhausted,
-            Problem::ResultExpired | Problem::KeyTooOld | Problem::ResponseNotStored => {
-                Self::AlreadyExists
-            }
-            Problem::NoRoute => Self::Unimplemented,
-        }
-    }
-}
 
 /// Whether a message is gRPC's: `application/grpc`, or with a format behind a plus.
 #[must_use]
@@ -151,13 +58,10 @@ pub fn code(head: &HeaderMap, trailers: Option<&HeaderMap>, is_empty: bool) -> O
         None => return None,
     };
     let mut said = lines.get_all(GRPC_STATUS).iter();
-    let (Some(number), None) = (said.next(), said.next()) else {
-        return None;
-    };
-    let number = number.to_str().ok()?;
-    // No other spelling of a number is one: `+1`, `01`.
-    let is_number = |code: &&Code| number == (**code as u8).to_string();
-    CODES.iter().find(is_number).copied()
+    match (said.next(), said.next()) {
+        (Some(number), None) => Code::from_bytes(number.as_bytes()),
+        _ => None,
+    }
 }
 
 /// A refusal as a gRPC client reads it: an answer of status 200 that is nothing but a head, as Envoy's own are.
@@ -168,7 +72,7 @@ pub fn refusal(mut response: Response<Body>) -> Response<Body> {
         return response;
     };
     let status = response.status();
-    let code = Code::of(said.problem, Some(status));
+    let code = code_of(said.problem, Some(status));
     let slug = said.problem.slug();
     let message = format!("{slug}: {}", said.detail);
     let may_retry =
@@ -195,6 +99,35 @@ pub fn refusal(mut response: Response<Body>) -> Response<Body> {
         headers.insert(RETRY_PUSHBACK, pause);
     }
     response.map(|_| Body::refusal(bytes::Bytes::new(), slug))
+}
+
+/// The code of a refusal. Clients' retry policies commonly name UNAVAILABLE: it says that to repeat the call with the
+/// same key is safe, and may help.
+fn code_of(problem: Problem, status: Option<StatusCode>) -> Code {
+    match problem {
+        Problem::KeyMissing | Problem::KeyInvalid | Problem::BadRequest | Problem::HeadTooLarge => {
+            Code::InvalidArgument
+        }
+        Problem::ScopeMissing => Code::Unauthenticated,
+        // The arguments are right by themselves; what does not fit is what the key was used for before.
+        Problem::KeyReused => Code::FailedPrecondition,
+        // `unknown_status = 503`: for clients that are to ask again by themselves.
+        Problem::OutcomeUnknown if status == Some(StatusCode::SERVICE_UNAVAILABLE) => {
+            Code::Unavailable
+        }
+        Problem::OutcomeUnknown | Problem::UpstreamFailed => Code::Unknown,
+        Problem::UpstreamTimeout => Code::DeadlineExceeded,
+        Problem::RequestInProgress
+        | Problem::UpstreamUnreachable
+        | Problem::UpstreamUnreachableAfterPrior
+        | Problem::StoreUnavailable
+        | Problem::Overloaded => Code::Unavailable,
+        Problem::BodyTooLarge => Code::ResourceExhausted,
+        Problem::ResultExpired | Problem::KeyTooOld | Problem::ResponseNotStored => {
+            Code::AlreadyExists
+        }
+        Problem::NoRoute => Code::Unimplemented,
+    }
 }
 
 /// `google.rpc.Status`, of which only what is used stands here (`google/rpc/status.proto`).
@@ -285,13 +218,6 @@ fn any(name: &str, message: &impl Message) -> Any {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_code_is_found_by_its_number() {
-        for (number, code) in CODES.iter().enumerate() {
-            assert_eq!(*code as usize, number);
-        }
-    }
 
     #[test]
     fn grpc_is_told_by_its_media_type() {

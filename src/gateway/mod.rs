@@ -318,10 +318,13 @@ impl Handler for Gateway {
         let entry = Entry::begin(&shared.access_log, &shared.spans, &request, &peer);
         let (taker, is_grpc) = (Taker::of(&request), grpc::is_grpc(request.headers()));
         // Dropped with this future where the client leaves before there is an answer.
-        let sending = Sending::new(Arc::clone(&entry));
+        let mut sending = Sending::new(Arc::clone(&entry));
         let mut response = shared.answer(request, peer, entry).await;
-        if is_grpc && response.body().is_refusal() {
-            response = grpc::refusal(response);
+        if is_grpc {
+            if response.body().is_refusal() {
+                response = grpc::refusal(response);
+            }
+            sending.answers_call(response.headers());
         }
         taker.fit(&mut response);
         let status = response.status();

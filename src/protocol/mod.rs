@@ -8,6 +8,7 @@
 
 mod apply;
 mod forget;
+mod grpc;
 #[cfg(test)]
 mod matrix;
 mod op;
@@ -17,6 +18,7 @@ mod time;
 
 pub use apply::{apply, look};
 pub use forget::{BadVersion, Version, forget};
+pub use grpc::GrpcCode;
 pub use op::{Found, Op, Origin, Resolution, Retention, Verdict};
 pub use outcome::{BadStatusSet, Outcome, Outcomes, StatusSet};
 pub use record::{

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::log::{Format, Log, timestamp};
 use crate::config::{AccessLogConfig, ListenAddress};
 use crate::identity::KeyRef;
+use crate::protocol::GrpcCode;
 
 /// Writes what is to be written of requests.
 #[derive(Debug)]
@@ -188,6 +189,9 @@ fields! {
     route: Option<&'a str>,
     /// The status of the answer; not where the client left before there was one.
     status: Option<u16>,
+    /// Of a call of gRPC, the number of its `grpc-status`, from the upstream or of a refusal; not where the client was given
+    /// none that gRPC has.
+    grpc_status: Option<GrpcCode>,
     /// What became of the request: a decision, or `no_route`, `bad_request`, `abandoned`.
     decision: &'static str,
     /// What the type of a refusal ends with.
@@ -390,6 +394,12 @@ impl Field for Ms {
     }
 }
 
+impl Field for GrpcCode {
+    fn json(&self, text: &mut String) {
+        number(text, *self as u8);
+    }
+}
+
 impl Field for u16 {
     fn json(&self, text: &mut String) {
         number(text, *self);
@@ -441,6 +451,7 @@ mod tests {
             path: Some("/v1/\"pay\u{1b}ments\""),
             route: Some("create-payment"),
             status: Some(201),
+            grpc_status: Some(GrpcCode::Unavailable),
             decision: "executed",
             problem: Some("none"),
             key_ref: Some(key_ref()),
@@ -548,6 +559,7 @@ mod tests {
     fn what_is_absent_is_left_out() {
         let line = Line {
             status: None,
+            grpc_status: None,
             key_ref: None,
             ..line()
         };

@@ -181,7 +181,7 @@ async fn an_instance_that_fails_its_health_checks_gets_nothing_until_it_is_well_
     let (one, two) = neighbours();
     let (health, other) = (with_health(&one), with_health(&two));
     let check = |path: &str| {
-        format!("health = {{ path = \"{path}\", interval = \"100ms\", timeout = \"90ms\" }}")
+        format!("health = {{ path = \"{path}\", interval = \"300ms\", timeout = \"290ms\" }}")
     };
     let setup = Setup::payments(&one).endpoint(&two.url());
     let gateway = setup.clone().upstream(&check("/healthz")).start().await;

@@ -290,6 +290,96 @@ async fn an_unknown_call_is_settled_by_hand_with_its_trailers() {
     assert_eq!(answer.body, b"\0\0\0\0\x01b");
 }
 
+/// One that failed is kept as long as failures are, though HTTP's status is 200.
+#[tokio::test]
+async fn a_call_that_is_settled_by_hand_is_kept_as_its_status_says() {
+    let (upstream, operator) = (ToyUpstream::start(), Operator::new());
+    let kept = "retention = { success = \"24h\", failure = \"1s\" }";
+    let gateway = operator.starts(&setup(&upstream).route(kept)).await;
+    let client = Http2::open(gateway.address).await;
+    let calls = [
+        ("0", "trailers"),
+        ("99", "trailers"),
+        ("5", "trailers"),
+        ("5", "headers"),
+    ];
+    for (code, place) in calls {
+        let key = format!("{code}-{place}");
+        upstream.next(ended("14"));
+        client.send(&call(&key)).await.is(200, "unknown");
+        let record = operator.finds(&gateway, &key).await.json();
+        let mut response = serde_json::json!({ "status": 200 });
+        response[place] = serde_json::json!([["grpc-status", code]]);
+        let resolved = operator.says(&gateway, &record, "resolve", response).await;
+        assert_eq!(resolved.status, 200, "{resolved:?}");
+    }
+    upstream.always(|_| ended("0"));
+    for (_, place) in &calls[2..] {
+        until("the key to be free", || async {
+            let answer = client.send(&call(&format!("5-{place}"))).await;
+            (answer.idempotency_status() == "executed").then_some(())
+        })
+        .await;
+    }
+    for code in ["0", "99"] {
+        let answer = client.send(&call(&format!("{code}-trailers"))).await;
+        answer.is(200, "replayed");
+    }
+}
+
+/// The lines of the access log tell calls that failed from those that did not, and are written for failures of the server.
+#[tokio::test]
+async fn the_access_log_has_the_status_of_a_call() {
+    let upstream = ToyUpstream::start();
+    let gateway = setup(&upstream)
+        .rest_passes()
+        .top("access_log = { sample = 0.0 }")
+        .start()
+        .await;
+    let client = Http2::open(gateway.address).await;
+    let passing = |key: &str| {
+        let mut passing = call(key);
+        passing.target = "/else".to_owned();
+        passing
+    };
+    upstream.next(ended("0")).next(ended("5"));
+    for key in ["ok", "not-found"] {
+        client.send(&passing(key)).await.is(200, "");
+    }
+    upstream.next(ended("13")).next(head_alone("14"));
+    for key in ["internal", "unavailable"] {
+        client.send(&passing(key)).await.is(200, "");
+    }
+    upstream.next(ended("13"));
+    client.send(&call("k")).await.is(200, "executed");
+    client.send(&call("k")).await.is(200, "replayed");
+    let keyless = call("k").without("Idempotency-Key");
+    refuses(&client.send(&keyless).await, "3", "key-missing");
+    // What is no call has none, whatever its upstream says.
+    upstream.next(Act::respond(500, &[("Grpc-Status", "13")], ""));
+    let json = Request::post("/else").body("{}");
+    assert_eq!(client.send(&json).await.status, 500);
+
+    gateway.log().nth_message("request", 5).await;
+    let lines = gateway.log().messages("request");
+    let said: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            let decision = line["decision"].as_str().unwrap_or_default();
+            (decision, line["grpc_status"].as_u64())
+        })
+        .collect();
+    let expected = [
+        ("passthrough", Some(13)),
+        ("passthrough", Some(14)),
+        ("executed", Some(13)),
+        ("replayed", Some(13)),
+        ("key_missing", Some(3)),
+        ("passthrough", None),
+    ];
+    assert_eq!(said, expected);
+}
+
 #[tokio::test]
 async fn an_unknown_call_is_settled_from_a_terminal_with_its_trailers() {
     let (upstream, operator) = (ToyUpstream::start(), Operator::new());

@@ -16,7 +16,7 @@ use crate::support::frames::{
     PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, payload_length, push_field, push_frame,
     push_text,
 };
-use crate::support::{Setup, ToyUpstream, within};
+use crate::support::{Act, Setup, ToyUpstream, within};
 use crate::{metric, settles};
 
 /// Rounds of a flood, far more than are borne.

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::support::{Answer, Connection, Request, payment, until};
+use crate::support::{Answer, Connection, Http2, Missed, Request, payment, until};
 
 /// The longest pause between two requests of a client, usually; a client without pauses would measure, not ask.
 const USUAL_PAUSE_MS: u64 = 60;
@@ -36,7 +36,22 @@ impl Clients {
     /// So many clients of this address, none of which ever tries again.
     pub fn start(number: usize, address: SocketAddr, seed: u64) -> Self {
         Self::at_work(number, seed, move |client| async move {
-            Careful { address, client }.work().await;
+            let line = Line::Kept(address, None);
+            Careful { line, client }.work().await;
+        })
+    }
+
+    /// So many that speak HTTP/2, know all these addresses, and send to another one what a gateway that says goodbye has
+    /// not taken; they try nothing again that was sent.
+    pub fn start_shared(number: usize, addresses: &[SocketAddr], seed: u64) -> Self {
+        let addresses: Arc<[SocketAddr]> = addresses.into();
+        Self::at_work(number, seed, move |client| {
+            let line = Line::Shared(Shared2 {
+                addresses: Arc::clone(&addresses),
+                at: client.name,
+                connection: None,
+            });
+            async move { Careful { line, client }.work().await }
         })
     }
 
@@ -139,15 +154,82 @@ pub fn receipt(key: &str) -> String {
     format!("paid {key} by ")
 }
 
-/// Sends everything once, on a connection that it keeps, and now and then something again that was answered.
-struct Careful {
+/// How a client reaches a gateway.
+enum Line {
+    /// At one address, over a connection that is kept.
+    Kept(SocketAddr, Option<Connection>),
+    Shared(Shared2),
+}
+
+/// A connection of HTTP/2 to one of several addresses.
+struct Shared2 {
+    addresses: Arc<[SocketAddr]>,
+    /// The address that is next.
+    at: usize,
+    connection: Option<Http2>,
+}
+
+impl Line {
+    async fn send(&mut self, request: &Request) -> Result<Answer, String> {
+        match self {
+            Self::Kept(address, kept) => send_kept(*address, kept, request).await,
+            Self::Shared(shared) => shared.send(request).await,
+        }
+    }
+}
+
+async fn send_kept(
     address: SocketAddr,
+    connection: &mut Option<Connection>,
+    request: &Request,
+) -> Result<Answer, String> {
+    let mut kept = match connection.take() {
+        Some(kept) => kept,
+        None => match Connection::try_open(address).await {
+            Ok(opened) => opened,
+            Err(error) => return Err(format!("no connection: {error}")),
+        },
+    };
+    let answer = kept.try_send(request).await.ok_or("no whole answer")?;
+    let closes = answer
+        .header("Connection")
+        .is_some_and(|value| value.eq_ignore_ascii_case("close"));
+    *connection = (!closes).then_some(kept);
+    Ok(answer)
+}
+
+impl Shared2 {
+    async fn send(&mut self, request: &Request) -> Result<Answer, String> {
+        // One of them is away at a time, and another may say goodbye while it is asked.
+        for _ in 0..2 * self.addresses.len() {
+            let kept = match self.connection.take() {
+                Some(kept) => Some(kept),
+                None => Http2::try_open(self.addresses[self.at % self.addresses.len()]).await,
+            };
+            if let Some(kept) = kept {
+                match kept.send_or_miss(request).await {
+                    Ok(answer) => {
+                        self.connection = Some(kept);
+                        return Ok(answer);
+                    }
+                    Err(Missed::Unsent) => {}
+                    Err(Missed::Lost) => return Err("no whole answer".to_owned()),
+                }
+            }
+            self.at += 1;
+        }
+        Err("no gateway takes it".to_owned())
+    }
+}
+
+/// Sends everything once, and now and then something again that was answered.
+struct Careful {
+    line: Line,
     client: Client,
 }
 
 impl Careful {
     async fn work(mut self) {
-        let mut connection = None;
         let mut paid: Vec<(String, String)> = Vec::new();
         let mut number = 0;
         while self.client.goes_on() {
@@ -155,7 +237,7 @@ impl Careful {
             let key = format!("c{}-{number}", self.client.name);
             match self.client.rng.u8(..10) {
                 0..6 => {
-                    let sent = self.send(&mut connection, &payment(&key)).await;
+                    let sent = self.line.send(&payment(&key)).await;
                     let Some(answer) = self.holds(sent, &key, "executed", &receipt(&key)) else {
                         continue;
                     };
@@ -164,37 +246,17 @@ impl Careful {
                 }
                 6..8 if !paid.is_empty() => {
                     let (key, first) = &paid[self.client.rng.usize(..paid.len())];
-                    let sent = self.send(&mut connection, &payment(key)).await;
+                    let sent = self.line.send(&payment(key)).await;
                     self.holds(sent, key, "replayed", first);
                 }
                 _ => {
                     let request = Request::get(&format!("/things/{key}"));
-                    let sent = self.send(&mut connection, &request).await;
+                    let sent = self.line.send(&request).await;
                     self.holds(sent, &key, "", "");
                 }
             }
             self.client.pause().await;
         }
-    }
-
-    async fn send(
-        &self,
-        connection: &mut Option<Connection>,
-        request: &Request,
-    ) -> Result<Answer, String> {
-        let mut kept = match connection.take() {
-            Some(kept) => kept,
-            None => match Connection::try_open(self.address).await {
-                Ok(opened) => opened,
-                Err(error) => return Err(format!("no connection: {error}")),
-            },
-        };
-        let answer = kept.try_send(request).await.ok_or("no whole answer")?;
-        let closes = answer
-            .header("Connection")
-            .is_some_and(|value| value.eq_ignore_ascii_case("close"));
-        *connection = (!closes).then_some(kept);
-        Ok(answer)
     }
 
     /// The answer's body, where it is what it should be.

@@ -127,6 +127,20 @@ async fn a_rolling_restart_behind_a_balancer_fails_no_request_and_doubles_none()
 }
 
 #[tokio::test]
+async fn clients_that_heed_a_goodbye_lose_nothing_by_a_rolling_restart() {
+    let seed = seed();
+    let mut fleet = Fleet::start(seed).await;
+    let clients = Clients::start_shared(CLIENTS, &fleet.addresses(), seed);
+    for number in 0..GATEWAYS {
+        clients.progress(PROGRESS).await;
+        fleet.restart(number).await;
+    }
+    clients.progress(PROGRESS).await;
+    let paid = clients.end().await;
+    fleet.holds(&paid).await;
+}
+
+#[tokio::test]
 async fn who_sends_a_key_again_to_whichever_gateway_is_there_gets_the_one_answer() {
     let seed = seed();
     let mut fleet = Fleet::start(seed).await;

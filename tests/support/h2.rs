@@ -79,23 +79,22 @@ impl Http2 {
 
     async fn answer(&self, request: &Request) -> Option<Answer> {
         let answer = self.sender.clone().send_request(self.message(request));
-        let answer = within("an answer", answer).await.ok()?;
-        let (head, body) = answer.into_parts();
-        let body = within("a body", body.collect()).await;
-        let (trailers, body, complete) = match body {
-            Ok(body) => {
-                let trailers = body.trailers().map(lines).unwrap_or_default();
-                (trailers, body.to_bytes().to_vec(), true)
+        Some(read(within("an answer", answer).await.ok()?).await)
+    }
+
+    /// The same, which tells what was not sent from what was lost.
+    pub async fn send_or_miss(&self, request: &Request) -> Result<Answer, Missed> {
+        let answer = self.sender.clone().try_send_request(self.message(request));
+        match within("an answer", answer).await {
+            Ok(answer) => {
+                let answer = read(answer).await;
+                answer.complete.then_some(answer).ok_or(Missed::Lost)
             }
-            Err(_) => (Headers::default(), Vec::new(), false),
-        };
-        Some(Answer {
-            status: head.status.as_u16(),
-            headers: lines(&head.headers),
-            body,
-            trailers,
-            complete,
-        })
+            Err(error) if error.message().is_some() || is_unprocessed(error.error()) => {
+                Err(Missed::Unsent)
+            }
+            Err(_) => Err(Missed::Lost),
+        }
     }
 
     /// Returns once the gateway has said goodbye, so that no more streams are begun; until then it is asked for what no
@@ -139,6 +138,42 @@ impl Http2 {
         message
             .body(Full::from(request.body.clone()))
             .expect("a request that HTTP can say")
+    }
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// The gateway had said goodbye, or says that it has not processed it (RFC 9113, section 8.7).
+    Unsent,
+    /// It may have been executed.
+    Lost,
+}
+
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    source.is_some_and(|error: &::h2::Error| {
+        let is_refused = error.reason() == Some(::h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (error.is_go_away() || error.is_reset() && is_refused)
+    })
+}
+
+async fn read(answer: http::Response<Incoming>) -> Answer {
+    let (head, body) = answer.into_parts();
+    let body = within("a body", body.collect()).await;
+    let (trailers, body, complete) = match body {
+        Ok(body) => {
+            let trailers = body.trailers().map(lines).unwrap_or_default();
+            (trailers, body.to_bytes().to_vec(), true)
+        }
+        Err(_) => (Headers::default(), Vec::new(), false),
+    };
+    Answer {
+        status: head.status.as_u16(),
+        headers: lines(&head.headers),
+        body,
+        trailers,
+        complete,
     }
 }
 

@@ -36,7 +36,7 @@ pub use act::{Act, Gate, Step};
 pub use client::{Answer, Connection, Request, payment};
 pub use dns::DnsServer;
 pub use gateway::Gateway;
-pub use h2::Http2;
+pub use h2::{Http2, Missed};
 pub use log::Log;
 pub use metrics::Metrics;
 pub use operator::Operator;

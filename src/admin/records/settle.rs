@@ -19,7 +19,8 @@ use super::problem::Problem;
 use super::show::{now, summary};
 use super::{Records, digits};
 use crate::protocol::{
-    Answer, Op, Record, RecordId, Resolution, Response, Retention, Seen, State, Verdict, Version,
+    Answer, GrpcCode, Op, Record, RecordId, Resolution, Response, Retention, Seen, State, Verdict,
+    Version,
 };
 use crate::store::StoreError;
 use crate::telemetry::{Settled, Settler};
@@ -173,7 +174,7 @@ impl Records {
                     return Err(Problem::TooLarge);
                 }
                 let retention = match policy {
-                    Some(policy) => policy.keep_answer(response.status),
+                    Some(policy) => policy.keep_answer(said(&response)),
                     // Its route is not configured any more.
                     None => Retention {
                         keep: before.expires_at.since(now()),
@@ -362,6 +363,20 @@ impl Word {
             trailers,
             ..Response::new(status, headers, body)
         })
+    }
+}
+
+/// The status that a response's retention goes by: where it ends a call of gRPC, the one that its code stands for.
+fn said(response: &Response) -> u16 {
+    let lines = match response.trailers.is_empty() && response.body.is_empty() {
+        true => &response.headers,
+        false => &response.trailers,
+    };
+    let code = lines.iter().find(|(name, _)| name == "grpc-status");
+    let code = code.and_then(|(_, number)| GrpcCode::from_bytes(number));
+    match code {
+        Some(code) if response.status == 200 => code.http_status(),
+        _ => response.status,
     }
 }
 

@@ -238,6 +238,9 @@ fn conclude(span: &mut Span, ended: &Ended<'_>) {
         }
         None => span.update_name(method),
     }
+    if let Some(code) = ended.grpc_status {
+        span.set_attribute(KeyValue::new("rpc.grpc.status_code", code as i64));
+    }
     span.set_attribute(KeyValue::new("oncegate.decision", ended.decision));
     if let Some(key_ref) = ended.key_ref {
         span.set_attribute(KeyValue::new("oncegate.key_ref", key_ref.to_string()));

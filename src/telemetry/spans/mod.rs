@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::{Method, StatusCode};
 
 use crate::identity::KeyRef;
-use crate::protocol::{Cause, TraceRef};
+use crate::protocol::{Cause, GrpcCode, TraceRef};
 use crate::route::PathPattern;
 
 #[cfg(feature = "otlp")]
@@ -55,6 +55,8 @@ pub struct Ended<'a> {
     pub route: Option<(&'a str, &'a PathPattern)>,
     /// The status of its answer; `None` where the client left before there was one.
     pub status: Option<StatusCode>,
+    /// The code of a call of gRPC.
+    pub grpc_status: Option<GrpcCode>,
     /// What became of it.
     pub decision: &'static str,
     /// Whether its outcome is not known; `unknown` says why, where this attempt has met the reason itself.

@@ -111,8 +111,9 @@ async fn bodies_stream_both_ways_with_their_trailers() {
     let body = StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)));
     let gate = Gate::open();
     let sending = upstream.send(request(OutBody::streaming(body)), &gate);
-    let response = sending.await.unwrap();
-    let whole = response.into_body().collect().await.unwrap();
+    let response = timeout(FOREVER, sending).await.unwrap().unwrap();
+    let collecting = timeout(FOREVER, response.into_body().collect());
+    let whole = collecting.await.unwrap().unwrap();
     let trailers = whole.trailers().expect("trailers").clone();
     assert_eq!(
         (trailers.len(), &trailers["grpc-status"]),
@@ -174,18 +175,20 @@ async fn a_streamed_body_that_nobody_reads_holds_up_no_body_that_is_at_hand() {
 
 #[tokio::test]
 async fn a_streamed_body_that_is_not_as_long_as_announced_resets_its_stream() {
-    let origin = Origin::bind().await;
-    let upstream = shared(&[&origin]);
-    let gate = Gate::open();
-    let sending = upstream.send(request(OutBody::streaming(Short)), &gate);
-    let (result, _peer) = tokio::join!(sending, async {
-        let mut peer = Peer::accept(&origin, &[]).await;
-        let head = peer.next().await.unwrap();
-        assert_eq!(peer.is_reset(head.stream).await, CANCEL);
-        peer
-    });
-    assert_eq!(result.err(), Some(sent(SendErrorKind::RequestBody)));
-    assert_eq!(upstream.stats().open, 1);
+    for given in [None, Some(&b"four"[..])] {
+        let origin = Origin::bind().await;
+        let upstream = shared(&[&origin]);
+        let gate = Gate::open();
+        let sending = upstream.send(request(OutBody::streaming(Misjudged(given))), &gate);
+        let (result, _peer) = tokio::join!(sending, async {
+            let mut peer = Peer::accept(&origin, &[]).await;
+            let head = peer.next().await.unwrap();
+            assert_eq!(peer.is_reset(head.stream).await, CANCEL);
+            peer
+        });
+        assert_eq!(result.err(), Some(sent(SendErrorKind::RequestBody)));
+        assert_eq!(upstream.stats().open, 1);
+    }
 }
 
 #[tokio::test]
