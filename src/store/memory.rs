@@ -85,10 +85,12 @@ impl Memory {
             .owner()
             .is_some_and(|owner| shard.marks.contains(id, owner, now));
         let before = shard.records.get(&id).cloned();
-        let was_absent = before.clone().and_then(|record| record.at(now)).is_none();
         let (after, mark, verdict) = protocol::apply(before.clone(), marked, op, now);
-        if claims && was_absent && after.is_some() && self.is_full() {
-            return Err(NotDone::Full);
+        if claims && after.is_some() && self.is_full() {
+            let was_absent = before.clone().and_then(|record| record.at(now)).is_none();
+            if was_absent {
+                return Err(NotDone::Full);
+            }
         }
         if let Some(mark) = mark {
             shard.marks.insert(id, mark, now);
