@@ -11,7 +11,7 @@ use crate::config::Limits;
 pub struct Counters(pub(super) Arc<Shared>);
 
 impl Counters {
-    /// Changes what [`Server::when_full`] has set.
+    /// Changes what [`super::Server::when_full`] has set.
     pub fn when_full(&self, problem: &[u8]) {
         self.0.refusal.store(Arc::new(refusal::message(problem)));
     }
