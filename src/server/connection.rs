@@ -70,7 +70,7 @@ pub(super) async fn serve<H: Handler>(
         limits,
         handshakes: &shared.handshakes,
     };
-    let begun = async {
+    let begun = Box::pin(async {
         let mut stream = entrance::open(raw, &mut peer, opening).await?;
         // Only now is it known whose it is.
         if peer.proxy.is_some() {
@@ -88,7 +88,7 @@ pub(super) async fn serve<H: Handler>(
         let first = timeout(limits.first_byte, detect(&mut stream)).await;
         let first = first.map_err(|_| NotOpened::Silent(Limit::FirstByte))??;
         Ok((stream, first.ok_or(NotOpened::Unfit)?))
-    };
+    });
     let begun = tokio::select! {
         biased;
         begun = begun => begun,
@@ -138,7 +138,7 @@ pub(super) async fn serve<H: Handler>(
         let streams = Streams::new(Arc::clone(&activity));
         let connection = http2_builder(streams, &limits.http2).serve_connection(io, service);
         rules
-            .enforce(connection, http2::Connection::graceful_shutdown)
+            .enforce(Box::pin(connection), http2::Connection::graceful_shutdown)
             .await;
         if activity.is_flooded() {
             closed.count_flood();
@@ -150,11 +150,14 @@ pub(super) async fn serve<H: Handler>(
             .serve_connection(io, service_fn(answer))
             .with_upgrades();
         rules
-            .enforce(connection, http1::UpgradeableConnection::graceful_shutdown)
+            .enforce(
+                Box::pin(connection),
+                http1::UpgradeableConnection::graceful_shutdown,
+            )
             .await;
         if let Some(tunnel) = activity.tunnel() {
             // It may go on until the drain's deadline: nobody can be told to end what is not HTTP.
-            rules.enforce(tunnel, |_| {}).await;
+            rules.enforce(Box::pin(tunnel), |_| {}).await;
         }
     }
 }
@@ -315,8 +318,14 @@ enum Told {
 
 impl Rules<'_> {
     /// Polls `connection` until it ends or has to be dropped; `say_goodbye` makes it end when it next can.
-    async fn enforce<C: Future>(&mut self, connection: C, say_goodbye: impl Fn(Pin<&mut C>)) {
-        let mut connection = pin!(connection);
+    ///
+    /// Boxed, as what came before HTTP is: a future that bears one as an argument has room for it twice, and there are as many
+    /// as connections.
+    async fn enforce<C: Future>(
+        &mut self,
+        mut connection: Pin<Box<C>>,
+        say_goodbye: impl Fn(Pin<&mut C>),
+    ) {
         let mut look = pin!(sleep(Duration::ZERO));
         let mut ends_by = None;
         let mut told = Told::Nothing;

@@ -273,7 +273,7 @@ async fn twenty_reloads_of_limits_listeners_and_routes_within_a_load_fail_no_req
     // A busy machine's disk is nobody's failed request.
     let setup = Setup::payments(&upstream)
         .embedded()
-        .store("timeout = \"10s\"");
+        .store("timeout = \"5s\"");
     let (address, other) = another();
     let less = with(&setup, &[]);
     let more = with(
