@@ -10,6 +10,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // Of the buffers that a connection has ready, an idle one has written to a small part, and huge pages would make all of
+    // them resident. A kernel without them has nothing to switch off.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     match Box::pin(cli::run(std::env::args_os())).await {
         Ok(code) => code,
         Err(failure) => {

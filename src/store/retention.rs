@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::protocol::{Record, State, Timestamp};
 
 /// How coarse the schedule is: a record goes so long after its end at most, if nothing else holds it up.
-pub const BUCKET: Duration = Duration::from_secs(10 * 60);
+pub const BUCKET: Duration = Duration::from_secs(60);
 
 /// When a record is looked at again that cannot be read, and so cannot be judged.
 const LOOK_AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
