@@ -14,7 +14,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const WARM_UP: (u32, Duration) = (4, Duration::from_secs(60));
 
 /// What the last third after that may take more than the first: pages that come and go, connections under way.
-const MORE_KIB: u64 = 24 * 1024;
+const MORE_KIB: u64 = 12 * 1024;
 const MORE_FILES: usize = 64;
 
 /// Looks taken at the gateway.
