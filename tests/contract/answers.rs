@@ -332,17 +332,14 @@ async fn a_head_is_answered_with_a_head_alone_in_both_protocols() {
     let upstream = ToyUpstream::start();
     let gateway = Setup::payments(&upstream).start().await;
     let http2 = Http2::open(gateway.address).await;
-    let no_route = |method| Request::new(method, "/nowhere");
-    let no_policy = |method| no_route(method).header("Expect", "200");
-    let mut no_end = |method| {
+    let nowhere = |method: &str| Request::new(method, "/nowhere");
+    let expecting = |method: &str| nowhere(method).header("Expect", "200");
+    let lengthy = |method: &str| {
         let lines = (0..200).map(|n| format!("X-{n}"));
-        lines.fold(no_route(method), |request, name| request.header(&name, "a"))
+        lines.fold(nowhere(method), |request, name| request.header(&name, "a"))
     };
-    let requests: [(u16, &mut dyn FnMut(&'static str) -> Request); 3] = [
-        (404, &mut { no_route }),
-        (400, &mut { no_policy }),
-        (431, &mut no_end),
-    ];
+    let requests: [(u16, &dyn Fn(&str) -> Request); 3] =
+        [(404, &nowhere), (400, &expecting), (431, &lengthy)];
     for (status, request) in requests {
         for over_http2 in [false, true] {
             let (get, head) = if over_http2 {
