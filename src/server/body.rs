@@ -1,7 +1,7 @@
 //! The body of a client's request.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Limit;
 use super::activity::{Activity, Half};
 use super::rate::{Allowance, LeastRate};
+use super::trailers;
 use super::wire::{Fault, Findings};
 
 /// The body of a client's request. It fails where the client sends nothing for `body_idle` while somebody waits, or less
@@ -32,8 +33,7 @@ pub struct RequestBody {
     activity: Arc<Activity>,
     /// Gone once the end was read.
     half: Option<Half>,
-    /// Over HTTP/1.
-    findings: Option<Arc<Findings>>,
+    verdict: BodyVerdict,
 }
 
 /// How long a body may keep somebody waiting.
@@ -47,13 +47,27 @@ pub(super) struct Patience {
 
 /// Says what is wrong with a body that has failed.
 #[derive(Clone)]
-pub struct BodyVerdict(Option<Arc<Findings>>);
+pub struct BodyVerdict(Judge);
+
+#[derive(Clone)]
+enum Judge {
+    /// Over HTTP/1 it was found on the wire.
+    Wire(Arc<Findings>),
+    /// Over HTTP/2 the body itself finds what is wrong with its trailers.
+    Body(Arc<OnceLock<Fault>>),
+    /// There is no body.
+    Nobody,
+}
 
 impl BodyVerdict {
     /// The rule that the body breaks, where it was not only cut off.
     #[must_use]
     pub fn fault(&self) -> Option<Fault> {
-        self.0.as_ref()?.body_fault()
+        match &self.0 {
+            Judge::Wire(findings) => findings.body_fault(),
+            Judge::Body(fault) => fault.get().copied(),
+            Judge::Nobody => None,
+        }
     }
 }
 
@@ -66,6 +80,9 @@ pub enum RequestBodyError {
     /// The client has gone, or sent what is no body.
     #[error("the client's body has failed")]
     Failed(#[source] hyper::Error),
+    /// Behind it the client says what is not to be said there.
+    #[error("the client's trailers are refused")]
+    Trailers(#[source] Fault),
 }
 
 impl RequestBody {
@@ -76,6 +93,11 @@ impl RequestBody {
         half: Option<Half>,
         findings: Option<Arc<Findings>>,
     ) -> Self {
+        let judge = match findings {
+            Some(findings) => Judge::Wire(findings),
+            None if half.is_some() => Judge::Body(Arc::default()),
+            None => Judge::Nobody,
+        };
         Self {
             incoming,
             idle: patience.idle,
@@ -84,7 +106,7 @@ impl RequestBody {
             sending: patience.least.map(Allowance::new),
             activity,
             half,
-            findings,
+            verdict: BodyVerdict(judge),
         }
     }
 
@@ -102,7 +124,7 @@ impl RequestBody {
     /// What will know, once the body has failed, why; also when the body is gone.
     #[must_use]
     pub fn verdict(&self) -> BodyVerdict {
-        BodyVerdict(self.findings.clone())
+        self.verdict.clone()
     }
 
     /// Waits until the client has kept somebody waiting for too long, and says by which limit.
@@ -150,6 +172,12 @@ impl Body for RequestBody {
         this.came(data.map_or(0, Bytes::len));
         if frame.is_none() || this.incoming.is_end_stream() {
             this.half = None;
+        }
+        if let (Judge::Body(verdict), Some(Ok(frame))) = (&this.verdict.0, &frame)
+            && let Some(fault) = frame.trailers_ref().and_then(trailers::fault)
+        {
+            let _ = verdict.set(fault);
+            return Poll::Ready(Some(Err(RequestBodyError::Trailers(fault))));
         }
         Poll::Ready(frame.map(|frame| frame.map_err(RequestBodyError::Failed)))
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, COOKIE, HOST};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -131,9 +131,15 @@ pub(super) async fn serve<H: Handler>(
         drain: &mut drain,
     };
     if is_http2 {
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
+            let is_head = request.method() == Method::HEAD;
             let answer = answer(request);
-            async move { answer.await.map(|response| response.map(ResponseBody::new)) }
+            async move {
+                answer.await.map(|response| match is_head {
+                    true => ResponseBody::head_alone(response),
+                    false => response.map(ResponseBody::new),
+                })
+            }
         });
         let streams = Streams::new(Arc::clone(&activity));
         let connection = http2_builder(streams, &limits.http2).serve_connection(io, service);

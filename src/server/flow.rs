@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
+use http::Response;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use tokio::task::AbortHandle;
@@ -80,6 +82,20 @@ impl<B: Body<Data = Bytes> + Unpin> ResponseBody<B> {
             flow: FLOW.try_with(Arc::clone).ok(),
             end: None,
         }
+    }
+
+    /// The response to a HEAD: of a body, only its length is said (RFC 9110, section 9.3.2). Over HTTP/1 hyper sees to
+    /// that; here it would send the body, and clients break the stream off.
+    pub(super) fn head_alone(mut response: Response<B>) -> Response<Self> {
+        let length = response.body().size_hint().exact();
+        if let (false, Some(length)) = (response.body().is_end_stream(), length) {
+            let headers = response.headers_mut();
+            headers.entry(CONTENT_LENGTH).or_insert(length.into());
+        }
+        response.map(|body| Self {
+            end: Some(None),
+            ..Self::new(body)
+        })
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {

@@ -8,7 +8,7 @@
 //! Reading order: [`Server::run`], `listeners` (which there are), `listening`, `connection`, `entrance` (what comes before
 //! HTTP: `proxy_header`, `tls`), `stream` (what the bytes come through), `activity` (what a connection is doing, and for
 //! how long), `rate` (how slow a client may be), `addresses`, [`Budget`], `socket`, `wire` (what of HTTP/1 reaches hyper
-//! at all), `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its responses),
+//! at all), `trailers`, `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its responses),
 //! [`RequestBody`], [`Upgrade`], `refusal`, [`Counters`].
 
 mod activity;
@@ -32,6 +32,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trailers;
 mod upgrade;
 mod wire;
 

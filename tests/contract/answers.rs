@@ -328,6 +328,36 @@ async fn on_a_route_for_all_methods_safe_ones_pass() {
 }
 
 #[tokio::test]
+async fn a_head_is_answered_with_a_head_alone_in_both_protocols() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream).start().await;
+    let http2 = Http2::open(gateway.address).await;
+    let nowhere = |method: &str| Request::new(method, "/nowhere");
+    let expecting = |method: &str| nowhere(method).header("Expect", "200");
+    let lengthy = |method: &str| {
+        let lines = (0..200).map(|n| format!("X-{n}"));
+        lines.fold(nowhere(method), |request, name| request.header(&name, "a"))
+    };
+    let requests: [(u16, &dyn Fn(&str) -> Request); 3] =
+        [(404, &nowhere), (400, &expecting), (431, &lengthy)];
+    for (status, request) in requests {
+        for over_http2 in [false, true] {
+            let (get, head) = if over_http2 {
+                let get = http2.send(&request("GET")).await;
+                (get, http2.send(&request("HEAD")).await)
+            } else {
+                let get = gateway.send(&request("GET")).await;
+                (get, gateway.send(&request("HEAD")).await)
+            };
+            assert_eq!((get.status, head.status), (status, status));
+            assert!(head.complete && head.body.is_empty(), "{head:?}");
+            let length = get.body.len().to_string();
+            assert_eq!(head.header("Content-Length"), Some(&*length), "{head:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn http2_is_served_on_the_same_port_and_its_keys_are_the_same() {
     let upstream = ToyUpstream::start();
     let gateway = Setup::payments(&upstream).start().await;

@@ -49,7 +49,7 @@ async fn sent(gateway: &Gateway, message: &Message, report: &mut Report) -> Resu
         (Outcome::Forwarded(expected), Some(answer)) => {
             report.forwarded(&answer, expected, message)
         }
-        (Outcome::Refused(sentence), Some(answer)) => {
+        (Outcome::Refused(sentence) | Outcome::Broken(sentence), Some(answer)) => {
             is_problem(&answer, 400, "bad-request", Some(sentence))
         }
         (Outcome::Answered(status, slug), Some(answer)) => {
@@ -62,14 +62,14 @@ async fn sent(gateway: &Gateway, message: &Message, report: &mut Report) -> Resu
 /// Sends the fields as one request; `None` where its stream is reset or the connection ends.
 async fn exchanged(gateway: &Gateway, fields: &[u8]) -> io::Result<Option<Answer>> {
     let mut socket = TcpStream::connect(gateway.address).await?;
-    let (mut block, mut body) = (Vec::new(), &b""[..]);
+    let (mut block, mut body, mut trailers) = (Vec::new(), &b""[..], Vec::new());
     for field in fields.split(|byte| *byte == 0x1e) {
         if let Some(text) = field.strip_prefix(b"> ") {
             body = text;
+        } else if let Some(field) = field.strip_prefix(b"< ") {
+            push(&mut trailers, field);
         } else if !field.is_empty() {
-            let colon = field[1..].windows(2).position(|pair| pair == b": ");
-            let (name, value) = field.split_at(colon.expect("a name and a value") + 1);
-            push_field(&mut block, name, &value[2..]);
+            push(&mut block, field);
         }
     }
     let end = if body.is_empty() { END_STREAM } else { 0 };
@@ -77,10 +77,21 @@ async fn exchanged(gateway: &Gateway, fields: &[u8]) -> io::Result<Option<Answer
     push_frame(&mut bytes, SETTINGS, 0, 0, b"");
     push_frame(&mut bytes, HEADERS, END_HEADERS | end, 1, &block);
     if !body.is_empty() {
-        push_frame(&mut bytes, DATA, END_STREAM, 1, body);
+        let end = if trailers.is_empty() { END_STREAM } else { 0 };
+        push_frame(&mut bytes, DATA, end, 1, body);
+    }
+    if !trailers.is_empty() {
+        push_frame(&mut bytes, HEADERS, END_HEADERS | END_STREAM, 1, &trailers);
     }
     socket.write_all(&bytes).await?;
     answer(&mut socket).await
+}
+
+/// A field as it is written down: a name, a colon and a space, a value.
+fn push(block: &mut Vec<u8>, field: &[u8]) {
+    let colon = field[1..].windows(2).position(|pair| pair == b": ");
+    let (name, value) = field.split_at(colon.expect("a name and a value") + 1);
+    push_field(block, name, &value[2..]);
 }
 
 async fn answer(socket: &mut TcpStream) -> io::Result<Option<Answer>> {

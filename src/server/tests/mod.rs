@@ -81,7 +81,9 @@ impl Handler for Paths {
             "/echo" => match request.into_body().collect().await {
                 Ok(body) => full(StatusCode::OK, body.to_bytes()),
                 Err(RequestBodyError::Stalled) => full(StatusCode::REQUEST_TIMEOUT, "stalled"),
-                Err(RequestBodyError::Failed(_)) => full(StatusCode::BAD_REQUEST, "failed"),
+                Err(RequestBodyError::Failed(_) | RequestBodyError::Trailers(_)) => {
+                    full(StatusCode::BAD_REQUEST, "failed")
+                }
             },
             "/early" => full(StatusCode::PAYLOAD_TOO_LARGE, "too large"),
             "/peer" => {

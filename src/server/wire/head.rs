@@ -4,26 +4,10 @@ use memchr::memchr;
 
 use super::{Fault, field, is_plain_host};
 use crate::server::connection::MAX_HEAD;
+use crate::server::trailers;
 
 /// Header lines of one request, and trailers. hyper takes no more.
 pub(in crate::server) const MAX_LINES: usize = 100;
-
-/// The largest trailers, in bytes.
-const MAX_TRAILERS: usize = 8 * 1024;
-
-/// What is said in the head and nowhere else: whoever took it from the trailers would see another message.
-const NO_TRAILERS: [&[u8]; 10] = [
-    b"content-length",
-    b"transfer-encoding",
-    b"host",
-    b"connection",
-    b"upgrade",
-    b"te",
-    b"trailer",
-    b"expect",
-    b"authorization",
-    b"cookie",
-];
 
 /// Lines up to an empty one, which come in any pieces.
 #[derive(Default)]
@@ -71,18 +55,18 @@ impl Section {
     /// The length of the trailers, the empty line behind them included, once they are whole.
     pub(super) fn read_trailers(&mut self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
         while let Some(line) = self.next_line(bytes)? {
-            if self.looked > MAX_TRAILERS || self.lines > MAX_LINES + 1 {
+            if self.looked > trailers::MAX || self.lines > MAX_LINES + 1 {
                 return Err(Fault::TrailersSize);
             }
             if line.is_empty() {
                 return Ok(Some(self.looked));
             }
             let (name, _) = field::read(line)?;
-            if NO_TRAILERS.iter().any(|not| name.eq_ignore_ascii_case(not)) {
+            if trailers::is_for_heads(name) {
                 return Err(Fault::TrailerName);
             }
         }
-        if bytes.len() > MAX_TRAILERS {
+        if bytes.len() > trailers::MAX {
             return Err(Fault::TrailersSize);
         }
         Ok(None)
