@@ -165,7 +165,7 @@ impl Clients {
 }
 
 /// What of an answer the checker reads.
-fn heard(answer: &Answer) -> Heard {
+pub fn heard(answer: &Answer) -> Heard {
     let mut heard = Heard {
         status: answer.status,
         said: answer.idempotency_status().to_owned(),

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use checker::Terms;
-use clients::{Clients, Manners, Operation};
+use clients::{Clients, Manners, Operation, heard};
 use futures_util::stream::{StreamExt, iter};
 use history::{Journal, What, is_resent};
 use nemesis::{Acts, Lane, Nemesis};
@@ -47,6 +47,9 @@ const AFTERMATH: Duration = Duration::from_secs(5);
 /// How often the audit asks for what is in progress, or has no answer, and the pause between.
 const AUDITS: u32 = 60;
 const AUDIT_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long an answer is waited for that was late for the audit's own request: as long as gateways listen to it, and some.
+const AUDIT_AFTER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Operations that are audited at once.
 const AUDITED: usize = 16;
@@ -184,14 +187,17 @@ async fn audit(clients: &Clients, operation: Operation) {
             .await;
         // What may be sent again is, until the upstream answers.
         let goes_on = |said: &str| said == "unknown" && is_resent(&operation.name());
-        let is_over = answer.is_some_and(|answer| {
+        let is_over = answer.as_ref().is_some_and(|answer| {
             let said = answer.idempotency_status();
             let is_told = answer.status < 409 || answer.status == 422;
             (is_told || matches!(said, "unknown" | "replayed")) && !goes_on(said)
         });
-        if is_over {
-            return;
+        // A machine that is too busy for the upstream to answer in time is no reason for a key to stay unknown.
+        let is_late = answer.is_some_and(|answer| heard(&answer).slug == "upstream-timeout");
+        match is_late {
+            true => sleep(AUDIT_AFTER_TIMEOUT).await,
+            false if is_over => return,
+            false => sleep(AUDIT_AGAIN).await,
         }
-        sleep(AUDIT_AGAIN).await;
     }
 }

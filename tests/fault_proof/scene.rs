@@ -5,12 +5,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::clock::{Clock, preload};
 use crate::history::Journal;
 use crate::relay::{Relay, Tap, Weather};
-use crate::support::{Engine, Gateway, Operator, Place, RedisCluster, Setup, ToyUpstream, within};
+use crate::support::{
+    Engine, Gateway, Operator, Place, RedisCluster, RedisServer, Setup, ToyUpstream, within,
+};
 use crate::upstream::{self, Books};
 use crate::wiretap::Wiretap;
 
@@ -25,6 +27,9 @@ pub const LEASE: Duration = Duration::from_secs(2);
 
 /// The pause between two looks at a cluster, each of which starts a dozen processes.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How long a cluster may take to mend: on a busy machine its servers take each other for gone, and vote again and again.
+const MENDS_WITHIN: Duration = Duration::from_secs(120);
 
 /// Where servers of the store are reached by gateways, and not by each other.
 const BEFORE_SERVERS: &str = "127.0.0.2";
@@ -211,12 +216,24 @@ impl Cluster {
 
     /// Returns once every primary has its replicas.
     pub async fn is_whole(&self) {
-        within("the cluster to be whole", async {
+        let whole = async {
             while !self.cluster.is_whole(REPLICAS) {
                 sleep(LOOK_AGAIN).await;
             }
-        })
-        .await;
+        };
+        if timeout(MENDS_WITHIN, whole).await.is_err() {
+            let says = |server: &RedisServer| {
+                let (info, nodes) = (["INFO", "replication"], ["CLUSTER", "NODES"]);
+                format!(
+                    "{}\n{}{}\n",
+                    server.port,
+                    server.cli(&info),
+                    server.cli(&nodes)
+                )
+            };
+            let said: String = self.cluster.servers.iter().map(says).collect();
+            panic!("the cluster was not whole within {MENDS_WITHIN:?}:\n{said}");
+        }
     }
 
     /// A primary and its replicas, by their places.
