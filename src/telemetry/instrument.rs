@@ -42,6 +42,7 @@ pub struct MirroredCounter {
 }
 
 impl MirroredCounter {
+    /// Of a total that goes on from what the series says.
     fn of(counter: IntCounter) -> Self {
         Self {
             total: AtomicU64::new(counter.get()),
@@ -281,9 +282,13 @@ impl CounterFamily {
         Counter(self.0.with_label_values(values))
     }
 
-    /// The same, of something that another module counts.
+    /// The same, of something that another module counts, and has begun to count anew: a listener after a reload goes on
+    /// where the one before it was.
     pub(super) fn mirrored(&self, values: &[&str]) -> MirroredCounter {
-        MirroredCounter::of(self.with(values).0)
+        MirroredCounter {
+            counter: self.with(values).0,
+            total: AtomicU64::new(0),
+        }
     }
 }
 
@@ -354,5 +359,18 @@ mod tests {
             counter.mirror(total);
         }
         assert_eq!(counter.counter.get(), 7);
+    }
+
+    #[test]
+    fn who_begins_to_count_anew_adds_to_what_was_counted_before() {
+        let families = Families::default();
+        let family = Registrar(&families).counter_family("mirrored", &["listener"], "Mirrored.");
+        let before = family.mirrored(&["a"]);
+        before.mirror(3);
+        let anew = family.mirrored(&["a"]);
+        for total in [0, 1, 2] {
+            anew.mirror(total);
+        }
+        assert_eq!(anew.counter.get(), 5);
     }
 }
