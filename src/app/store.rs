@@ -137,15 +137,17 @@ pub(super) async fn watch(
 ) {
     let mut counting = census.load_full();
     loop {
-        let in_force = census.load_full();
-        if !Arc::ptr_eq(&in_force, &counting) {
-            // What is counted anew is set anew, and the rest is gone.
-            counting.end();
-            counting = in_force;
-        }
         // What it says is heard by the health itself.
         if gateway.ping_store().await.is_ok() {
-            let _ = counting.take(&gateway).await;
+            let in_force = census.load_full();
+            // Where the store does not say all, the gauges stay as they are, those of routes that are gone among them.
+            if let Ok(counts) = in_force.count(&gateway).await {
+                if !Arc::ptr_eq(&in_force, &counting) {
+                    counting.end();
+                    counting = in_force;
+                }
+                counting.show(&counts);
+            }
         }
         sleep(match health.was_contacted() {
             true => PINGS_EVERY,

@@ -205,8 +205,8 @@ impl Registrar<'_> {
         label: &str,
         help: &str,
     ) -> PerLabel<L, MirroredCounter> {
-        let counters = self.counter_family(name, &[label], help);
-        PerLabel::new(|value: L| MirroredCounter::of(counters.with(&[value.name()]).0))
+        let counters: PerLabel<L, Counter> = self.counters(name, label, help);
+        PerLabel::new(|value: L| MirroredCounter::of(counters.of(value).0.clone()))
     }
 
     pub(super) fn gauge(&self, name: &str, help: &str) -> Gauge {
@@ -220,8 +220,7 @@ impl Registrar<'_> {
         label: &str,
         help: &str,
     ) -> PerLabel<L, Counter> {
-        let counters = self.counter_family(name, &[label], help);
-        PerLabel::new(|value: L| counters.with(&[value.name()]))
+        self.counter_family(name, &[label], help).each(&[])
     }
 
     pub(super) fn counter_family(&self, name: &str, labels: &[&str], help: &str) -> CounterFamily {
@@ -282,13 +281,19 @@ impl CounterFamily {
         Counter(self.0.with_label_values(values))
     }
 
+    /// The series of these values, one for each value of the label behind them.
+    pub(super) fn each<L: Label>(&self, values: &[&str]) -> PerLabel<L, Counter> {
+        PerLabel::new(|value: L| self.with(&[values, &[value.name()]].concat()))
+    }
+
     /// The same, of something that another module counts, and has begun to count anew: a listener after a reload goes on
     /// where the one before it was.
-    pub(super) fn mirrored(&self, values: &[&str]) -> MirroredCounter {
-        MirroredCounter {
-            counter: self.with(values).0,
+    pub(super) fn each_mirrored<L: Label>(&self, values: &[&str]) -> PerLabel<L, MirroredCounter> {
+        let counters = self.each(values);
+        PerLabel::new(|value: L| MirroredCounter {
+            counter: counters.of(value).0.clone(),
             total: AtomicU64::new(0),
-        }
+        })
     }
 }
 
@@ -336,6 +341,7 @@ fn clamped(amount: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::label::TlsFailed;
 
     #[test]
     fn a_gauge_falls_by_what_its_guard_held() {
@@ -364,13 +370,15 @@ mod tests {
     #[test]
     fn who_begins_to_count_anew_adds_to_what_was_counted_before() {
         let families = Families::default();
-        let family = Registrar(&families).counter_family("mirrored", &["listener"], "Mirrored.");
-        let before = family.mirrored(&["a"]);
-        before.mirror(3);
-        let anew = family.mirrored(&["a"]);
+        let labels = ["listener", "reason"];
+        let family = Registrar(&families).counter_family("mirrored", &labels, "Mirrored.");
+        let listener = || family.each_mirrored::<TlsFailed>(&["a"]);
+        let before = listener();
+        before.of(TlsFailed::TimedOut).mirror(3);
+        let anew = listener();
         for total in [0, 1, 2] {
-            anew.mirror(total);
+            anew.of(TlsFailed::TimedOut).mirror(total);
         }
-        assert_eq!(anew.counter.get(), 5);
+        assert_eq!(anew.of(TlsFailed::TimedOut).counter.get(), 5);
     }
 }
