@@ -36,7 +36,7 @@ use crate::server::{BindError, Ending, Inherited, Server};
 use crate::store::{ContactError, OpenError, Store};
 use crate::telemetry::log::Log;
 use crate::telemetry::spans::Spans;
-use crate::telemetry::{AccessLog, AuditLog, Metrics};
+use crate::telemetry::{AccessLog, AuditLog, Metrics, PendingAudit};
 use crate::upstream::Upstream;
 
 /// How long the last words of exchanges that a drain cuts short may take to reach the store.
@@ -197,6 +197,7 @@ impl Running {
             id_key,
             namespace: config.store.namespace.clone(),
             gateway: gateway.clone(),
+            pending_audit: PendingAudit::default(),
         };
         let drained = Drained::new(config.drain_delay, config.drain_timeout);
         let drained = Arc::new(ArcSwap::from_pointee(drained));
@@ -321,6 +322,7 @@ struct Desk {
     id_key: IdKeyBytes,
     namespace: String,
     gateway: Gateway,
+    pending_audit: PendingAudit,
 }
 
 impl Desk {
@@ -331,7 +333,7 @@ impl Desk {
         metrics: &Arc<Metrics>,
         log: &Log,
     ) -> Result<Records, Error> {
-        let audit = audit_log(&operators, log)?;
+        let audit = audit_log(&operators, log, &self.pending_audit)?;
         let forgetful = self.gateway.clone();
         Ok(Records::new(RecordsParts {
             token: operators.token,
@@ -347,10 +349,14 @@ impl Desk {
 }
 
 /// Where operators' words are written down.
-fn audit_log(operators: &OperatorsConfig, log: &Log) -> Result<AuditLog, Error> {
+fn audit_log(
+    operators: &OperatorsConfig,
+    log: &Log,
+    pending: &PendingAudit,
+) -> Result<AuditLog, Error> {
     match &operators.audit_log {
-        None => Ok(AuditLog::among(log)),
-        Some(path) => AuditLog::in_file(path).map_err(|error| Error::AuditLog {
+        None => Ok(AuditLog::among(log, pending)),
+        Some(path) => AuditLog::in_file(path, pending).map_err(|error| Error::AuditLog {
             path: absolute(path),
             error,
         }),
