@@ -1,5 +1,8 @@
 //! The only place where the parts are put together: a configuration becomes a running gateway, and ends with a
 //! drain.
+//!
+//! Reading order: [`run`], then `store` (which one, and how it is), `reload` (another configuration), `entrances`
+//! (certificates that change), `gauges` and `unresolved` (what metrics say of it all), `signals`, `open_files`.
 
 mod entrances;
 mod gauges;
@@ -157,7 +160,6 @@ impl Running {
         let spans = Spans::from_env();
         let inherited = Inherited::from_env().map_err(Error::Inherited)?;
         let (store, id_key) = store::open(&config.store).await?;
-        let store = store::sealed(store, &config.store.encryption_keys);
         let upstreams: Vec<(String, Arc<Upstream>)> = config
             .upstreams
             .iter()

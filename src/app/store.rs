@@ -25,7 +25,15 @@ const FIRST_CONTACT: Duration = Duration::from_secs(3);
 const PINGS_EVERY: Duration = Duration::from_secs(5);
 
 /// The store as the configuration means it, with what keys its record ids.
+///
+/// # Errors
+/// Where it cannot be opened, or is another one. One on servers that do not answer yet is no error.
 pub(super) async fn open(config: &StoreConfig) -> Result<(Arc<dyn Store>, IdKeyBytes), Error> {
+    let (store, id_key) = unsealed(config).await?;
+    Ok((sealed(store, &config.encryption_keys), id_key))
+}
+
+async fn unsealed(config: &StoreConfig) -> Result<(Arc<dyn Store>, IdKeyBytes), Error> {
     match &config.location {
         StoreLocation::Memory => {
             let id_key = match &config.id_key {
@@ -95,7 +103,7 @@ fn on_servers(config: &StoreConfig, redis: &RedisConfig) -> Result<(Redis, IdKey
 }
 
 /// The store, with its responses encrypted at rest where there is a key to do it with.
-pub(super) fn sealed(store: Arc<dyn Store>, keys: &[EncryptionKey]) -> Arc<dyn Store> {
+fn sealed(store: Arc<dyn Store>, keys: &[EncryptionKey]) -> Arc<dyn Store> {
     if keys.is_empty() {
         return store;
     }
