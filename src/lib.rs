@@ -5,7 +5,7 @@
 //! - [`protocol`]: what a record can be, and the one definition of every transition. Pure.
 //! - [`identity`]: who is asking for what: key, scope, fingerprint. Pure.
 //! - [`route`]: which route takes a request, and what it asks of it. Pure.
-//! - `process`: which process a task belongs to; a matter for tests.
+//! - `process`: which process a task belongs to, and what is left to chance: tests decide on both.
 //! - [`config`]: the configuration file, lowered into what the program needs.
 //! - [`store`], [`upstream`], [`server`], [`telemetry`]: where the world begins: records, sockets, logs.
 //! - [`gateway`]: the way of a request. [`admin`]: health, readiness, metrics, and records

@@ -10,8 +10,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::entrances::Entrances;
+use super::gauges::set_limits;
 use super::unresolved::Census;
-use super::{Desk, Drained, Error, open_files, set_limits};
+use super::{Desk, Drained, Error, open_files};
 use crate::admin::Records;
 use crate::config::{Config, Effective, Faults, Loaded, StoreConfig, UpstreamConfig};
 use crate::gateway::{Changed, Gateway};

@@ -22,9 +22,12 @@ pub struct Census {
     clock: Clock,
 }
 
+/// By the place of the route; `None`: of all that have none.
+pub type Counts = HashMap<Option<usize>, Count>;
+
 /// Of one route.
 #[derive(Clone, Copy, Default)]
-struct Count {
+pub struct Count {
     records: u64,
     oldest: Option<Timestamp>,
 }
@@ -42,9 +45,12 @@ impl Census {
         }
     }
 
-    /// Counts, and sets the gauges; they stay as they are where the store does not say all.
-    pub async fn take(&self, gateway: &Gateway) -> Result<(), StoreError> {
-        let mut counts: HashMap<Option<usize>, Count> = HashMap::new();
+    /// Counts.
+    ///
+    /// # Errors
+    /// Where the store does not say all.
+    pub async fn count(&self, gateway: &Gateway) -> Result<Counts, StoreError> {
+        let mut counts = Counts::new();
         let (mut after, mut counted) = (None, 0);
         while counted < UNRESOLVED_COUNTED {
             let page = gateway.unresolved(after, PAGE).await?;
@@ -61,16 +67,16 @@ impl Census {
                 break;
             }
         }
-        self.show(&counts);
-        Ok(())
+        Ok(counts)
     }
 
     /// Sets the gauges to nothing: other routes are counted from now on.
     pub fn end(&self) {
-        self.show(&HashMap::new());
+        self.show(&Counts::new());
     }
 
-    fn show(&self, counts: &HashMap<Option<usize>, Count>) {
+    /// Sets the gauges.
+    pub fn show(&self, counts: &Counts) {
         let now = (self.clock)();
         for route in self.routes.values().copied().map(Some).chain([None]) {
             let count = counts.get(&route).copied().unwrap_or_default();

@@ -12,9 +12,9 @@ use super::document::OWN;
 use super::file::ConfigFile;
 use super::finding::{Lines, may_hold_secret};
 use super::listener::{SOCKET_MODE, UNIX};
-use super::lower::{MAX_SIZE, MAX_SIZE_IN_MEMORY};
 use super::quantity::{Size, size_in_words};
 use super::setting::{Definition, Form, Value, profile_of};
+use super::store::{MAX_SIZE, MAX_SIZE_IN_MEMORY};
 use super::words::Profile;
 
 /// The configuration in force.

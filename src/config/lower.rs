@@ -1,16 +1,14 @@
 //! From the file as typed to what the program needs, in one step that says every fault. Where something is missing
 //! here, that has been said already, and what depends on it is left out.
 
-use std::collections::HashMap;
-
 use http::HeaderName;
 
 use super::cors;
 use super::edge;
 use super::endpoint;
 use super::file::{
-    AccessLogFile, AdminFile, ConfigFile, EncryptionKeyFile, FingerprintFile, LimitsFile,
-    OutcomesFile, RetentionFile, RouteFile, StoreFile, UpstreamFile,
+    AccessLogFile, AdminFile, ConfigFile, FingerprintFile, LimitsFile, OutcomesFile, RetentionFile,
+    RouteFile, UpstreamFile,
 };
 use super::finding::Findings;
 use super::fit;
@@ -19,30 +17,21 @@ use super::home::nearest;
 use super::listener::{self, ListenerConfig};
 use super::order;
 use super::probe;
-use super::redis;
 use super::secret;
 use super::setting::Setting;
 use super::setting::Value;
+use super::store;
 use super::value::Label;
 use super::words::{
     AfterExpiryWord, BodyWord, KeyAgeWord, KeyWord, ModeWord, OnStoreDownWord, ScopeWord,
     StatusWord,
 };
-use super::{
-    AccessLogConfig, Config, EncryptionKey, Http2Limits, Limits, OperatorsConfig, StoreConfig,
-    StoreLocation, UpstreamConfig,
-};
-use crate::identity::{FingerprintRules, IdKeyBytes, KeyFormat, KeySource, ScopeSource};
+use super::{AccessLogConfig, Config, Http2Limits, Limits, OperatorsConfig, UpstreamConfig};
+use crate::identity::{FingerprintRules, KeyFormat, KeySource, ScopeSource};
 use crate::protocol::{Outcomes, StatusSet};
 use crate::route::{
     AfterExpiry, KeyAge, Matcher, Mode, OnStoreDown, Policy, RetentionPolicy, Route,
 };
-
-/// What a store may hold unless it is set, in bytes.
-pub(super) const MAX_SIZE: u64 = 10 << 30;
-
-/// The same for a store in memory.
-pub(super) const MAX_SIZE_IN_MEMORY: u64 = 256 << 20;
 
 /// The shortest admin token, in characters: nobody guesses 16 random ones.
 const MIN_TOKEN: usize = 16;
@@ -53,7 +42,7 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
         .admin
         .get()
         .and_then(|admin| operators(admin, findings));
-    let store = store(file.store.get(), findings);
+    let store = store::store(file.store.get(), findings);
     let limits = file.limits.get().and_then(limits);
     let access_log = file.access_log.get().and_then(access_log);
     let upstreams = upstreams(file, findings);
@@ -122,116 +111,6 @@ fn operators(file: &AdminFile, findings: &mut Findings) -> Option<Option<Operato
         findings.warn(&file.token.place, message.to_owned(), other.as_slice());
     }
     Some(Some(OperatorsConfig { token, audit_log }))
-}
-
-fn store(file: Option<&StoreFile>, findings: &mut Findings) -> Option<StoreConfig> {
-    let file = file?;
-    // Both are read before either is missed: every secret that cannot be read is said at once.
-    let id_key = file.id_key.get().and_then(|secret| match secret {
-        None => Some(None),
-        Some(secret) => {
-            let key = secret::key(secret, &file.id_key.place, findings)?;
-            Some(Some(IdKeyBytes(key)))
-        }
-    });
-    let encryption_keys = file
-        .encryption_keys
-        .get()
-        .and_then(|keys| encryption_keys(keys, findings));
-    let location = match file.url.value()? {
-        StoreLocation::Redis(redis) => {
-            shared(file, findings);
-            StoreLocation::Redis(Box::new(redis::completed(*redis, file, findings)?))
-        }
-        location => {
-            alone(file, findings);
-            location
-        }
-    };
-    let max_size = match (file.max_size.value()?, &location) {
-        // The servers have a limit of their own.
-        (_, StoreLocation::Redis(_)) => 0,
-        (Some(size), _) => size.0.0,
-        (None, StoreLocation::Memory) => MAX_SIZE_IN_MEMORY,
-        (None, StoreLocation::Embedded(_)) => MAX_SIZE,
-    };
-    Some(StoreConfig {
-        location,
-        timeout: file.timeout.get()?.0,
-        max_size,
-        namespace: file
-            .namespace
-            .value()?
-            .map(|namespace| namespace.0)
-            .unwrap_or_default(),
-        id_key: id_key?,
-        encryption_keys: encryption_keys?,
-    })
-}
-
-/// What a store needs that gateways share, and what it cannot have.
-fn shared(file: &StoreFile, findings: &mut Findings) {
-    let mut needed = Vec::new();
-    if let Some(None) = file.namespace.get() {
-        needed.push("`store.namespace`, which goes before every key");
-    }
-    if let Some(None) = file.id_key.get() {
-        needed.push("`store.id_key`, the same for every gateway");
-    }
-    if !needed.is_empty() {
-        let message = format!("is shared by gateways; it needs {}", needed.join(", and "));
-        findings.whole(&file.url.place, message);
-    }
-    if let Some(Some(_)) = file.max_size.get() {
-        let message = "has no effect on servers of their own; set their maxmemory, with the policy noeviction";
-        findings.whole(&file.max_size.place, message.to_owned());
-    }
-}
-
-/// What a store of one process has no use for.
-fn alone(file: &StoreFile, findings: &mut Findings) {
-    let message = "is for stores on servers";
-    if let Some(Some(_)) = file.password.get() {
-        findings.whole(&file.password.place, message.to_owned());
-    }
-    if let Some(Some(_)) = file.sentinel_password.get() {
-        findings.whole(&file.sentinel_password.place, message.to_owned());
-    }
-    if let Some(Some(_)) = file.sentinel_user.get() {
-        findings.whole(&file.sentinel_user.place, message.to_owned());
-    }
-    if let Some(false) = file.begin.get() {
-        findings.whole(&file.begin.place, message.to_owned());
-    }
-    if let Some(Some(_)) = file.replicas_ack.get() {
-        findings.whole(&file.replicas_ack.place, message.to_owned());
-    }
-    if let Some(Some(_)) = file.tls.get() {
-        findings.whole(&file.tls.place, message.to_owned());
-    }
-}
-
-fn encryption_keys(
-    files: &[EncryptionKeyFile],
-    findings: &mut Findings,
-) -> Option<Vec<EncryptionKey>> {
-    let mut first_of = HashMap::new();
-    let keys: Vec<Option<EncryptionKey>> = files
-        .iter()
-        .map(|file| {
-            let secret = file.key.get();
-            let bytes = secret.and_then(|secret| secret::key(secret, &file.key.place, findings));
-            let id = file.id.value()?.0;
-            if let Some(first) = first_of.get(&id) {
-                let message = format!("{id:?} names two keys");
-                findings.conflict(&file.id.place, message, &[*first]);
-                return None;
-            }
-            first_of.insert(id.clone(), &file.id.place);
-            Some(EncryptionKey { id, bytes: bytes? })
-        })
-        .collect();
-    keys.into_iter().collect()
 }
 
 fn limits(file: &LimitsFile) -> Option<Limits> {

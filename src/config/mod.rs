@@ -23,6 +23,7 @@ mod redis;
 mod reference;
 mod secret;
 mod setting;
+mod store;
 mod value;
 mod words;
 

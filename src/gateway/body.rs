@@ -75,10 +75,7 @@ impl Body {
     /// connection, too.
     #[must_use]
     pub fn held(bytes: Bytes, held: Held) -> Self {
-        if bytes.is_empty() {
-            return Self::full(bytes);
-        }
-        Self::full(Bytes::from_owner(HeldBytes { bytes, _held: held }))
+        Self::full(counted(bytes, held))
     }
 
     /// The same body, of an answer that was recorded for this dispatch.
@@ -280,6 +277,14 @@ pub fn clean(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     frame
 }
 
+/// The same bytes, which take their part of the budget until the last of them is dropped.
+fn counted(bytes: Bytes, held: Held) -> Bytes {
+    match bytes.is_empty() {
+        true => bytes,
+        false => Bytes::from_owner(HeldBytes { bytes, _held: held }),
+    }
+}
+
 /// Bytes with what they take of the budget.
 struct HeldBytes {
     bytes: Bytes,
@@ -306,7 +311,8 @@ pub struct Whole {
 /// What is known of a body that was not read to its end.
 #[derive(Debug)]
 pub struct Partial {
-    /// The bytes so far.
+    /// The bytes so far. They count as held until they are dropped, but for the last piece, which found no room or was not
+    /// to have any.
     pub bytes: Bytes,
     /// Why the reading ended.
     pub reason: Unread,
@@ -337,21 +343,21 @@ where
     let mut trailers = None;
     // A length that is announced is refused without reading, so that a client that asks first sends nothing.
     if body.size_hint().lower() > limit {
-        return Err(pieces.partial(Unread::TooLarge));
+        return Err(pieces.partial(held, Unread::TooLarge));
     }
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
-            return Err(pieces.partial(Unread::Broken));
+            return Err(pieces.partial(held, Unread::Broken));
         };
         match frame.into_data() {
             Ok(data) => {
                 let length = data.len() as u64;
                 pieces.push(data);
                 if pieces.length > limit {
-                    return Err(pieces.partial(Unread::TooLarge));
+                    return Err(pieces.partial(held, Unread::TooLarge));
                 }
                 if !held.grow(length) {
-                    return Err(pieces.partial(Unread::NoRoom));
+                    return Err(pieces.partial(held, Unread::NoRoom));
                 }
             }
             // As many as the connection takes: they are bounded like a head.
@@ -394,9 +400,9 @@ impl Pieces {
         }
     }
 
-    fn partial(self, reason: Unread) -> Partial {
+    fn partial(self, held: Held, reason: Unread) -> Partial {
         Partial {
-            bytes: self.joined(),
+            bytes: counted(self.joined(), held),
             reason,
         }
     }
@@ -462,7 +468,18 @@ mod tests {
             (&partial.bytes[..], partial.reason),
             (&b"abcdef"[..], Unread::NoRoom)
         );
-        assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_of_a_body_past_a_bound_counts_as_held_until_it_is_dropped() {
+        for (limit, room) in [(4, 100), (100, 4)] {
+            let budget = Budget::new(room);
+            let mut long = body(vec![Ok("abc"), Ok("def")]);
+            let Partial { bytes, .. } = read(&mut long, limit, &budget).await.unwrap_err();
+            assert_eq!(budget.held(), 3, "{limit}");
+            drop(bytes);
+            assert_eq!(budget.held(), 0, "{limit}");
+        }
     }
 
     #[tokio::test]

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, AGE, ALT_SVC, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_RANGE, CONTENT_TYPE, COOKIE, DATE, EXPECT, FORWARDED, HOST, SET_COOKIE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA, WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE, VIA, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 
@@ -13,6 +13,7 @@ use super::forwarded::{self, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROT
 use super::grpc::{GRPC_ACCEPT_ENCODING, is_grpc};
 use super::message::{begins_folded, is_folded};
 use crate::identity::KeySource;
+use crate::protocol;
 use crate::server::Peer;
 
 /// What became of a request, on every answer of a protected route.
@@ -333,7 +334,9 @@ fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool
 pub fn recorded(headers: &HeaderMap, keep_length: bool) -> Vec<(String, Bytes)> {
     headers
         .iter()
-        .filter(|(name, _)| is_recorded(name) && (keep_length || *name != CONTENT_LENGTH))
+        .filter(|(name, _)| {
+            protocol::Response::keeps(name.as_str()) && (keep_length || *name != CONTENT_LENGTH)
+        })
         .map(|(name, value)| {
             (
                 name.as_str().to_owned(),
@@ -341,20 +344,6 @@ pub fn recorded(headers: &HeaderMap, keep_length: bool) -> Vec<(String, Bytes)> 
             )
         })
         .collect()
-}
-
-/// Whether a line says something about the operation, rather than about the one exchange, the one client or the
-/// moment.
-fn is_recorded(name: &HeaderName) -> bool {
-    if matches!(*name, SET_COOKIE | DATE | AGE | ALT_SVC | TRAILER) {
-        return false;
-    }
-    let name = name.as_str();
-    let of_the_exchange = matches!(
-        name,
-        "server-timing" | "traceparent" | "tracestate" | "x-request-id" | "request-id"
-    );
-    !of_the_exchange && !name.starts_with("ratelimit") && !name.starts_with("x-ratelimit-")
 }
 
 #[cfg(test)]

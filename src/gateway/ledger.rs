@@ -177,7 +177,7 @@ impl Ledger {
         };
         let store = &self.metrics.store;
         store.call(label, result, asked.elapsed());
-        let is_op = !matches!(label, StoreOp::Look | StoreOp::Read | StoreOp::Ping);
+        let is_op = !label.is_question();
         match &answer {
             Ok(_) if is_op => store.health.applied(),
             Ok(_) => store.health.answered(),
@@ -200,6 +200,7 @@ mod tests {
     use super::super::elsewhere::Elsewhere;
     use super::*;
     use crate::protocol::Owner;
+    use crate::telemetry::Health;
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_is_merely_slow_is_heard_at_last() {
@@ -214,5 +215,19 @@ mod tests {
         assert!(matches!(asked, Err(StoreError::InDoubt(_))), "{asked:?}");
         let insisted = timeout(Duration::from_secs(5), ledger.insist(id, release)).await;
         assert_eq!(insisted, Ok(Ok(Verdict::Done)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_can_only_be_read_is_not_up_because_it_says_what_is_unresolved() {
+        let slow = Elsewhere {
+            takes: Duration::from_secs(1),
+            ..Elsewhere::default()
+        };
+        let ledger = Arc::new(slow).ledger();
+        let id = RecordId([1; 32]);
+        let asked = ledger.ask(id, Op::Release { owner: Owner(1) }).await;
+        assert!(asked.is_err(), "{asked:?}");
+        assert!(ledger.unresolved(None, 1).await.is_ok());
+        assert_eq!(ledger.metrics.store.health.state(), Health::Down);
     }
 }

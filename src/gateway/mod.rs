@@ -217,6 +217,8 @@ impl Gateway {
     /// # Panics
     /// Where a route's upstream is not among the parts.
     pub fn change(&self, changed: Changed) {
+        // What has been counted until now is told by those upstreams that are leaving.
+        self.mirror();
         let now = self.0.load();
         self.0.store(Arc::new(now.changed(changed)));
     }

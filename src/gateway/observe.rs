@@ -29,6 +29,7 @@ use super::protect::{self, Random, Unidentified};
 use super::sight::{self, Ended, Ending, Payload, PayloadWatch, Print};
 use super::subject::{Lane, ObservedTally, Tally};
 use crate::identity::RequestParts;
+use crate::process;
 use crate::protocol::{
     self, Answer, Cause, Fingerprint, Op, Origin, Outcome, Owner, RecordId, Sent, Timestamp,
     Verdict,
@@ -127,9 +128,8 @@ fn begin(
         lane: Arc::clone(lane),
         place,
     };
-    shared
-        .tasks
-        .spawn(observation.run(tally, payload, ending).boxed());
+    let observing = observation.run(tally, payload, ending).boxed();
+    shared.tasks.spawn(process::task(observing));
     let print = Print::new(rules.body, under_way, &shared.budget);
     Some((PayloadWatch::new(Arc::clone(lane), print, seen), ended))
 }

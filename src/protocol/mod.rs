@@ -1,10 +1,10 @@
 //! The protocol: what a record can be, what can be asked of it, and the one definition of every transition.
 //!
 //! Pure. It knows no IO, no clock and no randomness: the time, owners and fingerprints are arguments. The
-//! in-memory and embedded stores call [`apply`] under their lock or transaction; every other store is a
+//! in-memory and embedded stores call [`apply`()] under their lock or transaction; every other store is a
 //! translation of it and is compared with it, verdict by verdict.
 //!
-//! Reading order: [`Record`] and [`State`], then [`Op`] and [`Verdict`], then [`apply`] and [`forget`()], then [`Outcomes`].
+//! Reading order: [`Record`] and [`State`], then [`Op`] and [`Verdict`], then [`apply`()] and [`forget`()], then [`Outcomes`].
 
 mod apply;
 mod forget;

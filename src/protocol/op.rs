@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::record::{Answer, Cause, Completed, Fingerprint, Owner, Seen, Sent, Unknown};
 use super::time::Timestamp;
 
-/// One step of the protocol. A store applies it atomically, as [`super::apply`] says.
+/// One step of the protocol. A store applies it atomically, as [`super::apply()`] says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
     /// Asks for the right to dispatch.

@@ -234,7 +234,7 @@ pub struct Sealed {
 pub struct Response {
     /// The status code, 200 to 599.
     pub status: u16,
-    /// Header lines in their order, names in lower case; without those that are never recorded.
+    /// Header lines in their order, names in lower case; without those that are never recorded ([`Response::keeps`]).
     pub headers: Vec<(String, Bytes)>,
     /// The body's bytes, without transfer coding.
     pub body: Bytes,
@@ -264,6 +264,28 @@ impl Response {
             trailers: Vec::new(),
             trace: None,
         }
+    }
+
+    /// Whether a line of this name, in lower case, says something about the operation, rather than about the one exchange,
+    /// the one client or the moment: no other one is recorded. Lines that concern a connection alone (RFC 9110, section
+    /// 7.6.1), and those of our own, are gone before this is asked.
+    #[must_use]
+    pub fn keeps(name: &str) -> bool {
+        const OTHERS: [&str; 10] = [
+            "age",
+            "alt-svc",
+            "date",
+            "request-id",
+            "server-timing",
+            "set-cookie",
+            "traceparent",
+            "tracestate",
+            "trailer",
+            "x-request-id",
+        ];
+        !OTHERS.contains(&name)
+            && !name.starts_with("ratelimit")
+            && !name.starts_with("x-ratelimit-")
     }
 
     /// All lines that it holds, those of its trailers too: what they take is counted.

@@ -24,7 +24,7 @@ const PART_FORMAT: u8 = 2;
 const ANSWER_FORMAT: u8 = 3;
 const CHECKSUM_LEN: usize = 8;
 
-/// The numbers of states with a final outcome: their places in [`State`].
+/// The numbers of states with a final outcome: their places in [`crate::protocol::State`].
 const COMPLETED: u32 = 2;
 const EXPIRED: u32 = 3;
 

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::Mutex;
@@ -20,9 +21,12 @@ const MODE: u32 = 0o640;
 /// Where lines go.
 pub struct AuditLog {
     target: Target,
-    /// What could not be written.
-    pending: Mutex<Vec<u8>>,
+    pending: Pending,
 }
+
+/// What could not be written. It is the process's: the audit log of another configuration writes it first.
+#[derive(Clone, Debug, Default)]
+pub struct Pending(Arc<Mutex<Vec<u8>>>);
 
 enum Target {
     /// Among the lines of the ordinary log, whatever its filter.
@@ -39,23 +43,23 @@ pub struct Unwritten(String);
 impl AuditLog {
     /// Lines go to the ordinary log, which drops lines while its reader is too slow.
     #[must_use]
-    pub fn among(log: &Log) -> Self {
-        Self::to(Target::Log(log.sink.clone()))
+    pub fn among(log: &Log, pending: &Pending) -> Self {
+        Self::to(Target::Log(log.sink.clone()), pending)
     }
 
     /// Lines go to a file, which is made where there is none.
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn in_file(path: &Path) -> Result<Self, io::Error> {
+    pub fn in_file(path: &Path, pending: &Pending) -> Result<Self, io::Error> {
         open(path)?;
-        Ok(Self::to(Target::File(path.to_owned())))
+        Ok(Self::to(Target::File(path.to_owned()), pending))
     }
 
-    fn to(target: Target) -> Self {
+    fn to(target: Target, pending: &Pending) -> Self {
         Self {
             target,
-            pending: Mutex::default(),
+            pending: pending.clone(),
         }
     }
 
@@ -65,7 +69,7 @@ impl AuditLog {
     /// # Errors
     /// Where it cannot.
     pub async fn ready(&self) -> Result<(), Unwritten> {
-        let mut pending = self.pending.lock().await;
+        let mut pending = self.pending.0.lock().await;
         self.flush(&mut pending).await
     }
 
@@ -76,7 +80,7 @@ impl AuditLog {
     pub async fn write(&self, entry: &impl Serialize) -> Result<(), Unwritten> {
         let mut line = serde_json::to_vec(entry).map_err(|error| Unwritten(error.to_string()))?;
         line.push(b'\n');
-        let mut pending = self.pending.lock().await;
+        let mut pending = self.pending.0.lock().await;
         pending.extend_from_slice(&line);
         let written = self.flush(&mut pending).await;
         if let Err(error) = &written {
@@ -136,7 +140,7 @@ mod tests {
         let away = folder.path().join("away");
         std::fs::create_dir(&away).unwrap();
         let path = away.join("audit.log");
-        let audit = AuditLog::in_file(&path).unwrap();
+        let audit = AuditLog::in_file(&path, &Pending::default()).unwrap();
         audit.write(&"one").await.unwrap();
         std::fs::rename(&away, folder.path().join("moved")).unwrap();
         audit.write(&"two").await.unwrap_err();
@@ -148,9 +152,25 @@ mod tests {
         assert_eq!(text, "\"two\"\n\"three\"\n");
     }
 
+    #[tokio::test]
+    async fn a_line_that_is_kept_is_written_where_the_next_configuration_has_lines_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let (away, there) = (folder.path().join("away"), folder.path().join("audit.log"));
+        std::fs::create_dir(&away).unwrap();
+        let pending = Pending::default();
+        let before = AuditLog::in_file(&away.join("audit.log"), &pending).unwrap();
+        std::fs::remove_dir_all(&away).unwrap();
+        before.write(&"one").await.unwrap_err();
+        let after = AuditLog::in_file(&there, &pending).unwrap();
+        after.ready().await.unwrap();
+        after.write(&"two").await.unwrap();
+        let text = std::fs::read_to_string(&there).unwrap();
+        assert_eq!(text, "\"one\"\n\"two\"\n");
+    }
+
     #[test]
     fn a_file_that_cannot_be_written_is_noticed_at_the_start() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(AuditLog::in_file(folder.path()).is_err());
+        assert!(AuditLog::in_file(folder.path(), &Pending::default()).is_err());
     }
 }

@@ -42,6 +42,7 @@ pub struct MirroredCounter {
 }
 
 impl MirroredCounter {
+    /// Of a total that goes on from what the series says.
     fn of(counter: IntCounter) -> Self {
         Self {
             total: AtomicU64::new(counter.get()),
@@ -204,8 +205,8 @@ impl Registrar<'_> {
         label: &str,
         help: &str,
     ) -> PerLabel<L, MirroredCounter> {
-        let counters = self.counter_family(name, &[label], help);
-        PerLabel::new(|value: L| MirroredCounter::of(counters.with(&[value.name()]).0))
+        let counters: PerLabel<L, Counter> = self.counters(name, label, help);
+        PerLabel::new(|value: L| MirroredCounter::of(counters.of(value).0.clone()))
     }
 
     pub(super) fn gauge(&self, name: &str, help: &str) -> Gauge {
@@ -219,8 +220,7 @@ impl Registrar<'_> {
         label: &str,
         help: &str,
     ) -> PerLabel<L, Counter> {
-        let counters = self.counter_family(name, &[label], help);
-        PerLabel::new(|value: L| counters.with(&[value.name()]))
+        self.counter_family(name, &[label], help).each(&[])
     }
 
     pub(super) fn counter_family(&self, name: &str, labels: &[&str], help: &str) -> CounterFamily {
@@ -281,9 +281,19 @@ impl CounterFamily {
         Counter(self.0.with_label_values(values))
     }
 
-    /// The same, of something that another module counts.
-    pub(super) fn mirrored(&self, values: &[&str]) -> MirroredCounter {
-        MirroredCounter::of(self.with(values).0)
+    /// The series of these values, one for each value of the label behind them.
+    pub(super) fn each<L: Label>(&self, values: &[&str]) -> PerLabel<L, Counter> {
+        PerLabel::new(|value: L| self.with(&[values, &[value.name()]].concat()))
+    }
+
+    /// The same, of something that another module counts, and has begun to count anew: a listener after a reload goes on
+    /// where the one before it was.
+    pub(super) fn each_mirrored<L: Label>(&self, values: &[&str]) -> PerLabel<L, MirroredCounter> {
+        let counters = self.each(values);
+        PerLabel::new(|value: L| MirroredCounter {
+            counter: counters.of(value).0.clone(),
+            total: AtomicU64::new(0),
+        })
     }
 }
 
@@ -331,6 +341,7 @@ fn clamped(amount: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::label::TlsFailed;
 
     #[test]
     fn a_gauge_falls_by_what_its_guard_held() {
@@ -354,5 +365,20 @@ mod tests {
             counter.mirror(total);
         }
         assert_eq!(counter.counter.get(), 7);
+    }
+
+    #[test]
+    fn who_begins_to_count_anew_adds_to_what_was_counted_before() {
+        let families = Families::default();
+        let labels = ["listener", "reason"];
+        let family = Registrar(&families).counter_family("mirrored", &labels, "Mirrored.");
+        let listener = || family.each_mirrored::<TlsFailed>(&["a"]);
+        let before = listener();
+        before.of(TlsFailed::TimedOut).mirror(3);
+        let anew = listener();
+        for total in [0, 1, 2] {
+            anew.of(TlsFailed::TimedOut).mirror(total);
+        }
+        assert_eq!(anew.of(TlsFailed::TimedOut).counter.get(), 5);
     }
 }

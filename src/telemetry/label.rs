@@ -245,6 +245,17 @@ label! {
     }
 }
 
+impl StoreOp {
+    /// Whether it changes nothing: its answer does not say that the store can write.
+    #[must_use]
+    pub fn is_question(self) -> bool {
+        matches!(
+            self,
+            Self::Look | Self::Read | Self::Unresolved | Self::Ping
+        )
+    }
+}
+
 impl From<&Op> for StoreOp {
     fn from(op: &Op) -> Self {
         match op {

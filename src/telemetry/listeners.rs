@@ -4,7 +4,7 @@
 use super::instrument::{
     Counter, CounterFamily, Gauge, GaugeFamily, MirroredCounter, PerLabel, Registrar,
 };
-use super::label::{Label, ProxyRefused, Reload, TlsFailed};
+use super::label::{ProxyRefused, Reload, TlsFailed};
 
 /// Makes the series of listeners, once these are known; they exist with value 0 from then on.
 #[derive(Debug)]
@@ -58,10 +58,8 @@ impl ListenerMetrics {
         let expiry = |certificate: &&str| self.expiries.with(&[listener, certificate]);
         TlsMetrics {
             expiries: certificates.iter().map(expiry).collect(),
-            reloads: PerLabel::new(|result: Reload| self.reloads.with(&[listener, result.name()])),
-            handshakes_failed: PerLabel::new(|reason: TlsFailed| {
-                self.handshakes_failed.mirrored(&[listener, reason.name()])
-            }),
+            reloads: self.reloads.each(&[listener]),
+            handshakes_failed: self.handshakes_failed.each_mirrored(&[listener]),
         }
     }
 
@@ -73,8 +71,6 @@ impl ListenerMetrics {
     /// Mirrors: the connections closed on a listener that requires a PROXY header.
     #[must_use]
     pub fn proxy_protocol(&self, listener: &str) -> PerLabel<ProxyRefused, MirroredCounter> {
-        PerLabel::new(|reason: ProxyRefused| {
-            self.proxy_refused.mirrored(&[listener, reason.name()])
-        })
+        self.proxy_refused.each_mirrored(&[listener])
     }
 }

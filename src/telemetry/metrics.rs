@@ -346,9 +346,7 @@ impl StoreMetrics {
             "How long calls of the store took, failed ones included.",
         );
         Self {
-            calls: PerLabel::new(|op: StoreOp| {
-                PerLabel::new(|result: StoreResult| calls.with(&[op.name(), result.name()]))
-            }),
+            calls: PerLabel::new(|op: StoreOp| calls.each(&[op.name()])),
             durations: PerLabel::new(|op: StoreOp| durations.with(&[op.name()])),
             health,
             up: registrar.gauge(
@@ -443,7 +441,7 @@ fn register_upstreams(registrar: &Registrar<'_>, upstreams: &[&str]) -> Box<[Ups
     );
     let metrics_of = |upstream: &&str| UpstreamMetrics {
         duration: duration.with(&[upstream]),
-        errors: PerLabel::new(|kind: UpstreamError| errors.with(&[upstream, kind.name()])),
+        errors: errors.each(&[upstream]),
         connections: connections.with(&[upstream]),
         connections_idle: connections_idle.with(&[upstream]),
         in_flight: in_flight.with(&[upstream]),

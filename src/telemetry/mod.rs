@@ -24,7 +24,7 @@ mod traceparent;
 mod unresolved;
 
 pub use access::{AccessLog, Hex, Line, Ms, Whom};
-pub use audit::{AuditLog, Unwritten};
+pub use audit::{AuditLog, Pending as PendingAudit, Unwritten};
 pub use endpoints::{EndpointMetrics, EndpointSeries};
 pub use health::{Health, StoreHealth};
 pub use instrument::{Amount, Counter, Gauge, Hold, MirroredCounter, PerLabel, Timing};

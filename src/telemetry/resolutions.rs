@@ -21,11 +21,7 @@ impl ResolutionMetrics {
             "Records without a known outcome that somebody settled, and records that an operator deleted.",
         );
         let of_route = |route: &str| -> BySettler {
-            PerLabel::new(|actor: Settler| {
-                PerLabel::new(|settled: Settled| {
-                    family.with(&[route, actor.name(), settled.name()])
-                })
-            })
+            PerLabel::new(|actor: Settler| family.each(&[route, actor.name()]))
         };
         Self {
             routes: routes.iter().map(|route| of_route(route)).collect(),

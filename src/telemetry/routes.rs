@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::instrument::{Amount, Counter, Gauge, PerLabel, Registrar, Timing};
-use super::label::{Decision, Label, LateAnswer, ObservedReplay, ProbeResult, Resend, WouldBe};
+use super::label::{Decision, LateAnswer, ObservedReplay, ProbeResult, Resend, WouldBe};
 use super::metrics::REQUEST_SECONDS;
 use crate::protocol::{Cause, NotStored};
 
@@ -221,7 +221,7 @@ pub(super) fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box
         "Observed duplicates that would have been replayed, by how the answer that they got instead compares.",
     );
     let metrics_of = |route: &&str| RouteMetrics {
-        decisions: PerLabel::new(|value: Decision| decisions.with(&[route, value.name()])),
+        decisions: decisions.each(&[route]),
         duration: duration.with(&[route]),
         overhead: overhead.with(&[route]),
         waiting: waiting.with(&[route]),
@@ -229,18 +229,14 @@ pub(super) fn register_routes(registrar: &Registrar<'_>, routes: &[&str]) -> Box
         request_bytes: request_bytes.with(&[route]),
         response_bytes: response_bytes.with(&[route]),
         in_flight: in_flight.with(&[route]),
-        unknown_outcomes: PerLabel::new(|cause| {
-            unknown_outcomes.with(&[route, Label::name(cause)])
-        }),
-        late_answers: PerLabel::new(|value: LateAnswer| late_answers.with(&[route, value.name()])),
-        probes: PerLabel::new(|value: ProbeResult| probes.with(&[route, value.name()])),
+        unknown_outcomes: unknown_outcomes.each(&[route]),
+        late_answers: late_answers.each(&[route]),
+        probes: probes.each(&[route]),
         probe_duration: probe_duration.with(&[route]),
-        resends: PerLabel::new(|value: Resend| resends.with(&[route, value.name()])),
-        not_stored: PerLabel::new(|reason| not_stored.with(&[route, Label::name(reason)])),
-        observed: PerLabel::new(|value: WouldBe| observed.with(&[route, value.name()])),
-        observed_replays: PerLabel::new(|value: ObservedReplay| {
-            observed_replays.with(&[route, value.name()])
-        }),
+        resends: resends.each(&[route]),
+        not_stored: not_stored.each(&[route]),
+        observed: observed.each(&[route]),
+        observed_replays: observed_replays.each(&[route]),
     };
     routes.iter().map(metrics_of).collect()
 }

@@ -93,7 +93,10 @@ impl Upstream {
         for _ in 0..MAX_GOODBYES {
             attempt.check_gate()?;
             let open = || self.connect_shared(target, pool);
-            let way = match pool.way(self.connect_timeout, open).await {
+            let way = pool.way(self.connect_timeout, open).await;
+            // Not before the pool has what was made: a reaper that has just found nothing there might have gone.
+            self.start_reaper();
+            let way = match way {
                 Ok(way) => way,
                 Err(kind) => {
                     attempt.last = kind;
@@ -142,9 +145,7 @@ impl Upstream {
         let opening = self.opening(target);
         let (address, freed) = (target.address.clone(), pool.freed());
         let connecting = opening.open(address, self.liveness, freed);
-        let opened = self.remembered(target, connecting).await?;
-        self.start_reaper();
-        Ok(opened)
+        self.remembered(target, connecting).await
     }
 
     /// Makes a connection to an address, which remembers how that went.

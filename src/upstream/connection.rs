@@ -30,7 +30,7 @@ pub(super) const MAX_RESPONSE_HEAD: usize = 128 * 1024;
 /// A connection; dropping it closes it at once, whatever is under way on it.
 pub(super) struct Connection {
     sender: SendRequest<Sending>,
-    wire: Arc<Wire>,
+    wire: Wire,
     task: AbortHandle,
     address: Address,
     _open: OpenConnection,
@@ -127,7 +127,7 @@ impl Connection {
         self.wire.begin(gate, !request.body().is_end_stream());
         let request = request.map(|body| Sending {
             body,
-            wire: Arc::clone(&self.wire),
+            wire: self.wire.clone(),
         });
         let answer = self.sender.try_send_request(request);
         self.answered(answer, copy)
@@ -188,7 +188,7 @@ impl Drop for Connection {
 /// The body of a request under way; the wire is told when hyper has all of it.
 struct Sending {
     body: OutBody,
-    wire: Arc<Wire>,
+    wire: Wire,
 }
 
 impl Body for Sending {

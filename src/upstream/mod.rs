@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`Upstream::send`], `attempt` (the way of one request), `balance` (which address), `target` (one of them,
 //! with its pool), `names` and `resolver` (where they come from), `health` (whether they are well), `opening`,
-//! `connection` (HTTP/1.1), `wire` with [`Gate`], `head` and `framing` (what is no answer), `tls` (what is between),
+//! `connection` (HTTP/1.1), `wire` with [`Gate`] and `watched` (who has a hold of a socket), `head` and `framing` (what is no answer), `tls` (what is between),
 //! `lease` and [`InBody`] (how a connection comes back), [`Tunnel`] (how it does not). Connections that requests share are
 //! a world of their own: `http2`.
 
@@ -32,6 +32,7 @@ mod target;
 mod tests;
 mod tls;
 mod tunnel;
+mod watched;
 mod wire;
 
 use std::io;

@@ -3,21 +3,24 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 use super::gate::Gate;
 use super::head::Heads;
 use super::socket::{Heard, Socket};
+use super::watched::{Owned, Watch, Watched};
 
-/// One socket, seen from both sides: hyper's connection reads and writes it ([`WireIo`]), the pool looks at it
-/// and closes it.
-pub(super) struct Wire(Mutex<State>);
+/// One socket, seen from both sides: hyper's connection owns it ([`WireIo`]), the pool looks at it and closes it.
+#[derive(Clone)]
+pub(super) struct Wire(Watched<State>);
 
-struct State {
-    /// Gone once either side has closed the connection; the file descriptor goes with it.
+/// The side of the wire that hyper's connection owns.
+pub(super) type WireIo = Owned<State>;
+
+pub(super) struct State {
     socket: Option<Socket>,
     request: Progress,
     /// Whether hyper has all of the request's body.
@@ -53,15 +56,15 @@ pub(super) enum Fate {
 }
 
 impl Wire {
-    pub(super) fn new(socket: Socket) -> (Arc<Self>, WireIo) {
-        let wire = Arc::new(Self(Mutex::new(State {
+    pub(super) fn new(socket: Socket) -> (Self, WireIo) {
+        let (watched, io) = Watched::new(State {
             socket: Some(socket),
             request: Progress::None,
             body_ended: false,
             heads: Heads::default(),
             unflushed: false,
-        })));
-        (Arc::clone(&wire), WireIo(wire))
+        });
+        (Self(watched), io)
     }
 
     /// Makes ready for a request: its first byte will ask `gate`.
@@ -126,14 +129,18 @@ impl Wire {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state()
     }
 }
 
-impl State {
-    fn socket(&mut self) -> io::Result<Pin<&mut Socket>> {
-        let socket = self.socket.as_mut().map(Pin::new);
-        socket.ok_or_else(|| io::ErrorKind::NotConnected.into())
+impl Watch for State {
+    fn socket(&mut self) -> &mut Option<Socket> {
+        &mut self.socket
+    }
+
+    fn came(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let judged = self.heads.read(bytes);
+        judged.map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))
     }
 
     fn poll_write(
@@ -175,71 +182,16 @@ impl State {
         self.unflushed = true;
         result
     }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(socket) = &mut self.socket {
+            ready!(Pin::new(socket).poll_flush(cx))?;
+        }
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
 }
 
 fn refusal() -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, "the gate is closed")
-}
-
-/// The side of the wire that hyper's connection owns. Dropping it closes the socket.
-pub(super) struct WireIo(Arc<Wire>);
-
-impl AsyncRead for WireIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut state = self.0.state();
-        let before = buf.filled().len();
-        ready!(state.socket()?.poll_read(cx, buf))?;
-        let judged = state.heads.read(&buf.filled()[before..]);
-        Poll::Ready(judged.map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault)))
-    }
-}
-
-impl AsyncWrite for WireIo {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.0
-            .state()
-            .poll_write(|socket| socket.poll_write(cx, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.0
-            .state()
-            .poll_write(|socket| socket.poll_write_vectored(cx, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    /// hyper flushes when it has no bytes left to write; under TLS the kernel may not have them all by then.
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.0.state();
-        if let Some(socket) = &mut state.socket {
-            ready!(Pin::new(socket).poll_flush(cx))?;
-        }
-        state.unflushed = false;
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.state().socket()?.poll_shutdown(cx)
-    }
-}
-
-impl Drop for WireIo {
-    fn drop(&mut self) {
-        self.0.state().socket = None;
-    }
 }

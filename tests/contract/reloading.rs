@@ -205,3 +205,23 @@ async fn another_token_is_asked_for_after_a_reload() {
 }
 
 const REFUSED: &str = "the configuration was read again and cannot be used; the one in force stays";
+
+#[tokio::test]
+async fn what_was_counted_of_an_upstream_that_a_reload_replaces_is_not_lost() {
+    let (upstream, gone) = (ToyUpstream::start(), ToyUpstream::start());
+    let setup = Setup::payments(&upstream).endpoint(&gone.url());
+    let (gateway, url) = (setup.start().await, gone.url());
+    drop(gone);
+    // Nobody scrapes before the reload.
+    for number in 0..30 {
+        let answer = gateway.send(&payment(&format!("k{number}"))).await;
+        answer.is(201, "executed");
+    }
+    gateway.rewrite(&setup.upstream("max_in_flight = 9").toml());
+    gateway.sighup();
+    let in_force = "the configuration was read again, and is in force";
+    gateway.log().message(in_force).await;
+    let metrics = gateway.metrics().await;
+    let name = "oncegate_upstream_ejections_total";
+    assert_eq!(metrics.value(name, &[("endpoint", &url)]), Some(1.0));
+}

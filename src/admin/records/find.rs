@@ -211,12 +211,11 @@ impl Records {
 
     async fn unresolved_with(&self, key_ref: &str) -> Result<RecordId, Problem> {
         let (mut after, mut looked_at) = (None, 0);
+        let digits = key_ref.to_ascii_lowercase();
         while looked_at < LOOKED_AT {
             let page = self.page(after).await?;
             let same = |unresolved: &&Unresolved| {
-                let mut digits = self.parts.identifier.key_ref(&unresolved.id).to_string();
-                digits.make_ascii_lowercase();
-                digits == key_ref
+                self.parts.identifier.key_ref(&unresolved.id).to_string() == digits
             };
             if let Some(found) = page.iter().find(same) {
                 return Ok(found.id);

@@ -399,7 +399,7 @@ fn lines(part: &str, lines: &[(String, String)]) -> Result<Vec<(String, Bytes)>,
         ) else {
             return Err(format!("`{name}` is no header line."));
         };
-        if NEVER_RECORDED.contains(&name.as_str()) {
+        if !can_be_replayed(name.as_str()) {
             return Err(format!("`{name}` is never replayed."));
         }
         taken.push((
@@ -410,23 +410,21 @@ fn lines(part: &str, lines: &[(String, String)]) -> Result<Vec<(String, Bytes)>,
     Ok(taken)
 }
 
-/// What concerns a connection or one exchange, and is no part of a recorded response.
-const NEVER_RECORDED: [&str; 14] = [
-    "age",
-    "alt-svc",
-    "connection",
-    "content-length",
-    "date",
-    "idempotency-status",
-    "idempotent-replayed",
-    "keep-alive",
-    "set-cookie",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-request-id",
-];
+/// Whether a line has a place in a recorded response: it concerns neither a connection nor its framing, is none of our own,
+/// and is one that is recorded of an upstream's answer, too.
+fn can_be_replayed(name: &str) -> bool {
+    const OTHERS: [&str; 8] = [
+        "connection",
+        "content-length",
+        "idempotency-status",
+        "idempotent-replayed",
+        "keep-alive",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    !OTHERS.contains(&name) && !name.starts_with("proxy-") && Response::keeps(name)
+}
 
 #[cfg(test)]
 mod tests {
@@ -467,6 +465,9 @@ mod tests {
             (Some(199), "location"),
             (Some(201), "Set-Cookie"),
             (Some(201), "Content-Length"),
+            (Some(201), "Server-Timing"),
+            (Some(201), "X-RateLimit-Remaining"),
+            (Some(201), "Proxy-Authenticate"),
             (Some(201), "not a name"),
         ] {
             assert!(of(status, name).response().is_err(), "{status:?} {name}");

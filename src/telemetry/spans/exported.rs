@@ -1,28 +1,26 @@
 //! Spans as OpenTelemetry has them: one for each request, below it one for its dispatch and one for each thing that it
-//! waited for. Names and attributes follow the semantic conventions for HTTP; what is ours begins with `oncegate.`.
+//! waited for. What they say is in `words`.
 //!
 //! What is not sampled costs one decision and the ids of one span. Spans wait in a bounded queue for a thread that exports
 //! them; where it is full they are dropped.
 
-use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::header::HOST;
-use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request};
 use opentelemetry::trace::{
-    Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags,
-    TraceId, TraceState, Tracer as _, TracerProvider as _,
+    Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, TraceContextExt, TraceFlags, TraceId,
+    TraceState, Tracer as _, TracerProvider as _,
 };
-use opentelemetry::{Context, KeyValue, Value};
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::collector;
+use super::words::{self, Failure, code, conclude, describe, fail, method};
 use super::{Answered, Begun, Ended, Sent, has_endpoint};
 use crate::protocol::TraceRef;
 use crate::telemetry::traceparent::{TRACEPARENT, TRACESTATE, Traceparent};
@@ -33,9 +31,6 @@ const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// The name of a service that has been given none.
 const SERVICE_NAME: &str = env!("CARGO_PKG_NAME");
-
-/// The longest path and host in a span, in bytes: what a span may cost is not for clients to say.
-const TEXT_MAX: usize = 1024;
 
 /// What makes spans, if anything does.
 #[derive(Clone, Debug, Default)]
@@ -197,80 +192,6 @@ impl RequestSpan {
     }
 }
 
-fn describe<B>(span: &mut Span, request: &Request<B>, begun: Begun) {
-    span.set_attribute(KeyValue::new(
-        "http.request.method",
-        method(request.method()),
-    ));
-    let scheme = if begun.is_encrypted { "https" } else { "http" };
-    span.set_attribute(KeyValue::new("url.scheme", scheme));
-    if begun.shows_path {
-        span.set_attribute(KeyValue::new("url.path", clipped(request.uri().path())));
-    }
-    let version = match request.version() {
-        Version::HTTP_10 => "1.0",
-        Version::HTTP_2 => "2",
-        _ => "1.1",
-    };
-    span.set_attribute(KeyValue::new("network.protocol.version", version));
-    if let Some(client) = begun.client {
-        span.set_attribute(KeyValue::new("client.address", client.to_string()));
-    }
-    let authority = request.uri().authority().cloned();
-    let host = || request.headers().get(HOST)?.to_str().ok()?.parse().ok();
-    let authority: Option<Authority> = authority.or_else(host);
-    if let Some(authority) = authority {
-        span.set_attribute(KeyValue::new("server.address", clipped(authority.host())));
-        if let Some(port) = authority.port_u16() {
-            span.set_attribute(KeyValue::new("server.port", i64::from(port)));
-        }
-    }
-}
-
-fn conclude(span: &mut Span, ended: &Ended<'_>) {
-    let method = method(ended.method);
-    match ended.route {
-        Some((name, pattern)) => {
-            let pattern = pattern.to_string();
-            span.update_name(format!("{method} {pattern}"));
-            span.set_attribute(KeyValue::new("http.route", pattern));
-            span.set_attribute(KeyValue::new("oncegate.route", name.to_owned()));
-        }
-        None => span.update_name(method),
-    }
-    if let Some(code) = ended.grpc_status {
-        span.set_attribute(KeyValue::new("rpc.grpc.status_code", code as i64));
-    }
-    span.set_attribute(KeyValue::new("oncegate.decision", ended.decision));
-    if let Some(key_ref) = ended.key_ref {
-        span.set_attribute(KeyValue::new("oncegate.key_ref", key_ref.to_string()));
-    }
-    if let Some(fence) = ended.fence.and_then(|fence| i64::try_from(fence).ok()) {
-        span.set_attribute(KeyValue::new("oncegate.fence", fence));
-    }
-    if let Some(state) = ended.operation_state {
-        span.set_attribute(KeyValue::new("oncegate.operation_state", state));
-    }
-    if let Some(problem) = ended.problem {
-        span.set_attribute(KeyValue::new("oncegate.problem", problem));
-    }
-    if let Some(dispatch) = ended.replay_of {
-        let link = remote(dispatch, TraceFlags::SAMPLED, TraceState::default());
-        span.add_link(link, vec![KeyValue::new("oncegate.link", "executed_by")]);
-    }
-    let Some(status) = ended.status else {
-        return fail(span, Failure::Reason("client_gone"));
-    };
-    span.set_attribute(code(status));
-    match (ended.unknown, ended.problem) {
-        (Some(cause), _) if ended.is_unknown => fail(span, Failure::Reason(cause.name())),
-        (None, _) if ended.is_unknown => fail(span, Failure::Reason("outcome_unknown")),
-        (_, Some(problem)) if status.is_server_error() => fail(span, Failure::Reason(problem)),
-        _ if status.is_server_error() => fail(span, Failure::Status(status)),
-        _ => {}
-    }
-}
-
 /// Where in a trace that is done which is done for a request.
 #[derive(Clone, Debug, Default)]
 pub struct Branch(Place);
@@ -410,7 +331,7 @@ impl DispatchSpan {
             let status = answered.status;
             dispatch.span.set_attribute(code(status));
             if let Some(endpoint) = answered.endpoint {
-                peer(&mut dispatch.span, endpoint);
+                words::peer(&mut dispatch.span, endpoint);
             }
             if status.is_client_error() || status.is_server_error() {
                 dispatch.fail(Failure::Status(status));
@@ -441,50 +362,7 @@ impl DispatchSpan {
     }
 }
 
-fn peer(span: &mut Span, endpoint: SocketAddr) {
-    let address = endpoint.ip().to_string();
-    span.set_attribute(KeyValue::new("network.peer.address", address));
-    let port = i64::from(endpoint.port());
-    span.set_attribute(KeyValue::new("network.peer.port", port));
-}
-
-/// Why a span is an error.
-#[derive(Clone, Copy)]
-enum Failure {
-    Reason(&'static str),
-    /// What the status says already needs no words.
-    Status(StatusCode),
-}
-
-fn fail(span: &mut Span, error: Failure) {
-    let (words, kind) = match error {
-        Failure::Reason(reason) => (reason, Value::from(reason)),
-        Failure::Status(status) => ("", status.as_str().to_owned().into()),
-    };
-    span.set_status(Status::error(words));
-    span.set_attribute(KeyValue::new("error.type", kind));
-}
-
-fn code(status: StatusCode) -> KeyValue {
-    KeyValue::new("http.response.status_code", i64::from(status.as_u16()))
-}
-
-/// The methods that the conventions know; others are a client's words.
-fn method(method: &Method) -> &'static str {
-    const KNOWN: [&str; 9] = [
-        "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE",
-    ];
-    let mut known = KNOWN.into_iter();
-    known
-        .find(|known| *known == method.as_str())
-        .unwrap_or("_OTHER")
-}
-
-fn clipped(text: &str) -> String {
-    text[..text.floor_char_boundary(TEXT_MAX)].to_owned()
-}
-
-fn remote(at: TraceRef, flags: TraceFlags, state: TraceState) -> SpanContext {
+pub(super) fn remote(at: TraceRef, flags: TraceFlags, state: TraceState) -> SpanContext {
     SpanContext::new(
         TraceId::from_bytes(at.trace_id),
         SpanId::from_bytes(at.span_id),

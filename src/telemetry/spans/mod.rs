@@ -9,6 +9,8 @@ mod collector;
 mod exported;
 #[cfg(not(feature = "otlp"))]
 mod none;
+#[cfg(feature = "otlp")]
+mod words;
 
 use std::net::{IpAddr, SocketAddr};
 

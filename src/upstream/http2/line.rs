@@ -3,19 +3,22 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::task::coop::has_budget_remaining;
 
 use crate::upstream::socket::{Heard, Socket};
+use crate::upstream::watched::{Owned, Watch, Watched};
 
-/// One socket, seen from both sides: h2 reads and writes it ([`LineIo`]), the streams look at it and shut it.
-pub(super) struct Line(Mutex<State>);
+/// One socket, seen from both sides: h2's connection owns it ([`LineIo`]), the streams look at it and shut it.
+pub(super) struct Line(Watched<State>);
 
-struct State {
-    /// Gone once either side has shut the line; the file descriptor goes with it.
+/// The side of the line that h2's connection owns.
+pub(super) type LineIo = Owned<State>;
+
+pub(super) struct State {
     socket: Option<Socket>,
     /// Bytes that were taken.
     taken: u64,
@@ -26,14 +29,14 @@ struct State {
 }
 
 impl Line {
-    pub(super) fn new(socket: Socket) -> (Arc<Self>, LineIo) {
-        let line = Arc::new(Self(Mutex::new(State {
+    pub(super) fn new(socket: Socket) -> (Self, LineIo) {
+        let (watched, io) = Watched::new(State {
             socket: Some(socket),
             taken: 0,
             heard: 0,
             is_clogged: false,
-        })));
-        (Arc::clone(&line), LineIo(line))
+        });
+        (Self(watched), io)
     }
 
     /// Bytes that were given to the socket so far.
@@ -69,83 +72,34 @@ impl Line {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state()
     }
 }
 
-impl State {
-    fn socket(&mut self) -> io::Result<Pin<&mut Socket>> {
-        let socket = self.socket.as_mut().map(Pin::new);
-        socket.ok_or_else(|| io::ErrorKind::NotConnected.into())
+impl Watch for State {
+    fn socket(&mut self) -> &mut Option<Socket> {
+        &mut self.socket
     }
 
-    fn write(
+    fn came(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.heard += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn poll_write(
         &mut self,
         write: impl FnOnce(Pin<&mut Socket>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let result = write(self.socket()?);
+        let result = write(self.open()?);
         self.is_clogged = result.is_pending() && has_budget_remaining();
         let count = ready!(result)?;
         self.taken += count as u64;
         Poll::Ready(Ok(count))
     }
-}
 
-/// The side of the line that h2's connection owns. Dropping it closes the socket.
-pub(super) struct LineIo(Arc<Line>);
-
-impl AsyncRead for LineIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut state = self.0.state();
-        let before = buf.filled().len();
-        ready!(state.socket()?.poll_read(cx, buf))?;
-        state.heard += (buf.filled().len() - before) as u64;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for LineIo {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.0.state().write(|socket| socket.poll_write(cx, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.0
-            .state()
-            .write(|socket| socket.poll_write_vectored(cx, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    /// h2 flushes when it has no bytes left to write; under TLS the kernel may not have them all by then.
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.0.state();
-        let result = state.socket()?.poll_flush(cx);
-        state.is_clogged = result.is_pending() && has_budget_remaining();
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = self.open()?.poll_flush(cx);
+        self.is_clogged = result.is_pending() && has_budget_remaining();
         result
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.state().socket()?.poll_shutdown(cx)
-    }
-}
-
-impl Drop for LineIo {
-    fn drop(&mut self) {
-        self.0.state().socket = None;
     }
 }

@@ -111,7 +111,7 @@ pub(super) struct Multiplexed {
 
 /// What a connection's task and its streams know of each other.
 struct Shared {
-    line: Arc<Line>,
+    line: Line,
     usage: Mutex<Usage>,
     /// It takes no more requests: its upstream has said so, or it has ended.
     is_leaving: AtomicBool,
