@@ -55,8 +55,11 @@ fn refuses(answer: &Answer, code: &str, slug: &str) {
     assert!(answer.body.is_empty() && answer.complete);
 }
 
-async fn start(upstream: &ToyUpstream) -> (Gateway, Http2) {
-    let gateway = setup(upstream).start().await;
+async fn start(setup: &Setup) -> (Gateway, Http2) {
+    with_client(setup.start().await).await
+}
+
+async fn with_client(gateway: Gateway) -> (Gateway, Http2) {
     let client = Http2::open(gateway.address).await;
     (gateway, client)
 }
@@ -64,7 +67,7 @@ async fn start(upstream: &ToyUpstream) -> (Gateway, Http2) {
 #[tokio::test]
 async fn a_call_is_recorded_with_its_status_and_replayed() {
     let upstream = ToyUpstream::start();
-    let (_gateway, client) = start(&upstream).await;
+    let (_gateway, client) = start(&setup(&upstream)).await;
     // One that failed is recorded, too: it was executed.
     for (number, status) in ["0", "3", "7", "13"].into_iter().enumerate() {
         upstream.next(ended(status)).next(head_alone(status));
@@ -88,7 +91,7 @@ async fn a_call_is_recorded_with_its_status_and_replayed() {
 #[tokio::test]
 async fn an_upstream_is_asked_for_what_every_client_can_read() {
     let upstream = ToyUpstream::start();
-    let (_gateway, client) = start(&upstream).await;
+    let (_gateway, client) = start(&setup(&upstream)).await;
     upstream.next(ended("0"));
     let call = call("k")
         .header("grpc-accept-encoding", "gzip")
@@ -104,7 +107,7 @@ async fn an_upstream_is_asked_for_what_every_client_can_read() {
 #[tokio::test]
 async fn a_status_that_says_nothing_leaves_the_call_unknown() {
     let upstream = ToyUpstream::start();
-    let (gateway, client) = start(&upstream).await;
+    let (gateway, client) = start(&setup(&upstream)).await;
     let no_status = Act::raw(
         "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n\
          6\r\n\0\0\0\0\x01b\r\n0\r\n\r\n",
@@ -132,7 +135,7 @@ async fn a_status_that_says_nothing_leaves_the_call_unknown() {
 #[tokio::test]
 async fn a_status_that_says_that_nothing_was_done_frees_the_key() {
     let upstream = ToyUpstream::start();
-    let (_gateway, client) = start(&upstream).await;
+    let (_gateway, client) = start(&setup(&upstream)).await;
     for act in [head_alone("16"), ended("16")] {
         upstream.next(act).next(ended("0"));
         let key = &format!("k{}", upstream.charges());
@@ -144,11 +147,8 @@ async fn a_status_that_says_that_nothing_was_done_frees_the_key() {
 #[tokio::test]
 async fn after_a_prior_attempt_a_call_that_is_refused_is_unknown() {
     let upstream = ToyUpstream::start();
-    let gateway = setup(&upstream)
-        .route("on_unknown = \"resend\"\nlease = \"1s\"")
-        .start()
-        .await;
-    let client = Http2::open(gateway.address).await;
+    let setup = setup(&upstream).route("on_unknown = \"resend\"\nlease = \"1s\"");
+    let (_gateway, client) = start(&setup).await;
     // ALREADY_EXISTS and ABORTED stand for 409, UNAUTHENTICATED would release.
     for (key, status) in [("a", "6"), ("b", "10"), ("c", "16")] {
         upstream.next(ended("14")).next(ended(status));
@@ -165,11 +165,8 @@ async fn after_a_prior_attempt_a_call_that_is_refused_is_unknown() {
 #[tokio::test]
 async fn refusals_are_statuses_of_grpc() {
     let upstream = ToyUpstream::start();
-    let gateway = setup(&upstream)
-        .route("max_request_body = \"64B\"\nresponse_timeout = \"300ms\"")
-        .start()
-        .await;
-    let client = Http2::open(gateway.address).await;
+    let setup = setup(&upstream).route("max_request_body = \"64B\"\nresponse_timeout = \"300ms\"");
+    let (gateway, client) = start(&setup).await;
 
     let answer = client.send(&call("k").without("Idempotency-Key")).await;
     refuses(&answer, "3", "key-missing");
@@ -221,8 +218,7 @@ async fn refusals_are_statuses_of_grpc() {
 #[tokio::test]
 async fn a_call_that_nothing_protects_is_refused_so_too() {
     let port = RefusedPort::take();
-    let gateway = Setup::payments_at(&port.url()).rest_passes().start().await;
-    let client = Http2::open(gateway.address).await;
+    let (_gateway, client) = start(&Setup::payments_at(&port.url()).rest_passes()).await;
     let mut passed = call("k");
     passed.target = "/else".to_owned();
     refuses(&client.send(&passed).await, "14", "upstream-unreachable");
@@ -241,8 +237,7 @@ async fn a_call_that_nothing_protects_is_refused_so_too() {
 #[tokio::test]
 async fn who_asks_again_by_itself_is_told_that_an_unknown_call_is_unavailable() {
     let upstream = ToyUpstream::start();
-    let gateway = setup(&upstream).route("unknown_status = 503").start().await;
-    let client = Http2::open(gateway.address).await;
+    let (_gateway, client) = start(&setup(&upstream).route("unknown_status = 503")).await;
     upstream.next(ended("14"));
     client.send(&call("k")).await.is(200, "unknown");
     refuses(&client.send(&call("k")).await, "14", "outcome-unknown");
@@ -251,11 +246,7 @@ async fn who_asks_again_by_itself_is_told_that_an_unknown_call_is_unavailable() 
 #[tokio::test]
 async fn a_call_whose_answer_is_not_held_is_passed_on_to_its_status() {
     let upstream = ToyUpstream::start();
-    let gateway = setup(&upstream)
-        .route("max_response_body = \"3B\"")
-        .start()
-        .await;
-    let client = Http2::open(gateway.address).await;
+    let (_gateway, client) = start(&setup(&upstream).route("max_response_body = \"3B\"")).await;
     upstream.next(ended("0"));
     let answer = client.send(&call("k")).await;
     assert_eq!(
@@ -268,8 +259,7 @@ async fn a_call_whose_answer_is_not_held_is_passed_on_to_its_status() {
 #[tokio::test]
 async fn an_unknown_call_is_settled_by_hand_with_its_trailers() {
     let (upstream, operator) = (ToyUpstream::start(), Operator::new());
-    let gateway = operator.starts(&setup(&upstream)).await;
-    let client = Http2::open(gateway.address).await;
+    let (gateway, client) = with_client(operator.starts(&setup(&upstream)).await).await;
     upstream.next(ended("14"));
     client.send(&call("k")).await.is(200, "unknown");
     let record = operator.finds(&gateway, "k").await.json();
@@ -295,8 +285,7 @@ async fn an_unknown_call_is_settled_by_hand_with_its_trailers() {
 async fn a_call_that_is_settled_by_hand_is_kept_as_its_status_says() {
     let (upstream, operator) = (ToyUpstream::start(), Operator::new());
     let kept = "retention = { success = \"24h\", failure = \"1s\" }";
-    let gateway = operator.starts(&setup(&upstream).route(kept)).await;
-    let client = Http2::open(gateway.address).await;
+    let (gateway, client) = with_client(operator.starts(&setup(&upstream).route(kept)).await).await;
     let calls = [
         ("0", "trailers"),
         ("99", "trailers"),
@@ -331,12 +320,9 @@ async fn a_call_that_is_settled_by_hand_is_kept_as_its_status_says() {
 #[tokio::test]
 async fn the_access_log_has_the_status_of_a_call() {
     let upstream = ToyUpstream::start();
-    let gateway = setup(&upstream)
-        .rest_passes()
-        .top("access_log = { sample = 0.0 }")
-        .start()
-        .await;
-    let client = Http2::open(gateway.address).await;
+    let setup = setup(&upstream).rest_passes();
+    let setup = setup.top("access_log = { sample = 0.0 }");
+    let (gateway, client) = start(&setup).await;
     let passing = |key: &str| {
         let mut passing = call(key);
         passing.target = "/else".to_owned();
@@ -383,8 +369,7 @@ async fn the_access_log_has_the_status_of_a_call() {
 #[tokio::test]
 async fn an_unknown_call_is_settled_from_a_terminal_with_its_trailers() {
     let (upstream, operator) = (ToyUpstream::start(), Operator::new());
-    let gateway = operator.starts(&setup(&upstream)).await;
-    let client = Http2::open(gateway.address).await;
+    let (gateway, client) = with_client(operator.starts(&setup(&upstream)).await).await;
     upstream.next(ended("14"));
     client.send(&call("k")).await.is(200, "unknown");
     let record = operator.finds(&gateway, "k").await.json();
@@ -413,8 +398,7 @@ async fn an_unknown_call_is_settled_from_a_terminal_with_its_trailers() {
 #[tokio::test]
 async fn what_enforcing_would_have_made_of_a_call_is_observed_by_its_status() {
     let upstream = ToyUpstream::start();
-    let gateway = setup(&upstream).route("mode = \"observe\"").start().await;
-    let client = Http2::open(gateway.address).await;
+    let (gateway, client) = start(&setup(&upstream).route("mode = \"observe\"")).await;
     upstream.always(|_| ended("14"));
     let labels = [("route", "pay"), ("would_be", "unknown")];
     // What is observed is noted beside the request: a duplicate that is quick may meet the first one still in progress.

@@ -110,10 +110,16 @@ fn over_tls(server: &Hypercorn, authority: &Authority, protocol: &str) -> Setup 
             authority.path("ca.pem")
         ))
         .upstream(&format!("protocol = {protocol:?}"))
+        .upstream(PATIENT)
 }
 
+/// A busy machine may take its time for a handshake.
+const PATIENT: &str = "connect_timeout = \"10s\"";
+
 fn by_prior_knowledge(server: &Hypercorn) -> Setup {
-    Setup::payments_at(&format!("http://{}", server.address)).upstream("protocol = \"http2\"")
+    Setup::payments_at(&format!("http://{}", server.address))
+        .upstream("protocol = \"http2\"")
+        .upstream(PATIENT)
 }
 
 #[tokio::test]

@@ -195,34 +195,27 @@ fn a_dispatch_that_no_wire_saw_counts_too() {
 
 #[test]
 fn what_the_upstream_released_may_be_dispatched_again() {
-    History::new()
-        .sends()
-        .leaves()
-        .received(7, "Busy", 429)
-        .returns(429)
-        .hears(1, answer("released", 429, "alice/k", "pay", 7))
-        .sends()
-        .leaves()
-        .received(8, "Busy", 201)
-        .returns(201)
-        .hears(2, answer("executed", 201, "alice/k", "pay", 8))
-        .keeps_every_promise();
+    busy_and_sent_again("released").keeps_every_promise();
 }
 
 #[test]
 fn a_release_that_the_store_did_not_take_in_time_is_nobodys_answer() {
+    busy_and_sent_again("unrecorded").keeps_every_promise();
+}
+
+/// The upstream releases what is sent first, of which the client hears this, and executes what is sent then.
+fn busy_and_sent_again(said: &str) -> History {
     History::new()
         .sends()
         .leaves()
         .received(7, "Busy", 429)
         .returns(429)
-        .hears(1, answer("unrecorded", 429, "alice/k", "pay", 7))
+        .hears(1, answer(said, 429, "alice/k", "pay", 7))
         .sends()
         .leaves()
         .received(8, "Busy", 201)
         .returns(201)
         .hears(2, answer("executed", 201, "alice/k", "pay", 8))
-        .keeps_every_promise();
 }
 
 #[test]

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use http_body_util::BodyExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::time::{Instant, sleep};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy, duplex, split};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::bodies::{is_refused, piece, sent, streaming_http2};
 use crate::bystander::Bystander;
-use crate::support::{Act, Gate, Http2, Request, Setup, ToyUpstream, payment, within};
+use crate::support::{
+    Act, Answer, Gate, Gateway, Http2, Request, Setup, ToyUpstream, payment, within,
+};
 use crate::{SLACK, settles, timeouts};
 
 const GRACE: Duration = Duration::from_millis(500);
@@ -182,6 +185,63 @@ async fn a_client_that_takes_its_answer_in_trickles_loses_the_stream_over_http2(
     settles(&gateway, "oncegate_upstream_in_flight", &[], 0).await;
 }
 
+/// What the slow link of the next test lets through in a second: several times the rate, and of each stream a small part
+/// of it.
+const LINK: usize = 1 << 20;
+const SHARED_RATE: &str = "256KiB";
+const SHARING: usize = 32;
+
+/// A client that takes everything as it comes, and what comes is all that its link lets through: its streams wait for each
+/// other, in turns longer than the grace, and none of them for the client.
+#[tokio::test]
+async fn streams_that_share_a_slow_link_are_as_slow_as_it_is_and_none_is_cut() {
+    const EACH: usize = 128 << 10;
+    let upstream = ToyUpstream::start();
+    upstream.always(|_| Act::respond(200, &[], vec![b'a'; EACH]));
+    // Through a socket whose buffer does not grow, so that the link is what the gateway waits for.
+    let setup = Setup::payments(&upstream)
+        .rest_passes()
+        .limits(&format!("min_send_rate = \"{SHARED_RATE}\""))
+        .limits("rate_grace = \"500ms\"");
+    let listeners = "[[listeners]]\naddress = \"127.0.0.1:8080\"\n\
+                     [[listeners]]\naddress = \"unix:gate.sock\"\n";
+    let gateway = Gateway::start(&format!("{}{listeners}", setup.toml())).await;
+    let socket = UnixStream::connect(gateway.directory().join("gate.sock")).await;
+    let client = Http2::over(slowed(socket.expect("a connection"))).await;
+    let begun = Instant::now();
+    let large = Request::get("/large");
+    let answers = (0..SHARING).map(|_| client.try_send(&large));
+    let answers = within("the answers", join_all(answers)).await;
+    let took = begun.elapsed();
+    let whole = |answer: &Option<Answer>| answer.as_ref().is_some_and(|one| one.body.len() == EACH);
+    let cut = answers.iter().filter(|answer| !whole(answer)).count();
+    assert_eq!(cut, 0, "streams cut within {took:?}");
+    assert!(took > GRACE * 4, "a link that was fast: {took:?}");
+    assert_eq!(timeouts(&gateway, "min_send_rate").await, 0);
+}
+
+/// The client's end of a link that lets through what [`LINK`] says, and as much as comes in the other direction.
+fn slowed(socket: UnixStream) -> DuplexStream {
+    let (client, link) = duplex(16 << 10);
+    let (mut answers, mut requests) = socket.into_split();
+    let (mut from_client, mut to_client) = split(link);
+    tokio::spawn(async move { copy(&mut from_client, &mut requests).await });
+    tokio::spawn(async move {
+        let begun = Instant::now();
+        let (mut passed, mut buffer) = (0, vec![0; 16 << 10]);
+        // The test is over where either end is gone.
+        while let Ok(count @ 1..) = answers.read(&mut buffer).await {
+            passed += count;
+            let micros = u64::try_from(passed * 1_000_000 / LINK).expect("a short time");
+            sleep_until(begun + Duration::from_micros(micros)).await;
+            if to_client.write_all(&buffer[..count]).await.is_err() {
+                return;
+            }
+        }
+    });
+    client
+}
+
 #[tokio::test]
 async fn a_client_that_takes_its_answer_too_slowly_is_dropped_over_http1() {
     let upstream = ToyUpstream::start();
@@ -193,7 +253,7 @@ async fn a_client_that_takes_its_answer_too_slowly_is_dropped_over_http1() {
     let setup = rated(&upstream);
     let toml = setup.toml();
     let toml = toml.replace("min_send_rate = \"240B\"", "min_send_rate = \"10MiB\"");
-    let gateway = crate::support::Gateway::start(&toml).await;
+    let gateway = Gateway::start(&toml).await;
     let bystander = Bystander::begin(&gateway).await;
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("an open socket");

@@ -62,6 +62,20 @@ impl Fleet {
         gateway.restart().await;
     }
 
+    /// Restarts all of them, one after the other, while these are at work.
+    async fn rolls(&mut self, clients: &Clients) {
+        for number in 0..GATEWAYS {
+            clients.progress(PROGRESS).await;
+            self.restart(number).await;
+        }
+    }
+
+    /// Lets these go on for a while, and then compares what they have with what was done.
+    async fn holds_after(&self, clients: Clients) {
+        clients.progress(PROGRESS).await;
+        self.holds(&clients.end().await).await;
+    }
+
     /// Every payment was made once, and is replayed as it was answered by whichever gateway is asked.
     async fn holds(&self, paid: &[(String, String)]) {
         let charges = self.upstream.charges_by_key();
@@ -121,9 +135,7 @@ async fn a_rolling_restart_behind_a_balancer_fails_no_request_and_doubles_none()
             balancer.sends_to(number).await;
         }
     }
-    clients.progress(PROGRESS).await;
-    let paid = clients.end().await;
-    fleet.holds(&paid).await;
+    fleet.holds_after(clients).await;
 }
 
 #[tokio::test]
@@ -131,13 +143,8 @@ async fn clients_that_heed_a_goodbye_lose_nothing_by_a_rolling_restart() {
     let seed = seed();
     let mut fleet = Fleet::start(seed).await;
     let clients = Clients::start_shared(CLIENTS, &fleet.addresses(), seed);
-    for number in 0..GATEWAYS {
-        clients.progress(PROGRESS).await;
-        fleet.restart(number).await;
-    }
-    clients.progress(PROGRESS).await;
-    let paid = clients.end().await;
-    fleet.holds(&paid).await;
+    fleet.rolls(&clients).await;
+    fleet.holds_after(clients).await;
 }
 
 #[tokio::test]
@@ -145,11 +152,6 @@ async fn who_sends_a_key_again_to_whichever_gateway_is_there_gets_the_one_answer
     let seed = seed();
     let mut fleet = Fleet::start(seed).await;
     let clients = Clients::start_insisting(CLIENTS / 2, &fleet.addresses(), seed);
-    for number in 0..GATEWAYS {
-        clients.progress(PROGRESS).await;
-        fleet.restart(number).await;
-    }
-    clients.progress(PROGRESS).await;
-    let paid = clients.end().await;
-    fleet.holds(&paid).await;
+    fleet.rolls(&clients).await;
+    fleet.holds_after(clients).await;
 }

@@ -12,7 +12,7 @@ use super::log::Log;
 use super::metrics::Metrics;
 use super::setup::Setup;
 use super::until;
-use super::usage::Usage;
+use super::usage::{self, Usage};
 
 /// Any free port of the loopback interface.
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -140,11 +140,12 @@ impl Gateway {
 
     /// The most memory that it has taken so far, in bytes (`VmHWM`).
     pub fn most_resident_bytes(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.process.child.id());
-        let status = std::fs::read_to_string(path).expect("a process that we started");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kib.expect("a number of kilobytes") * 1024
+        usage::kib(self.pid(), "VmHWM") * 1024
+    }
+
+    /// Whether the system may give it huge pages, all of which are resident once a byte of them was written to.
+    pub fn may_have_huge_pages(&self) -> bool {
+        usage::status(self.pid(), "THP_enabled") == "1"
     }
 
     /// The time that it has kept processors busy, in hundredths of a second.

@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::client::{Answer, Request};
@@ -56,14 +57,26 @@ impl Http2 {
 
     async fn try_with(builder: http2::Builder<TokioExecutor>, address: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect(address).await.ok()?;
+        Self::begun(builder, stream, address.to_string()).await
+    }
+
+    /// One over what is connected already.
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        let builder = http2::Builder::new(TokioExecutor::new());
+        let opened = Self::begun(builder, stream, "gate".to_owned()).await;
+        opened.expect("a connection that speaks HTTP/2")
+    }
+
+    async fn begun(
+        builder: http2::Builder<TokioExecutor>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        authority: String,
+    ) -> Option<Self> {
         let handshake = builder.handshake(TokioIo::new(stream));
         let (sender, connection) = within("HTTP/2", handshake).await.ok()?;
         // It ends when the last clone of the sender is dropped.
         tokio::spawn(connection);
-        Some(Self {
-            sender,
-            authority: address.to_string(),
-        })
+        Some(Self { sender, authority })
     }
 
     /// Sends a request on a stream of its own and reads its answer.

@@ -1,6 +1,7 @@
 //! Configurations for tests, from parts.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::gateway::Gateway;
 use super::upstream::ToyUpstream;
@@ -130,11 +131,10 @@ impl Setup {
         } else {
             "methods = [\"POST\"]\n"
         };
-        // A disk that others use too may take longer than one beside a payment service.
         let patience = if store.contains("embedded:") && !store.contains("timeout") {
-            "timeout = \"500ms\"\n"
+            format!("timeout = \"{}ms\"\n", self.patience().as_millis())
         } else {
-            ""
+            String::new()
         };
         format!(
             "{top}[store]\n{store}{patience}[limits]\n{limits}\
@@ -142,6 +142,17 @@ impl Setup {
              [defaults]\nscope = [\"header:Authorization\"]\n\
              [[routes]]\nname = \"pay\"\nupstream = \"toy\"\n{path}{methods}{payments}{other_routes}"
         )
+    }
+
+    /// What a store in a file may take where the test is not about that: a disk that others use, too, may be busy for
+    /// seconds. No more than a claim's lease lets it.
+    fn patience(&self) -> Duration {
+        const BUSY_DISK: Duration = Duration::from_secs(5);
+        let leases = self.payments.lines().filter_map(|line| {
+            let seconds = line.strip_prefix("lease = \"")?.strip_suffix("s\"")?;
+            seconds.parse().ok().map(Duration::from_secs)
+        });
+        leases.fold(BUSY_DISK, |patience, lease| patience.min(lease / 2))
     }
 
     /// Starts a gateway with it.

@@ -142,11 +142,14 @@ fn unknown(unknown: &Unknown) -> Json {
         since,
         trace,
     } = unknown;
+    // Its time is counted from the asking for the claim, and a busy store hears that later by its clock: never so late that
+    // the request would seem to be written once its outcome was unknown.
+    let written_at = trace.written_at().map(|at| at.min(*since));
     json!({
         "state": "unknown",
         "cause": cause.name(),
         "claimed_at": moment(trace.claimed_at),
-        "written_at": moment(trace.written_at()),
+        "written_at": moment(written_at),
         "unknown_since": since.to_string(),
         "status_seen": trace.sent.status,
         "bytes_seen": trace.sent.bytes_seen,
@@ -215,4 +218,34 @@ fn body(shown: &mut Map<String, Json>, body: &Bytes) {
 
 fn moment(moment: Option<Timestamp>) -> Option<String> {
     moment.map(|moment| moment.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::protocol::{Cause, Owner, Seen, Sent, Trace};
+
+    #[test]
+    fn a_request_was_written_before_its_outcome_was_unknown_however_late_its_claim_was_heard() {
+        let (owner, fence, beat) = (Owner(1), 1, 0);
+        let written = |after_ms| {
+            let shown = unknown(&Unknown {
+                seen: Seen { owner, fence, beat },
+                cause: Cause::Timeout,
+                since: Timestamp(1_000_250),
+                trace: Trace {
+                    claimed_at: Some(Timestamp(1_000_000)),
+                    sent: Sent {
+                        written_after: Some(Duration::from_millis(after_ms)),
+                        ..Sent::default()
+                    },
+                },
+            });
+            shown["written_at"].clone()
+        };
+        assert_eq!(written(200), Timestamp(1_000_200).to_string());
+        assert_eq!(written(300), Timestamp(1_000_250).to_string());
+    }
 }

@@ -314,6 +314,23 @@ async fn new_certificates_are_used_and_bad_ones_are_not_and_connections_stay() {
     hear(&mut old, "ok").await;
 }
 
+/// Certificates may go between the reading of a configuration and its use.
+#[tokio::test]
+async fn a_listener_that_changes_and_whose_certificate_has_gone_refuses_the_change_and_stays() {
+    let made = Made::new();
+    let (before, mut after) = (made.listener(""), made.listener(""));
+    after.proxy_protocol = true;
+    let (server, listeners) = Server::bind(&[before], &limits()).unwrap();
+    let entrance = Arc::clone(&listeners.entrances()[0]);
+    assert!(listeners.prepare(std::slice::from_ref(&after)).is_ok());
+    fs::remove_file(made.path("b.key")).unwrap();
+    let refused = listeners.prepare(std::slice::from_ref(&after));
+    let refused = refused.err().expect("a certificate that has gone");
+    assert!(refused.to_string().contains("b.key"), "{refused}");
+    assert!(Arc::ptr_eq(&entrance, &listeners.entrances()[0]));
+    drop(server);
+}
+
 /// Puts a certificate that has expired in the place of the first one, for the same key.
 const EXPIRED: &str = r#"
 set -e
