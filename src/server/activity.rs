@@ -314,8 +314,18 @@ impl Activity {
 
 impl Drop for Half {
     fn drop(&mut self) {
-        self.0.idle_since.set(self.0.now());
-        self.0.halves.fetch_sub(1, Ordering::Release);
+        let Activity {
+            halves, idle_since, ..
+        } = &*self.0;
+        // Only the last one begins an idle time, which has to stand before anybody can see that there is none left.
+        let is_not_last = |halves: usize| (halves > 1).then(|| halves - 1);
+        if halves
+            .fetch_update(Ordering::Release, Ordering::Relaxed, is_not_last)
+            .is_err()
+        {
+            idle_since.set(self.0.now());
+            halves.fetch_sub(1, Ordering::Release);
+        }
     }
 }
 
