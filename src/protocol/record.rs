@@ -22,8 +22,8 @@ pub const MARK_KEEP: Duration = Duration::from_secs(60);
 pub struct RecordId(pub [u8; 32]);
 
 impl Hash for RecordId {
-    /// A part of it: it is a hash already, and maps ask for this several times a request. Another part than the one that
-    /// shards go by, or all ids of a shard would have that in common.
+    /// Its end: it is a hash already, and maps ask for this several times a request. Whoever spreads ids over several maps
+    /// goes by their beginning, which those of one map then have in common.
     fn hash<H: Hasher>(&self, state: &mut H) {
         let part = self.0.last_chunk().expect("an id is longer than this");
         state.write_u64(u64::from_ne_bytes(*part));

@@ -99,7 +99,10 @@ mod tests {
         let mut timer = Apart::new(timer);
         let begun = Instant::now();
         (&mut timer).await;
-        timer.change().as_mut().reset(begun + Duration::from_secs(3));
+        timer
+            .change()
+            .as_mut()
+            .reset(begun + Duration::from_secs(3));
         assert!(futures_util::poll!(&mut timer).is_pending());
         advance(Duration::from_secs(1)).await;
         assert!(futures_util::poll!(&mut timer).is_pending());
