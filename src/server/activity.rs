@@ -346,3 +346,30 @@ impl Mark {
         self.0.load(Ordering::Relaxed).checked_sub(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_since_the_last_half_has_ended() {
+        let second = Duration::from_secs(1);
+        for is_answered_early in [false, true] {
+            let activity = Activity::new(false, None, Arc::default());
+            advance(second).await;
+            let (request, response) = activity.begin(true);
+            let (first, last) = match is_answered_early {
+                true => (Some(response), request),
+                false => (request, Some(response)),
+            };
+            advance(second).await;
+            drop(first);
+            assert_eq!(activity.idle_since.get(), Some(0));
+            advance(second).await;
+            drop(last);
+            assert_eq!(activity.idle_since.get(), Some(3000));
+        }
+    }
+}

@@ -124,6 +124,22 @@ mod tests {
     }
 
     #[test]
+    fn a_head_says_the_length_once_whatever_it_said_before() {
+        for lines in [
+            &[][..],
+            &[(CONTENT_LENGTH, "12")],
+            &[(CONTENT_LENGTH, "012")],
+            &[(CONTENT_LENGTH, "1")],
+            &[(CONTENT_LENGTH, "12"), (CONTENT_LENGTH, "12")],
+            &[(CONTENT_LENGTH, "12"), (CONTENT_LENGTH, "13")],
+        ] {
+            let mut said = headers(lines);
+            say_length(&mut said, 12);
+            assert_eq!(said, headers(&[(CONTENT_LENGTH, "12")]), "{lines:?}");
+        }
+    }
+
+    #[test]
     fn a_101_switches_to_what_was_offered() {
         let offered = HeaderValue::from_static("foo/2, WebSocket");
         let switched = |to| switches_as_asked(Some(&offered), &headers(&[(UPGRADE, to)]));
