@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Shared;
 use super::body::{self, Body};
@@ -88,7 +88,7 @@ impl Attempt {
         let done = tokio::select! {
             biased;
             done = self.keeper.during(&mut work) => Ok(done),
-            () = sleep(self.subject.lane.route.response_timeout) => Err(Cause::Timeout),
+            () = sleep_until(begun + self.subject.lane.route.response_timeout) => Err(Cause::Timeout),
             () = self.shared.stop.cancelled() => Err(Cause::Drained),
         };
         if let Some((_, tally)) = &mut self.client {
@@ -344,7 +344,8 @@ impl Attempt {
         let (asked, label) = (Instant::now(), StoreOp::from(&op));
         let insist = shared.ledger.insist(subject.id, op);
         let mut insist = Box::pin(self.keeper.settling(insist));
-        let verdict = timeout(subject.policy().record_timeout, &mut insist).await;
+        let in_time = asked + subject.policy().record_timeout;
+        let verdict = timeout_at(in_time, &mut insist).await;
         if let Some((_, tally)) = &mut self.client {
             tally.asked_store(label, asked.elapsed());
         }

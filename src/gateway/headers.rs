@@ -15,6 +15,7 @@ use super::message::{begins_folded, is_folded};
 use crate::identity::KeySource;
 use crate::protocol;
 use crate::server::Peer;
+use crate::upstream::say_length;
 
 /// What became of a request, on every answer of a protected route.
 pub const IDEMPOTENCY_STATUS: HeaderName = HeaderName::from_static("idempotency-status");
@@ -120,11 +121,10 @@ impl Taker {
     }
 }
 
-/// What a protected dispatch changes besides: the answer must be storable as it is, the body's length is known,
+/// What a protected dispatch changes besides: the answer must be storable as it is, nothing comes behind the body,
 /// and the key is kept from upstreams that shall not see it.
 pub fn to_protected_upstream(headers: &mut HeaderMap, key: &[KeySource], forward_key: bool) {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers.remove(CONTENT_LENGTH);
     headers.remove(TRAILER);
     if is_grpc(headers) {
         headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -208,9 +208,7 @@ pub fn from_upstream(headers: &mut HeaderMap, has_body: bool, length: Option<u64
     let is_chunked = headers.contains_key(TRANSFER_ENCODING);
     remove_hop_by_hop(headers);
     match length {
-        Some(length) if has_body => {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        }
+        Some(length) if has_body => say_length(headers, length),
         None if has_body => drop(headers.remove(CONTENT_LENGTH)),
         _ => {
             let is_plain = |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit);

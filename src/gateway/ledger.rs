@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::protocol::{Fingerprint, Op, Record, RecordId, Timestamp, Verdict};
 use crate::store::{Hints, NotDone, Store, StoreError, Unresolved, Usage};
@@ -167,7 +167,7 @@ impl Ledger {
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let asked = Instant::now();
-        let answer = timeout(patience, call)
+        let answer = timeout_at(asked + patience, call)
             .await
             .unwrap_or_else(|_| Err(silent()));
         let result = match &answer {

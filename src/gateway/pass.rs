@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
 use super::body::Body;
@@ -151,11 +151,11 @@ async fn forwarded(
         upstream: lane.upstream_name(),
     };
     let span = tally.branch().dispatch(request.headers_mut(), sent);
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     let gate = Gate::open();
     // Pinned, so that the timeout does not move it about.
     let sending = pin!(lane.upstream.send(request, &gate));
-    let sent = timeout(head_timeout, sending).await;
+    let sent = timeout_at(started + head_timeout, sending).await;
     let took = started.elapsed();
     let answer = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok());
     tally.dispatched(took, answer.and_then(|answer| answer.body().endpoint()));

@@ -68,7 +68,7 @@ pub async fn protected(
             return unread(shared, tally, &partial.reason, incoming.verdict().fault());
         }
     };
-    tally.body_read(whole.bytes.len() as u64);
+    let read_at = tally.body_read(whole.bytes.len() as u64);
     if names_key(policy, whole.trailers.as_ref()) {
         tally.decide(Decision::KeyInvalid);
         let mut refusal = shared.refusal(Problem::KeyInvalid);
@@ -88,7 +88,7 @@ pub async fn protected(
     let call = Call {
         shared: Arc::clone(shared),
         subject: Arc::new(subject),
-        give_up: Instant::now() + policy.wait,
+        give_up: read_at + policy.wait,
     };
     call.answered(owner, outbound, tally).await
 }

@@ -165,10 +165,12 @@ impl Tally {
         }
     }
 
-    /// Its body is in, and is held.
-    pub fn body_read(&mut self, bytes: u64) {
+    /// Its body is in, and is held; says since when.
+    pub fn body_read(&mut self, bytes: u64) -> Instant {
         self.entry.read(bytes);
-        self.times.body = Some(self.entry.started().elapsed());
+        let now = Instant::now();
+        self.times.body = Some(now - self.entry.started());
+        now
     }
 
     /// Counts a body that passes through.

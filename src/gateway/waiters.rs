@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::protocol::{Fingerprint, RecordId, Response};
+use crate::protocol::{BuildIdHasher, Fingerprint, RecordId, Response};
 
 /// Attempts under way in this process, by record id, and how many wait for them.
 #[derive(Debug)]
 pub struct Waiters {
-    attempts: Mutex<HashMap<RecordId, Attempt>>,
+    attempts: Mutex<HashMap<RecordId, Attempt, BuildIdHasher>>,
     waiting: AtomicUsize,
     max_waiting: AtomicUsize,
     max_waiting_per_key: AtomicUsize,
@@ -179,7 +179,7 @@ impl Waiters {
         Some(Place(Arc::clone(self)))
     }
 
-    fn attempts(&self) -> MutexGuard<'_, HashMap<RecordId, Attempt>> {
+    fn attempts(&self) -> MutexGuard<'_, HashMap<RecordId, Attempt, BuildIdHasher>> {
         // Nothing panics while it holds the lock; if it did, the map would still be whole.
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -200,8 +200,8 @@ fn decode(value: &[u8]) -> Result<String, KeyInvalid> {
         return Err(KeyInvalid::TooLong);
     }
     match value.strip_prefix(b"\"") {
-        Some(quoted) => checked(unquote(quoted)?.into_iter()),
-        None => checked(value.iter().copied()),
+        Some(quoted) => checked(&unquote(quoted)?),
+        None => checked(value),
     }
 }
 
@@ -235,18 +235,18 @@ fn unquote(quoted: &[u8]) -> Result<Vec<u8>, KeyInvalid> {
 }
 
 /// The key, if it has the length and the characters that every key must have.
-fn checked(key: impl ExactSizeIterator<Item = u8>) -> Result<String, KeyInvalid> {
+fn checked(key: &[u8]) -> Result<String, KeyInvalid> {
     match key.len() {
         0 => return Err(KeyInvalid::Empty),
         1..=KEY_MAX => {}
         _ => return Err(KeyInvalid::TooLong),
     }
-    key.map(|byte| match byte {
-        b'"' | b',' => Err(KeyInvalid::Character),
-        0x21..=0x7e => Ok(char::from(byte)),
-        _ => Err(KeyInvalid::Character),
-    })
-    .collect()
+    let is_allowed = |byte: &u8| byte.is_ascii_graphic() && !b"\",".contains(byte);
+    if !key.iter().all(is_allowed) {
+        return Err(KeyInvalid::Character);
+    }
+    // ASCII is always UTF-8.
+    String::from_utf8(key.to_vec()).map_err(|_| KeyInvalid::Character)
 }
 
 #[cfg(test)]

@@ -75,7 +75,8 @@ pub(super) fn seal(
         )
         .expect("AES-256-GCM seals 64 GiB, and this is bounded by a few KiB");
     sealed.extend_from_slice(tag.as_ref());
-    Bytes::from(sealed)
+    // As long as it is: a store in memory keeps it.
+    Bytes::copy_from_slice(&sealed)
 }
 
 /// Opens what [`seal`] made.

@@ -22,7 +22,8 @@ pub use grpc::GrpcCode;
 pub use op::{Found, Op, Origin, Resolution, Retention, Verdict};
 pub use outcome::{BadStatusSet, Outcome, Outcomes, StatusSet};
 pub use record::{
-    Answer, Begun, Cause, Claimed, Completed, Fingerprint, MARK_KEEP, Mark, NotStored, Owner,
-    RULES, Record, RecordId, Response, Sealed, Seen, Sent, State, Trace, TraceRef, Unknown,
+    Answer, Begun, BuildIdHasher, Cause, Claimed, Completed, Fingerprint, MARK_KEEP, Mark,
+    NotStored, Owner, RULES, Record, RecordId, Response, Sealed, Seen, Sent, State, Trace,
+    TraceRef, Unknown,
 };
 pub use time::Timestamp;

@@ -1,7 +1,7 @@
 //! What a store holds under a record id.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +22,34 @@ pub const MARK_KEEP: Duration = Duration::from_secs(60);
 pub struct RecordId(pub [u8; 32]);
 
 impl Hash for RecordId {
-    /// A part of it: it is a hash already, and maps ask for this several times a request.
+    /// Its end: it is a hash already, and maps ask for this several times a request. Whoever spreads ids over several maps
+    /// goes by their beginning, which those of one map then have in common.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(&self.0[..8]);
+        let part = self.0.last_chunk().expect("an id is longer than this");
+        state.write_u64(u64::from_ne_bytes(*part));
+    }
+}
+
+/// For maps by [`RecordId`]: what is hashed with a secret already is not hashed again.
+pub type BuildIdHasher = BuildHasherDefault<IdHasher>;
+
+/// Takes the part of a [`RecordId`] for its hash.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, part: u64) {
+        self.0 = self.0.rotate_left(8) ^ part;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

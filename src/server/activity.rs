@@ -314,8 +314,18 @@ impl Activity {
 
 impl Drop for Half {
     fn drop(&mut self) {
-        self.0.idle_since.set(self.0.now());
-        self.0.halves.fetch_sub(1, Ordering::Release);
+        let Activity {
+            halves, idle_since, ..
+        } = &*self.0;
+        // Only the last one begins an idle time, which has to stand before anybody can see that there is none left.
+        let is_not_last = |halves: usize| (halves > 1).then(|| halves - 1);
+        if halves
+            .fetch_update(Ordering::Release, Ordering::Relaxed, is_not_last)
+            .is_err()
+        {
+            idle_since.set(self.0.now());
+            halves.fetch_sub(1, Ordering::Release);
+        }
     }
 }
 
@@ -334,5 +344,32 @@ impl Mark {
 
     pub(super) fn get(&self) -> Option<u64> {
         self.0.load(Ordering::Relaxed).checked_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_since_the_last_half_has_ended() {
+        let second = Duration::from_secs(1);
+        for is_answered_early in [false, true] {
+            let activity = Activity::new(false, None, Arc::default());
+            advance(second).await;
+            let (request, response) = activity.begin(true);
+            let (first, last) = match is_answered_early {
+                true => (Some(response), request),
+                false => (request, Some(response)),
+            };
+            advance(second).await;
+            drop(first);
+            assert_eq!(activity.idle_since.get(), Some(0));
+            advance(second).await;
+            drop(last);
+            assert_eq!(activity.idle_since.get(), Some(3000));
+        }
     }
 }

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::activity::{Activity, Judgement};
 use super::addresses::{AddressPlace, Crowded};
+use super::apart::Apart;
 use super::body::{Patience, RequestBody};
 use super::entrance::{self, NotOpened, Opening};
 use super::flow::{ResponseBody, Streams};
@@ -332,15 +333,17 @@ impl Rules<'_> {
         mut connection: Pin<Box<C>>,
         say_goodbye: impl Fn(Pin<&mut C>),
     ) {
-        let mut look = pin!(sleep(Duration::ZERO));
+        let look = pin!(sleep(Duration::ZERO));
+        let mut look = Apart::new(look);
         let mut ends_by = None;
         let mut told = Told::Nothing;
         loop {
+            let word = pin!(next_word(self.drain, told));
             tokio::select! {
                 biased;
                 // What it ended with concerns nobody: the client has gone, or was answered by hyper.
                 _ = connection.as_mut() => return,
-                () = next_word(self.drain, told), if told != Told::Goodbye => {
+                () = Apart::new(word), if told != Told::Goodbye => {
                     // HTTP/2 says which requests were heard; over HTTP/1 a goodbye may cross with one.
                     told = match told {
                         Told::Nothing if !self.activity.is_http2() => Told::WithItsNextAnswer,
@@ -351,8 +354,8 @@ impl Rules<'_> {
                         _ => self.activity.end(),
                     }
                 }
-                () = look.as_mut() => match self.activity.judge(&self.limits.load()) {
-                    Judgement::Fine(next) => look.as_mut().reset(Instant::now() + next),
+                () = &mut look => match self.activity.judge(&self.limits.load()) {
+                    Judgement::Fine(next) => look.change().as_mut().reset(Instant::now() + next),
                     Judgement::Stalled(limit) => return self.closed.count(limit),
                     Judgement::Close(limit) => {
                         let now = Instant::now();
@@ -364,7 +367,7 @@ impl Rules<'_> {
                         if ends_by <= now {
                             return;
                         }
-                        look.as_mut().reset(ends_by);
+                        look.change().as_mut().reset(ends_by);
                     }
                 }
             }

@@ -13,6 +13,7 @@
 
 mod activity;
 mod addresses;
+mod apart;
 mod body;
 mod budget;
 mod connection;

@@ -1,5 +1,6 @@
 //! Records in the memory of this process: for tests, demonstrations, and services that can lose them.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,8 @@ use super::retention::{self, Bucket, Look};
 use super::unresolved::{Move, Open};
 use super::{Clock, NotDone, Store, StoreError, Unresolved, Usage, leaves_mark};
 use crate::protocol::{
-    self, Answer, Fingerprint, Op, Record, RecordId, State, Timestamp, Verdict, Version,
+    self, Answer, BuildIdHasher, Fingerprint, Op, Record, RecordId, State, Timestamp, Verdict,
+    Version,
 };
 
 /// Parts of the store with a lock each: enough that two of a few cores seldom meet at one.
@@ -44,7 +46,8 @@ pub struct Memory {
 
 #[derive(Default)]
 struct Shard {
-    records: HashMap<RecordId, Record>,
+    /// Boxed: a map that grows moves its entries, and has room for twice as many.
+    records: HashMap<RecordId, Box<Record>, BuildIdHasher>,
     /// When settled records are looked at.
     due: BTreeMap<Bucket, Vec<RecordId>>,
     /// Claimed records, and some that were: looked at in turn.
@@ -84,18 +87,16 @@ impl Memory {
         let marked = op
             .owner()
             .is_some_and(|owner| shard.marks.contains(id, owner, now));
-        let before = shard.records.get(&id).cloned();
-        let (after, mark, verdict) = protocol::apply(before.clone(), marked, op, now);
-        if claims && after.is_some() && self.is_full() {
-            let was_absent = before.clone().and_then(|record| record.at(now)).is_none();
-            if was_absent {
-                return Err(NotDone::Full);
-            }
+        let before = shard.record(&id);
+        let has_no_room = claims && self.is_full() && shard.read(&id, now).is_none();
+        let (after, mark, verdict) = protocol::apply(before, marked, op, now);
+        if has_no_room && after.is_some() {
+            return Err(NotDone::Full);
         }
         if let Some(mark) = mark {
             shard.marks.insert(id, mark, now);
         }
-        self.keep(&mut shard, id, before.as_ref(), after);
+        self.keep(&mut shard, id, after, now);
         Ok(verdict)
     }
 
@@ -106,12 +107,11 @@ impl Memory {
         if shard.marks.len() >= MAX_MARKS {
             return Err(NotDone::Overloaded);
         }
-        let before = shard.records.get(&id).cloned();
-        let (after, marks, verdict) = protocol::forget(before.clone(), version, now);
+        let (after, marks, verdict) = protocol::forget(shard.record(&id), version, now);
         for mark in marks {
             shard.marks.insert(id, mark, now);
         }
-        self.keep(&mut shard, id, before.as_ref(), after);
+        self.keep(&mut shard, id, after, now);
         Ok(verdict)
     }
 
@@ -122,7 +122,7 @@ impl Memory {
     ) -> Result<Option<Verdict>, NotDone> {
         let shard = self.open_shard(id)?;
         Ok(protocol::look(
-            shard.records.get(&id),
+            shard.records.get(&id).map(Box::as_ref),
             fingerprint,
             (self.clock)(),
         ))
@@ -130,8 +130,7 @@ impl Memory {
 
     fn read_now(&self, id: RecordId) -> Result<Option<Record>, NotDone> {
         let shard = self.open_shard(id)?;
-        let record = shard.records.get(&id).cloned();
-        Ok(record.and_then(|record| record.at((self.clock)())))
+        Ok(shard.read(&id, (self.clock)()))
     }
 
     /// The lists of all shards, merged as far as the page goes. Each is as it is at its own moment, and a record never
@@ -170,16 +169,11 @@ impl Memory {
         self.bytes.load(Ordering::Relaxed) >= self.max_size
     }
 
-    /// Puts `after` in the place of `before`, and sees to it that somebody looks at it again.
-    fn keep(
-        &self,
-        shard: &mut Shard,
-        id: RecordId,
-        before: Option<&Record>,
-        after: Option<Record>,
-    ) {
+    /// Puts `after` in the place of what is there, and sees to it that somebody looks at it again.
+    fn keep(&self, shard: &mut Shard, id: RecordId, after: Option<Record>, now: Timestamp) {
+        let before = shard.records.get(&id).map(Box::as_ref);
         if let Some(moved) = Move::of(id, before, after.as_ref()) {
-            let aged_out = shard.open.make(moved, (self.clock)());
+            let aged_out = shard.open.make(moved, now);
             self.aged_out
                 .fetch_add(u64::from(aged_out), Ordering::Relaxed);
         }
@@ -199,7 +193,12 @@ impl Memory {
         if before.is_none_or(retention::is_settled) && !retention::is_settled(&after) {
             shard.claimed.push_back(id);
         }
-        shard.records.insert(id, after);
+        match shard.records.entry(id) {
+            Entry::Occupied(mut place) => **place.get_mut() = after,
+            Entry::Vacant(place) => {
+                place.insert(Box::new(after));
+            }
+        }
     }
 
     /// Forgets what may be forgotten among the next few settled records that are due.
@@ -219,11 +218,10 @@ impl Memory {
                 continue;
             };
             match retention::look(record, now) {
-                Look::Forget => self.forget(shard, id),
+                Look::Forget => self.keep(shard, id, None, now),
                 Look::Shrink(bucket) => {
-                    let record = record.clone();
-                    let tombstone = record.clone().at(now);
-                    self.keep(shard, id, Some(&record), tombstone);
+                    let tombstone = Record::clone(record).at(now);
+                    self.keep(shard, id, tombstone, now);
                     shard.due.entry(bucket).or_default().push(id);
                 }
                 Look::Again(bucket) => shard.due.entry(bucket).or_default().push(id),
@@ -241,16 +239,22 @@ impl Memory {
             match shard.records.get(&id) {
                 Some(record) if retention::is_settled(record) => {}
                 Some(record) if now < record.forget_at => shard.claimed.push_back(id),
-                Some(_) => self.forget(shard, id),
+                Some(_) => self.keep(shard, id, None, now),
                 None => {}
             }
         }
     }
+}
 
-    fn forget(&self, shard: &mut Shard, id: RecordId) {
-        if let Some(record) = shard.records.get(&id).cloned() {
-            self.keep(shard, id, Some(&record), None);
-        }
+impl Shard {
+    /// The record as it is stored.
+    fn record(&self, id: &RecordId) -> Option<Record> {
+        self.records.get(id).map(|record| Record::clone(record))
+    }
+
+    /// The record as it reads now.
+    fn read(&self, id: &RecordId, now: Timestamp) -> Option<Record> {
+        self.record(id)?.at(now)
     }
 }
 

@@ -2,16 +2,16 @@
 
 use std::fmt;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::protocol::TraceRef;
 
 /// The header that names trace and span.
-pub const TRACEPARENT: &str = "traceparent";
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The header of tracing systems that bears more of the same.
 #[cfg(feature = "otlp")]
-pub const TRACESTATE: &str = "tracestate";
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// `00-`, 32 digits, `-`, 16 digits, `-`, two digits.
 const LENGTH: usize = 55;

@@ -22,17 +22,27 @@ pub(super) fn frame(request: &mut Request<OutBody>) {
     );
     *request.version_mut() = Version::HTTP_11;
     let headers = request.headers_mut();
-    headers.remove(CONTENT_LENGTH);
     headers.remove(TRANSFER_ENCODING);
     match length {
         // RFC 9110, section 8.6.
-        Some(0) if !expects_content => {}
-        Some(length) => {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        }
+        Some(0) if !expects_content => drop(headers.remove(CONTENT_LENGTH)),
+        Some(length) => say_length(headers, length),
         None => {
+            headers.remove(CONTENT_LENGTH);
             headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
+    }
+}
+
+/// Makes the head say this length, once. Most heads do so already, and are left alone.
+pub fn say_length(headers: &mut HeaderMap, length: u64) {
+    let mut digits = itoa::Buffer::new();
+    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
+    let is_said = lines
+        .next()
+        .is_some_and(|line| line == digits.format(length));
+    if !is_said || lines.next().is_some() {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
 }
 
@@ -110,6 +120,22 @@ mod tests {
             ],
         ] {
             assert!(is_ambiguous(&headers(lines)), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_says_the_length_once_whatever_it_said_before() {
+        for lines in [
+            &[][..],
+            &[(CONTENT_LENGTH, "12")],
+            &[(CONTENT_LENGTH, "012")],
+            &[(CONTENT_LENGTH, "1")],
+            &[(CONTENT_LENGTH, "12"), (CONTENT_LENGTH, "12")],
+            &[(CONTENT_LENGTH, "12"), (CONTENT_LENGTH, "13")],
+        ] {
+            let mut said = headers(lines);
+            say_length(&mut said, 12);
+            assert_eq!(said, headers(&[(CONTENT_LENGTH, "12")]), "{lines:?}");
         }
     }
 

@@ -58,6 +58,7 @@ use stats::Counters;
 use target::{Standing, Target};
 
 pub use body::{AnswerBroken, InBody, OutBody, RequestBodyFailed};
+pub use framing::say_length;
 pub use gate::Gate;
 #[cfg(test)]
 pub use socket::{Network, Scripted};
