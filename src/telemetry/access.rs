@@ -340,10 +340,10 @@ impl Field for SocketAddr {
             return shown(text, format_args!("{self}"));
         };
         let [first, rest @ ..] = address.ip().octets();
-        octet(text, first);
-        for other in rest {
+        number(text, first);
+        for octet in rest {
             text.push('.');
-            octet(text, other);
+            number(text, octet);
         }
         text.push(':');
         number(text, address.port());
@@ -385,10 +385,12 @@ impl Field for Ms {
         let micros = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
         number(text, micros / 1000);
         let behind = micros % 1000;
-        text.push('.');
-        for place in [100, 10, 1] {
-            text.push(digit(behind / place));
-        }
+        text.push_str(match behind {
+            0..10 => ".00",
+            10..100 => ".0",
+            _ => ".",
+        });
+        number(text, behind);
     }
 }
 
@@ -414,22 +416,6 @@ fn quoted(text: &mut String, write: impl FnOnce(&mut String)) {
     text.push('"');
     write(text);
     text.push('"');
-}
-
-/// Digit by digit: there are a dozen in each line, and to copy so few bytes costs more than to write them.
-fn octet(text: &mut String, value: u8) {
-    if value >= 100 {
-        text.push(digit((value / 100).into()));
-    }
-    if value >= 10 {
-        text.push(digit((value / 10).into()));
-    }
-    text.push(digit(value.into()));
-}
-
-/// The last digit of a number.
-fn digit(value: u64) -> char {
-    char::from(b"0123456789"[(value % 10) as usize])
 }
 
 fn number(text: &mut String, value: impl itoa::Integer) {

@@ -332,15 +332,16 @@ async fn a_head_is_answered_with_a_head_alone_in_both_protocols() {
     let upstream = ToyUpstream::start();
     let gateway = Setup::payments(&upstream).start().await;
     let http2 = Http2::open(gateway.address).await;
-    let nowhere = |method: &str| Request::new(method, "/nowhere");
-    let expecting = |method: &str| nowhere(method).header("Expect", "200");
-    let lengthy = |method: &str| {
-        let lines = (0..200).map(|n| format!("X-{n}"));
-        lines.fold(nowhere(method), |request, name| request.header(&name, "a"))
-    };
-    let requests: [(u16, &dyn Fn(&str) -> Request); 3] =
-        [(404, &nowhere), (400, &expecting), (431, &lengthy)];
-    for (status, request) in requests {
+    let requests: [(u16, fn(Request) -> Request); 3] = [
+        (404, |request| request),
+        (400, |request| request.header("Expect", "200")),
+        (431, |request| {
+            let names = (0..200).map(|number| format!("X-{number}"));
+            names.fold(request, |request, name| request.header(&name, "a"))
+        }),
+    ];
+    for (status, with) in requests {
+        let request = |method: &str| with(Request::new(method, "/nowhere"));
         for over_http2 in [false, true] {
             let (get, head) = if over_http2 {
                 let get = http2.send(&request("GET")).await;
