@@ -329,10 +329,11 @@ async fn on_a_route_for_all_methods_safe_ones_pass() {
 
 #[tokio::test]
 async fn a_head_is_answered_with_a_head_alone_in_both_protocols() {
+    type With = fn(Request) -> Request;
     let upstream = ToyUpstream::start();
     let gateway = Setup::payments(&upstream).start().await;
     let http2 = Http2::open(gateway.address).await;
-    let requests: [(u16, fn(Request) -> Request); 3] = [
+    let requests: [(u16, With); 3] = [
         (404, |request| request),
         (400, |request| request.header("Expect", "200")),
         (431, |request| {
