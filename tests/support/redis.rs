@@ -66,8 +66,16 @@ impl Place {
     }
 }
 
-/// What makes a server one of a cluster.
-pub const IN_A_CLUSTER: [&str; 4] = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+/// What makes a server one of a cluster. A replica stays with its primary: otherwise one would go over to a primary whose
+/// own are away for a moment, and stay there.
+pub const IN_A_CLUSTER: [&str; 6] = [
+    "--cluster-enabled",
+    "yes",
+    "--cluster-node-timeout",
+    "1000",
+    "--cluster-allow-replica-migration",
+    "no",
+];
 
 /// One server. Dropping it ends it.
 pub struct RedisServer {
