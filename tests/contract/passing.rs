@@ -441,8 +441,9 @@ async fn an_answer_that_breaks_off_is_not_passed_on_as_whole() {
         let answer = client.answer().await;
         assert!(!answer.complete, "{act:?}: {answer:?}");
         upstream.next(act.clone());
-        let answer = http2.send(&Request::get("/file")).await;
-        assert!(!answer.complete, "{act:?}: {answer:?}");
+        // The reset may overtake what it breaks off.
+        let answer = http2.try_send(&Request::get("/file")).await;
+        assert!(answer.is_none(), "{act:?}: {answer:?}");
     }
     // The connection of the streams that were reset goes on.
     http2.send(&Request::get("/else")).await.is(201, "");
