@@ -231,11 +231,11 @@ impl Exchange {
                 .waiters
                 .first(self.subject.id, self.subject.origin.fingerprint)
         });
-        if let Some(ticket) = &ticket {
-            ticket.acquired();
-        }
         // Counted from the asking: the store's lease began no earlier.
         let gate = Gate::until(asked + policy.lease);
+        if let Some(ticket) = &ticket {
+            ticket.acquired(&gate);
+        }
         let keeper = Keeper {
             subject: Arc::clone(&self.subject),
             owner: self.owner,

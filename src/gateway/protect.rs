@@ -311,6 +311,11 @@ impl Call {
                 tally.waits();
                 return self.joined(waiting, tally).boxed().await;
             }
+            Met::Lapsed => {
+                drop(outbound);
+                tally.waits();
+                return self.polled(tally).boxed().await;
+            }
             Met::Full { acquired: true } => return self.full(tally),
             Met::Claiming(waiting) => {
                 let since = Instant::now();
@@ -376,14 +381,14 @@ impl Call {
                     drop(ticket);
                     return self.polled(tally).await;
                 }
-                Met::Stranger => return self.polled(tally).await,
+                Met::Stranger | Met::Lapsed => return self.polled(tally).await,
             }
         }
         self.refused(tally, Decision::InProgress, Problem::RequestInProgress)
     }
 
     /// Waits for an attempt of this process.
-    async fn joined(self, waiting: Waiting, tally: Tally) -> Response<Body> {
+    async fn joined(self, mut waiting: Waiting, tally: Tally) -> Response<Body> {
         if self.is_over() {
             return self.refused(tally, Decision::InProgress, Problem::RequestInProgress);
         }
@@ -401,6 +406,8 @@ impl Call {
                 response
             }
             Some(Ended::AskStore) => self.looked(tally).await,
+            // It may have been settled elsewhere while this process stood still.
+            None if waiting.is_lapsed() => self.looked(tally).await,
             None => self.refused(tally, Decision::InProgress, Problem::RequestInProgress),
         }
     }

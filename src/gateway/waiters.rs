@@ -2,7 +2,9 @@
 //!
 //! An attempt enters before it claims. Until its verdict is known, those that come later wait for the verdict and
 //! then ask the store themselves; once it has acquired the claim, they join it. What they are told is read from
-//! the record, or is the recorded response itself: they never learn of anything before it is recorded.
+//! the record, or is the recorded response itself: they never learn of anything before it is recorded. An attempt whose
+//! claim may be another's by now (its lease is over by this process's clock, or a beat found it lost) is joined by nobody:
+//! only the store knows.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::protocol::{BuildIdHasher, Fingerprint, RecordId, Response};
+use crate::upstream::Gate;
 
 /// Attempts under way in this process, by record id, and how many wait for them.
 #[derive(Debug)]
@@ -25,7 +28,8 @@ pub struct Waiters {
 #[derive(Debug)]
 struct Attempt {
     fingerprint: Fingerprint,
-    acquired: bool,
+    /// What says whether its claim may be lost; `None` while it has none.
+    claim: Option<Arc<Gate>>,
     /// Made for the first one that waits: most attempts are nobody else's concern.
     stage: Option<watch::Sender<Stage>>,
 }
@@ -61,6 +65,8 @@ pub enum Met {
     Acquired(Waiting),
     /// An attempt at another request under the same key, which has the claim: only the store can tell.
     Stranger,
+    /// An attempt at the same request whose claim may be lost: only the store can tell. Nothing is sent meanwhile.
+    Lapsed,
     /// As many wait as may.
     Full {
         /// Whether that for which they wait has the claim.
@@ -80,6 +86,7 @@ pub struct Ticket {
 #[derive(Debug)]
 pub struct Waiting {
     stage: watch::Receiver<Stage>,
+    claim: Option<Arc<Gate>>,
     _place: Place,
 }
 
@@ -120,7 +127,7 @@ impl Waiters {
             Entry::Vacant(vacant) => {
                 vacant.insert(Attempt {
                     fingerprint,
-                    acquired: false,
+                    claim: None,
                     stage: None,
                 });
                 return Met::Nobody(Ticket {
@@ -131,9 +138,16 @@ impl Waiters {
             }
             Entry::Occupied(occupied) => occupied.into_mut(),
         };
-        let acquired = attempt.acquired;
+        let acquired = attempt.claim.is_some();
         if acquired && attempt.fingerprint != fingerprint {
             return Met::Stranger;
+        }
+        if attempt
+            .claim
+            .as_ref()
+            .is_some_and(|claim| claim.is_lapsed())
+        {
+            return Met::Lapsed;
         }
         let stage = attempt.stage.get_or_insert_with(|| {
             watch::Sender::new(if acquired {
@@ -150,6 +164,7 @@ impl Waiters {
         };
         let waiting = Waiting {
             stage: stage.subscribe(),
+            claim: attempt.claim.clone(),
             _place: place,
         };
         if acquired {
@@ -186,10 +201,10 @@ impl Waiters {
 }
 
 impl Ticket {
-    /// The claim is acquired: duplicates may join from now on.
-    pub fn acquired(&self) {
+    /// The claim is acquired: duplicates may join from now on, until its gate lapses.
+    pub fn acquired(&self, gate: &Arc<Gate>) {
         if let Some(attempt) = self.waiters.attempts().get_mut(&self.id) {
-            attempt.acquired = true;
+            attempt.claim = Some(Arc::clone(gate));
             if let Some(stage) = &attempt.stage {
                 stage.send_replace(Stage::Acquired);
             }
@@ -221,12 +236,17 @@ impl Waiting {
     }
 
     /// Waits until the attempt is over.
-    pub async fn ended(mut self) -> Ended {
+    pub async fn ended(&mut self) -> Ended {
         let over = |stage: &Stage| matches!(stage, Stage::Over(_));
         match self.stage.wait_for(over).await.as_deref() {
             Ok(Stage::Over(ended)) => ended.clone(),
             _ => Ended::AskStore,
         }
+    }
+
+    /// Whether the attempt's claim may be lost.
+    pub fn is_lapsed(&self) -> bool {
+        self.claim.as_ref().is_some_and(|claim| claim.is_lapsed())
     }
 }
 
@@ -257,7 +277,7 @@ mod tests {
         let Met::Claiming(waiting) = waiters.enter(ID, PRINT) else {
             panic!("the attempt has no verdict yet");
         };
-        let ((), ()) = tokio::join!(waiting.verdict(), async { ticket.acquired() });
+        let ((), ()) = tokio::join!(waiting.verdict(), async { ticket.acquired(&Gate::open()) });
         assert!(matches!(waiters.enter(ID, PRINT), Met::Acquired(_)));
     }
 
@@ -265,12 +285,13 @@ mod tests {
     async fn an_attempt_that_is_dropped_sends_its_waiters_to_the_store() {
         let waiters = Waiters::new(9, 9);
         let ticket = first(&waiters);
-        ticket.acquired();
-        let Met::Acquired(waiting) = waiters.enter(ID, PRINT) else {
+        ticket.acquired(&Gate::open());
+        let Met::Acquired(mut waiting) = waiters.enter(ID, PRINT) else {
             panic!("the attempt has the claim");
         };
         drop(ticket);
         assert!(matches!(waiting.ended().await, Ended::AskStore));
+        drop(waiting);
         assert_eq!(waiters.waiting(), 0);
         drop(first(&waiters));
     }
@@ -279,9 +300,24 @@ mod tests {
     fn another_request_under_the_same_key_does_not_join() {
         let waiters = Waiters::new(9, 9);
         let ticket = first(&waiters);
-        ticket.acquired();
+        ticket.acquired(&Gate::open());
         let other = waiters.enter(ID, Fingerprint([3; 32]));
         assert!(matches!(other, Met::Stranger));
+    }
+
+    #[test]
+    fn an_attempt_whose_claim_may_be_lost_is_joined_by_nobody() {
+        let waiters = Waiters::new(9, 9);
+        let (ticket, gate) = (first(&waiters), Gate::open());
+        ticket.acquired(&gate);
+        let Met::Acquired(waiting) = waiters.enter(ID, PRINT) else {
+            panic!("the attempt has the claim");
+        };
+        assert!(!waiting.is_lapsed());
+        assert!(gate.close());
+        assert!(waiting.is_lapsed());
+        let met = waiters.enter(ID, PRINT);
+        assert!(matches!(met, Met::Lapsed), "{met:?}");
     }
 
     #[test]
@@ -292,7 +328,7 @@ mod tests {
             assert_eq!(waiters.waiting(), 1);
             let met = waiters.enter(ID, PRINT);
             assert!(matches!(met, Met::Full { acquired: false }), "{met:?}");
-            ticket.acquired();
+            ticket.acquired(&Gate::open());
             let met = waiters.enter(ID, PRINT);
             assert!(matches!(met, Met::Full { acquired: true }), "{met:?}");
             assert_eq!(waiters.waiting(), 1);

@@ -102,6 +102,21 @@ impl Gate {
         }
     }
 
+    /// Whether its deadline is over, or somebody has closed it or tried to. The claim behind it may be another's by now:
+    /// what became of the operation is to be asked elsewhere.
+    #[must_use]
+    pub fn is_lapsed(&self) -> bool {
+        match *self.state() {
+            State::Closed
+            | State::Written {
+                is_unwanted: true, ..
+            } => true,
+            State::Open { until } | State::Written { until, .. } => {
+                until.is_some_and(|until| until <= Instant::now())
+            }
+        }
+    }
+
     /// Whether a first write would be refused now; closes a gate whose deadline is over.
     pub(super) fn refuses(&self) -> bool {
         self.state().refuses()
@@ -204,8 +219,21 @@ mod tests {
         gate.extend(Instant::now() + Duration::from_secs(3));
         gate.extend(Instant::now());
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(!gate.refuses());
+        assert!(!gate.is_lapsed() && !gate.refuses());
         assert!(write(&gate, 1).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gate_that_was_passed_lapses_too_and_a_beat_revives_it() {
+        let gate = Gate::until(Instant::now() + Duration::from_secs(1));
+        assert!(write(&gate, 1).is_some());
+        assert!(!gate.is_lapsed());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(gate.is_lapsed());
+        gate.extend(Instant::now() + Duration::from_secs(1));
+        assert!(!gate.is_lapsed());
+        assert!(!gate.close());
+        assert!(gate.is_lapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -46,6 +46,63 @@ async fn a_lost_claim_is_counted_and_does_not_stop_the_dispatch() {
 }
 
 #[tokio::test]
+async fn duplicates_of_a_lost_claim_hear_what_the_record_says_while_the_dispatch_goes_on() {
+    let upstream = ToyUpstream::start();
+    let rig = Rig::start(&impatient(&upstream).route("lease = \"600ms\""));
+    let dispatch = under_way(&rig, &upstream, paid()).await;
+    rig.store.take_over();
+    rig.counts("leases_lost_total", &[("phase", "after_write")], 1)
+        .await;
+    rig.pay("k").await.refuses(Problem::IN_PROGRESS);
+    rig.store.stranger_completes(201, "paid elsewhere");
+    let duplicate = rig.pay("k").await;
+    assert_eq!(duplicate.is(201, "replayed").text(), "paid elsewhere");
+    let first = ends(dispatch).await;
+    assert_eq!(first.is(201, "replayed").text(), "paid elsewhere");
+    assert_eq!(upstream.charges(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_for_duplicates_of_a_lost_claim_before_the_dispatch_has_ended() {
+    let upstream = ToyUpstream::start();
+    let rig = Rig::start(&impatient(&upstream).route("lease = \"600ms\""));
+    let dispatch = under_way(&rig, &upstream, paid()).await;
+    rig.store.resolve(Resolution::Gone);
+    rig.counts("leases_lost_total", &[("phase", "after_write")], 1)
+        .await;
+    rig.pay("k").await.refuses(Problem::IN_PROGRESS);
+    assert_eq!(ends(dispatch).await.is(201, "executed").text(), "paid");
+    assert_eq!(rig.pay("k").await.is(201, "replayed").text(), "paid");
+    assert_eq!(upstream.charges(), 1);
+}
+
+#[tokio::test]
+async fn duplicates_that_joined_a_claim_whose_lease_lapsed_hear_what_the_record_says() {
+    let upstream = ToyUpstream::start();
+    let setup = impatient(&upstream).route("lease = \"600ms\"");
+    let rig = Rig::start(&setup.route("wait = \"800ms\""));
+    // No beat says that the claim is lost, as in a process that stands still.
+    rig.store.always(StoreOp::Renew, Fate::Dropped);
+    let dispatch = under_way(&rig, &upstream, paid()).await;
+    let joined = rig.paying("k");
+    rig.counts("waiters", &[], 1).await;
+    rig.store.take_over();
+    rig.store.stranger_completes(201, "paid elsewhere");
+    let duplicate = joined.await.expect("an answer");
+    assert_eq!(duplicate.is(201, "replayed").text(), "paid elsewhere");
+    assert_eq!(
+        rig.value("leases_lost_total", &[("phase", "after_write")]),
+        0
+    );
+    // So does one that comes now.
+    let duplicate = rig.pay("k").await;
+    assert_eq!(duplicate.is(201, "replayed").text(), "paid elsewhere");
+    let first = ends(dispatch).await;
+    assert_eq!(first.is(201, "replayed").text(), "paid elsewhere");
+    assert_eq!(upstream.charges(), 1);
+}
+
+#[tokio::test]
 async fn where_an_operator_has_said_what_the_answer_is_the_first_hears_that_and_not_its_own() {
     let upstream = ToyUpstream::start();
     let rig = Rig::start(&impatient(&upstream));
