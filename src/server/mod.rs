@@ -115,8 +115,9 @@ pub trait Handler: Clone + Send + Sync + 'static {
         peer: Peer,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 
-    /// Answers what is no request, because it breaks a rule of HTTP/1. The connection ends with it.
-    fn malformed(&self, fault: Fault, peer: Peer) -> Response<Self::Body>;
+    /// Answers what is no request, because it breaks a rule of HTTP/1. The connection ends with it. To a HEAD only the
+    /// answer's head is sent.
+    fn malformed(&self, fault: Fault, is_head: bool, peer: Peer) -> Response<Self::Body>;
 }
 
 /// Some sockets that listen.

@@ -123,7 +123,7 @@ impl Handler for Paths {
         }
     }
 
-    fn malformed(&self, fault: Fault, _: Peer) -> Response<Self::Body> {
+    fn malformed(&self, fault: Fault, _: bool, _: Peer) -> Response<Self::Body> {
         let status = match fault.is_too_large() {
             true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             false => StatusCode::BAD_REQUEST,
