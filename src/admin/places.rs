@@ -92,14 +92,14 @@ mod tests {
     use super::*;
 
     /// Fills all places, every second one with somebody who has asked. Each tells its number when it ends.
-    async fn full(places: &mut Places, may_end: &Arc<Notify>) -> mpsc::UnboundedReceiver<usize> {
-        struct Tells(usize, mpsc::UnboundedSender<usize>);
+    fn full(places: &mut Places, may_end: &Arc<Notify>) -> mpsc::Receiver<usize> {
+        struct Tells(usize, mpsc::Sender<usize>);
         impl Drop for Tells {
             fn drop(&mut self) {
-                let _ = self.1.send(self.0);
+                let _ = self.1.try_send(self.0);
             }
         }
-        let (ended, ends) = mpsc::unbounded_channel();
+        let (ended, ends) = mpsc::channel(MAX_CONNECTIONS);
         for number in 0..MAX_CONNECTIONS {
             let (tells, may_end) = (Tells(number, ended.clone()), Arc::clone(may_end));
             let converse = |first_word: FirstWord| async move {
@@ -117,7 +117,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_places_of_the_silent_are_given_away_the_oldest_first() {
         let (mut places, may_end) = (Places::default(), Arc::default());
-        let mut ends = full(&mut places, &may_end).await;
+        let mut ends = full(&mut places, &may_end);
         let begun = Instant::now();
         for silent in (0..MAX_CONNECTIONS).step_by(2) {
             places.admit(|_| pending()).await;
@@ -131,7 +131,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nobody_loses_a_place_as_soon_as_it_has_it() {
         let (mut places, may_end) = (Places::default(), Arc::default());
-        let mut ends = full(&mut places, &may_end).await;
+        let mut ends = full(&mut places, &may_end);
         let begun = Instant::now();
         places.admit(|_| pending()).await;
         assert_eq!(begun.elapsed().as_millis(), SILENT_AT_LEAST.as_millis());

@@ -26,7 +26,7 @@ struct Home {
 }
 
 /// What other programs call a setting, and what it is called here. Said only where that setting is one.
-const ELSEWHERE: [(&str, &str); 25] = [
+const ELSEWHERE: [(&str, &str); 31] = [
     ("url", "endpoints"),
     ("urls", "endpoints"),
     ("target", "endpoints"),
@@ -50,7 +50,13 @@ const ELSEWHERE: [(&str, &str); 25] = [
     ("client_max_body_size", "max_request_body"),
     ("certificate", "certificates"),
     ("type", "url"),
-    ("backend", "url"),
+    ("host", "url"),
+    ("hosts", "url"),
+    ("port", "url"),
+    ("redis", "store"),
+    ("database", "store"),
+    ("idempotency_key", "key"),
+    ("key_header", "key"),
     ("path", "url"),
 ];
 
@@ -81,7 +87,9 @@ pub(super) fn advice(name: &str, names: &[&'static str]) -> (String, Option<&'st
         return here(known);
     }
     let all: Vec<&str> = HOMES.keys().copied().collect();
-    if let Some(known) = nearest(name, &all) {
+    // Among so many names a short one is always near to some.
+    let is_meant = |known: &&str| strsim::damerau_levenshtein(name, known) <= known.len() / 4;
+    if let Some(known) = nearest(name, &all).filter(is_meant) {
         let places = places(&HOMES[known], names);
         return (format!("did you mean `{known}`? It belongs {places}"), None);
     }

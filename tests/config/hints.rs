@@ -70,6 +70,9 @@ fn a_misspelt_name_is_told_from_one_that_belongs_elsewhere() {
             "`key` belongs to `tls` in `[store]` or to `encryption_keys` in `[store]`",
         ),
         ("store.type = \"redis\"", "did you mean `url`?"),
+        ("store.host = \"redis\"", "did you mean `url`?"),
+        ("[redis]", "did you mean `[store]`?"),
+        ("admin.port = 9090", "did you mean `address`?"),
         (
             "key = [\"header:X\"]",
             "`key` belongs to `[[routes]]` or `[defaults]` or to `tls` in `[store]` or to `encryption_keys` in `[store]` or to `tls` \
@@ -88,6 +91,9 @@ fn a_misspelt_name_is_told_from_one_that_belongs_elsewhere() {
     ] {
         assert_eq!(advice(&faults_with(&format!("{top}\n"))), expected, "{top}");
     }
+    // Two letters of four away from `cert`, which nobody means by it.
+    let said = faults_with("limits.port = 80\n");
+    assert!(advice(&said).starts_with("there are"), "{said}");
 }
 
 #[test]
