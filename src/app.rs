@@ -285,6 +285,11 @@ impl Running {
             let last_words = async { join!(self.gateway.finished(), self.finish_settling()) };
             if timeout(LAST_WORDS, last_words).await.is_err() {
                 tracing::error!("not everything was settled; open claims will read as unknown");
+                if !self.settling.is_empty() {
+                    tracing::error!(
+                        "what an operator settled last may lack its line in the audit log"
+                    );
+                }
             }
             // The answers are on their way to the clients; what only passes through is cut off.
             let deadline = Instant::now() + LAST_ANSWERS;

@@ -5,11 +5,11 @@
 //! connections there are and how long each may be silent, in every phase. Nothing in here knows of routes,
 //! keys or records; a [`Handler`] makes the answers.
 //!
-//! Reading order: [`Server::run`], `listeners` (which there are), `listening`, `accepting`, `connection`, `entrance` (what comes before
-//! HTTP: `proxy_header`, `tls`), `stream` (what the bytes come through), `activity` (what a connection is doing, and for
-//! how long), `rate` (how slow a client may be), `addresses`, [`Budget`], `socket`, `wire` (what of HTTP/1 reaches hyper
-//! at all), `trailers`, `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its responses),
-//! [`RequestBody`], [`Upgrade`], `refusal`, [`Counters`].
+//! Reading order: [`Server::run`], `listeners` (which there are), `listening`, `accepting`, `connection`, `entrance` (what
+//! comes before HTTP: `proxy_header`, `tls`), `stream` (what the bytes come through), `activity` (what a connection is doing,
+//! and for how long), `rate` (how slow a client may be), `addresses`, [`Budget`], `socket`, `wire` (what of HTTP/1 reaches
+//! hyper at all), `trailers`, `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its
+//! responses), [`RequestBody`], [`Upgrade`], `refusal`, [`Counters`].
 
 mod accepting;
 mod activity;
