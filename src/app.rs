@@ -17,10 +17,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::join;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
 
 use arc_swap::ArcSwap;
 
@@ -138,6 +140,7 @@ struct Running {
     store: Arc<dyn Store>,
     drained: Arc<ArcSwap<Drained>>,
     spans: Spans,
+    settling: TaskTracker,
     draining: watch::Sender<Option<Ending>>,
     server: JoinHandle<()>,
 }
@@ -193,6 +196,7 @@ impl Running {
                 address: config.admin,
                 error,
             })?;
+        let settling = TaskTracker::new();
         let desk = Desk {
             store: Arc::clone(&store),
             store_timeout: config.store.timeout,
@@ -200,6 +204,7 @@ impl Running {
             namespace: config.store.namespace.clone(),
             gateway: gateway.clone(),
             pending_audit: PendingAudit::default(),
+            settling: settling.clone(),
         };
         let drained = Drained::new(config.drain_delay, config.drain_timeout);
         let drained = Arc::new(ArcSwap::from_pointee(drained));
@@ -251,6 +256,7 @@ impl Running {
             store,
             drained,
             spans,
+            settling,
             draining,
             server,
         })
@@ -271,12 +277,19 @@ impl Running {
         let in_time = async {
             let _ = (&mut self.server).await;
             self.gateway.finished().await;
+            self.finish_settling().await;
         };
         if timeout_at(deadline, in_time).await.is_err() {
             tracing::warn!("the drain takes too long; what is under way is cut short");
             self.gateway.cut_short();
-            if timeout(LAST_WORDS, self.gateway.finished()).await.is_err() {
+            let last_words = async { join!(self.gateway.finished(), self.finish_settling()) };
+            if timeout(LAST_WORDS, last_words).await.is_err() {
                 tracing::error!("not everything was settled; open claims will read as unknown");
+                if !self.settling.is_empty() {
+                    tracing::error!(
+                        "what an operator settled last may lack its line in the audit log"
+                    );
+                }
             }
             // The answers are on their way to the clients; what only passes through is cut off.
             let deadline = Instant::now() + LAST_ANSWERS;
@@ -289,6 +302,15 @@ impl Running {
         }
         self.store.close().await;
         self.spans.finish().await;
+    }
+
+    /// Lets operators settle nothing more, and waits for what they have begun: the audit log is to say who did it.
+    async fn finish_settling(&self) {
+        self.settling.close();
+        if !self.settling.is_empty() {
+            tracing::info!("waiting for what an operator settles at this moment");
+            self.settling.wait().await;
+        }
     }
 }
 
@@ -325,6 +347,7 @@ struct Desk {
     namespace: String,
     gateway: Gateway,
     pending_audit: PendingAudit,
+    settling: TaskTracker,
 }
 
 impl Desk {
@@ -346,6 +369,7 @@ impl Desk {
             metrics: Arc::clone(metrics),
             audit,
             forgotten: Arc::new(move |id| forgetful.forget(id)),
+            settling: self.settling.clone(),
         }))
     }
 }

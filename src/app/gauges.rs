@@ -51,6 +51,7 @@ pub(super) fn refresh(
         let stats = server.snapshot();
         metrics.connections.set(stats.connections);
         metrics.connections_total.mirror(stats.accepted);
+        metrics.accept_failures.mirror(stats.accept_failures);
         for (reason, refused) in Refused::ALL.into_iter().zip(stats.refused) {
             let reason = match reason {
                 Refused::Full => ConnectionRefused::MaxConnections,

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use super::file::ConfigFile;
-use super::setting::{Form, Value};
+use super::setting::{Definition, Form, Value};
 
-/// Where the settings of each name belong, in words. Made once: a file may have many names that are none.
-static HOMES: LazyLock<BTreeMap<&str, Vec<String>>> = LazyLock::new(homes);
+/// Where the settings of each name belong, the likeliest first. Made once: a file may have many names that are none.
+static HOMES: LazyLock<BTreeMap<&str, Vec<Home>>> = LazyLock::new(homes);
 
 /// How the sections at the top are written.
 static SECTIONS: LazyLock<BTreeMap<&str, Form>> = LazyLock::new(|| {
@@ -17,8 +17,16 @@ static SECTIONS: LazyLock<BTreeMap<&str, Form>> = LazyLock::new(|| {
         .collect()
 });
 
+/// A section that has a setting.
+struct Home {
+    /// Where it is, such as "to `tls` in `[store]`".
+    place: String,
+    /// Of the sections around it, the outermost first, what may be written in each.
+    around: Vec<Vec<&'static str>>,
+}
+
 /// What other programs call a setting, and what it is called here. Said only where that setting is one.
-const ELSEWHERE: [(&str, &str); 19] = [
+const ELSEWHERE: [(&str, &str); 31] = [
     ("url", "endpoints"),
     ("urls", "endpoints"),
     ("target", "endpoints"),
@@ -37,6 +45,18 @@ const ELSEWHERE: [(&str, &str); 19] = [
     ("service", "upstream"),
     ("header", "key"),
     ("ttl", "retention"),
+    ("body_limit", "max_request_body"),
+    ("max_body_size", "max_request_body"),
+    ("client_max_body_size", "max_request_body"),
+    ("certificate", "certificates"),
+    ("type", "url"),
+    ("host", "url"),
+    ("hosts", "url"),
+    ("port", "url"),
+    ("redis", "store"),
+    ("database", "store"),
+    ("idempotency_key", "key"),
+    ("key_header", "key"),
     ("path", "url"),
 ];
 
@@ -61,15 +81,17 @@ pub(super) fn advice(name: &str, names: &[&'static str]) -> (String, Option<&'st
         return here(known);
     }
     if let Some(homes) = HOMES.get(name) {
-        return (format!("`{name}` belongs {}", homes.join(" or ")), None);
+        return (format!("`{name}` belongs {}", places(homes, names)), None);
     }
     if let Some(known) = near {
         return here(known);
     }
     let all: Vec<&str> = HOMES.keys().copied().collect();
-    if let Some(known) = nearest(name, &all) {
-        let homes = HOMES[known].join(" or ");
-        return (format!("did you mean `{known}`? It belongs {homes}"), None);
+    // Among so many names a short one is always near to some.
+    let is_meant = |known: &&str| strsim::damerau_levenshtein(name, known) <= known.len() / 4;
+    if let Some(known) = nearest(name, &all).filter(is_meant) {
+        let places = places(&HOMES[known], names);
+        return (format!("did you mean `{known}`? It belongs {places}"), None);
     }
     let these: Vec<String> = names.iter().map(|name| heading(name, names)).collect();
     let are = if these.len() == 1 {
@@ -78,6 +100,18 @@ pub(super) fn advice(name: &str, names: &[&'static str]) -> (String, Option<&'st
         "there are"
     };
     (format!("{are} {}", these.join(", ")), None)
+}
+
+/// Where it belongs, in words: in the section with these `names`, where it is in there at all.
+fn places(homes: &[Home], names: &[&'static str]) -> String {
+    let is_in_here = |home: &&Home| home.around.iter().any(|around| around == names);
+    let in_here: Vec<&Home> = homes.iter().filter(is_in_here).collect();
+    let homes = match in_here.is_empty() {
+        true => homes.iter().collect(),
+        false => in_here,
+    };
+    let places: Vec<&str> = homes.iter().map(|home| home.place.as_str()).collect();
+    places.join(" or ")
 }
 
 /// The nearest of some words, where it is as near as a slip: at most a third of its letters away.
@@ -107,23 +141,42 @@ pub(super) fn written(name: &str, form: Form) -> String {
     }
 }
 
-fn homes() -> BTreeMap<&'static str, Vec<String>> {
-    let mut homes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+fn homes() -> BTreeMap<&'static str, Vec<Home>> {
+    let mut homes: BTreeMap<&str, Vec<Home>> = BTreeMap::new();
     for section in ConfigFile::settings() {
-        let top = "at the top of the file, before the first section";
-        homes.entry(section.name).or_default().push(top.to_owned());
+        let home = Home {
+            place: "at the top of the file, before the first section".to_owned(),
+            around: Vec::new(),
+        };
+        homes.entry(section.name).or_default().push(home);
         let place = match section.name {
             "routes" => "`[[routes]]` or `[defaults]`".to_owned(),
             name => written(name, section.form),
         };
-        for setting in section.inner {
-            let here = format!("to {place}");
-            homes.entry(setting.name).or_default().push(here);
-            for inner in setting.inner {
-                let here = format!("to `{}` in {place}", setting.name);
-                homes.entry(inner.name).or_default().push(here);
-            }
-        }
+        add(&section.inner, &place, &[], &mut homes);
+    }
+    for homes in homes.values_mut() {
+        homes.sort_by_key(|home| home.around.len());
     }
     homes
+}
+
+/// Adds the settings of the section at this place.
+fn add(
+    settings: &[Definition],
+    place: &str,
+    around: &[Vec<&'static str>],
+    homes: &mut BTreeMap<&'static str, Vec<Home>>,
+) {
+    let names = settings.iter().map(|setting| setting.name).collect();
+    let inside = [around, &[names]].concat();
+    for setting in settings {
+        let home = Home {
+            place: format!("to {place}"),
+            around: around.to_vec(),
+        };
+        homes.entry(setting.name).or_default().push(home);
+        let place = format!("`{}` in {place}", setting.name);
+        add(&setting.inner, &place, &inside, homes);
+    }
 }

@@ -74,8 +74,7 @@ impl<'a> Written<'a> {
 
     /// It is no table with tables of this form in it.
     pub(super) fn wrong_form(&self, form: Form, findings: &mut Findings) {
-        let name = self.place.path.rsplit('.').next().unwrap_or_default();
-        self.wrong_type(&how(name, form), findings);
+        self.wrong_type(&how(&self.place, form), findings);
     }
 
     pub(super) fn root(value: &'a DeValue<'a>) -> Self {
@@ -318,7 +317,7 @@ impl<'a> Table<'a> {
         if value.is_none() && default.is_none() && misspelt().is_none() {
             let kind = match T::form() {
                 Form::Single => T::kind(),
-                form => how(name, form),
+                form => how(&place, form),
             };
             findings.whole(&place, format!("is required; write {kind}"));
         }
@@ -339,13 +338,25 @@ fn is_section(value: &DeValue<'_>) -> bool {
     }
 }
 
-/// What to write for a section.
-fn how(name: &str, form: Form) -> String {
-    let heading = home::written(name, form);
+/// What to write for a section at this place.
+fn how(place: &Place, form: Form) -> String {
+    let heading = home::written(&name_in_heading(&place.path), form);
     match form {
         Form::Single | Form::Section => heading,
         Form::List => format!("{heading}, with two brackets, before each"),
         Form::Named => format!("{heading}, with a name of your choice"),
+    }
+}
+
+/// The path of a setting as a heading says it: without the number, or the name, of a thing in a list.
+fn name_in_heading(path: &str) -> String {
+    let parts: Vec<&str> = path.split('.').collect();
+    match parts.as_slice() {
+        ["routes", .., last] => format!("routes.{last}"),
+        parts => {
+            let bare = |part: &&str| part.split('[').next().unwrap_or_default().to_owned();
+            parts.iter().map(bare).collect::<Vec<_>>().join(".")
+        }
     }
 }
 

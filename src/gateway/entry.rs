@@ -162,11 +162,14 @@ impl Entry {
         }
     }
 
-    /// What is no request: its line bears no method and no path.
+    /// What is no request: its line bears no path, and no method but HEAD, whose answer is whole without a body.
     #[must_use]
-    pub fn unread(log: &Arc<AccessLog>, peer: &Peer) -> Arc<Self> {
+    pub fn unread(log: &Arc<AccessLog>, is_head: bool, peer: &Peer) -> Arc<Self> {
         let mut unread = Request::new(());
-        *unread.method_mut() = Method::from_bytes(b"-").expect("a hyphen is a token");
+        *unread.method_mut() = match is_head {
+            true => Method::HEAD,
+            false => Method::from_bytes(b"-").expect("a hyphen is a token"),
+        };
         let mut entry = Self::of(log, &unread, peer);
         entry.path = None;
         Arc::new(entry)

@@ -5,7 +5,7 @@
 //! mean the same to everybody.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, Method, Request, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 
 use super::headers;
 use crate::identity::{KeySource, ScopeSource};
@@ -76,6 +76,7 @@ impl Policy {
             .or_else(|| self.connection_fault(headers))
             .or_else(|| self.scope_fault(headers))
             .or_else(|| expectation_fault(headers))
+            .or_else(|| edge_fault(headers))
     }
 
     /// CGI, WSGI and their heirs hand headers on as variables, in which `_`, and to some any other mark, stands for `-`.
@@ -239,6 +240,17 @@ fn expectation_fault(headers: &HeaderMap) -> Option<&'static str> {
     let line = lines.next()?;
     let is_known = line.as_bytes().eq_ignore_ascii_case(b"100-continue");
     (!is_known || lines.next().is_some()).then_some("The only expectation is 100-continue, once.")
+}
+
+/// RFC 9113, section 8.2.1. Over HTTP/1 such spaces are no part of a value, so that an upstream would read another one than
+/// the key or the scope was taken from.
+fn edge_fault(headers: &HeaderMap) -> Option<&'static str> {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    headers
+        .values()
+        .map(HeaderValue::as_bytes)
+        .any(|value| is_space(value.first()) || is_space(value.last()))
+        .then_some("A header's value begins or ends with a space or a tab.")
 }
 
 #[cfg(test)]

@@ -333,9 +333,9 @@ impl Handler for Gateway {
         response.map(|body| body.counted(sending, status))
     }
 
-    fn malformed(&self, fault: Fault, peer: Peer) -> Response<Body> {
+    fn malformed(&self, fault: Fault, is_head: bool, peer: Peer) -> Response<Body> {
         let shared = self.0.load();
-        let entry = Entry::unread(&shared.access_log, &peer);
+        let entry = Entry::unread(&shared.access_log, is_head, &peer);
         let problem = match fault.is_too_large() {
             true => Problem::HeadTooLarge,
             false => Problem::BadRequest,

@@ -245,8 +245,9 @@ fn answer<H: Handler>(
     async move {
         let mut response = match fault {
             Some(fault) => {
+                let is_head = request.method() == Method::HEAD;
                 drop(request);
-                handler.malformed(fault, peer)
+                handler.malformed(fault, is_head, peer)
             }
             None => handler.handle(request, peer).await,
         };

@@ -34,6 +34,7 @@ impl Counters {
             connections: self.0.places.held(),
             limit: self.0.places.limit(),
             accepted: self.0.accepted.load(Ordering::Relaxed),
+            accept_failures: self.0.accept_failures.load(Ordering::Relaxed),
             refused: self
                 .0
                 .refused
@@ -59,6 +60,8 @@ pub struct Stats {
     pub limit: u64,
     /// Connections that were served since the start.
     pub accepted: u64,
+    /// Attempts to accept connections that failed since the start, for want of something such as file descriptors.
+    pub accept_failures: u64,
     /// Connections that were turned away since the start; in the order of [`Refused::ALL`].
     pub refused: [u64; Refused::ALL.len()],
     /// Connections that were closed since the start because a limit was over; in the order of [`Limit::ALL`].

@@ -5,12 +5,13 @@
 //! connections there are and how long each may be silent, in every phase. Nothing in here knows of routes,
 //! keys or records; a [`Handler`] makes the answers.
 //!
-//! Reading order: [`Server::run`], `listeners` (which there are), `listening`, `connection`, `entrance` (what comes before
-//! HTTP: `proxy_header`, `tls`), `stream` (what the bytes come through), `activity` (what a connection is doing, and for
-//! how long), `rate` (how slow a client may be), `addresses`, [`Budget`], `socket`, `wire` (what of HTTP/1 reaches hyper
-//! at all), `trailers`, `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its responses),
-//! [`RequestBody`], [`Upgrade`], `refusal`, [`Counters`].
+//! Reading order: [`Server::run`], `listeners` (which there are), `listening`, `accepting`, `connection`, `entrance` (what
+//! comes before HTTP: `proxy_header`, `tls`), `stream` (what the bytes come through), `activity` (what a connection is doing,
+//! and for how long), `rate` (how slow a client may be), `addresses`, [`Budget`], `socket`, `wire` (what of HTTP/1 reaches
+//! hyper at all), `trailers`, `frames` (how much of HTTP/2 that carries nothing), `flow` (whether an HTTP/2 client takes its
+//! responses), [`RequestBody`], [`Upgrade`], `refusal`, [`Counters`].
 
+mod accepting;
 mod activity;
 mod addresses;
 mod apart;
@@ -56,6 +57,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{Limits, ListenAddress, ListenerConfig};
 
+pub(crate) use accepting::{AcceptFailures, concerns_one_connection};
 pub use body::{BodyVerdict, RequestBody, RequestBodyError};
 pub use budget::{Budget, Held};
 pub use counters::{Counters, Limit, Refused, Stats};
@@ -113,8 +115,9 @@ pub trait Handler: Clone + Send + Sync + 'static {
         peer: Peer,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 
-    /// Answers what is no request, because it breaks a rule of HTTP/1. The connection ends with it.
-    fn malformed(&self, fault: Fault, peer: Peer) -> Response<Self::Body>;
+    /// Answers what is no request, because it breaks a rule of HTTP/1. The connection ends with it. To a HEAD only the
+    /// answer's head is sent.
+    fn malformed(&self, fault: Fault, is_head: bool, peer: Peer) -> Response<Self::Body>;
 }
 
 /// Some sockets that listen.
@@ -156,6 +159,7 @@ struct Shared {
     addresses: Arc<Addresses>,
     refusal: ArcSwap<Bytes>,
     accepted: AtomicU64,
+    accept_failures: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
     closed: Arc<Closed>,
 }
@@ -192,6 +196,7 @@ impl Server {
                 addresses: Addresses::new(limits.max_connections_per_address),
                 refusal: ArcSwap::from_pointee(refusal::message(b"")),
                 accepted: AtomicU64::new(0),
+                accept_failures: AtomicU64::new(0),
                 refused: Default::default(),
                 closed: Arc::default(),
                 limits: ArcSwap::from_pointee(limits.clone()),
@@ -306,12 +311,13 @@ struct Door<H> {
 
 impl<H: Handler> Door<H> {
     async fn serve(mut self, listener: Listening) {
+        let mut failures = AcceptFailures::default();
         loop {
             tokio::select! {
                 biased;
                 () = refuses(&mut self.drain) => break,
                 Some(_) = self.connections.join_next() => {}
-                (socket, addr) = accept(&listener) => self.admit(socket, addr),
+                (socket, addr) = accept(&listener, &mut failures, &self.shared) => self.admit(socket, addr),
             }
         }
         if !self.is_passed {
@@ -412,26 +418,22 @@ async fn reaches(drain: &mut Drain, moment: impl Fn(&Ending) -> Instant) {
     }
 }
 
-async fn accept(listener: &Listening) -> (Transport, Option<SocketAddr>) {
+async fn accept(
+    listener: &Listening,
+    failures: &mut AcceptFailures,
+    shared: &Shared,
+) -> (Transport, Option<SocketAddr>) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
+                shared.accept_failures.fetch_add(1, Ordering::Relaxed);
+                if let Some(failures) = failures.count() {
+                    tracing::warn!(%error, failures, "cannot accept connections");
+                }
                 sleep(ACCEPT_REST).await;
             }
         }
     }
-}
-
-/// Errors of a connection that failed between its arrival and our accepting it; the next one may be well.
-pub(crate) fn concerns_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-    )
 }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::connection::PREFACE;
 use super::entrance::{self, NotOpened, Opening, Peer};
 use super::stream::{Raw, Stream};
+use super::wire::begins_head_request;
 
 /// How long a refusal may take, from accepting the connection to closing it.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
@@ -54,11 +55,22 @@ pub(super) async fn tell(socket: Stream, message: &[u8]) {
 async fn answer(mut socket: Stream, message: &[u8]) -> io::Result<()> {
     let mut first = [0; PREFACE.len()];
     let count = socket.read(&mut first).await?;
-    let speaks_http2 = count > 3 && PREFACE.starts_with(&first[..count]);
-    let answer = if speaks_http2 { GOAWAY } else { message };
+    let first = &first[..count];
+    let speaks_http2 = count > 3 && PREFACE.starts_with(first);
+    let answer = match speaks_http2 {
+        true => GOAWAY,
+        false if begins_head_request(first) => without_body(message),
+        false => message,
+    };
     socket.write_all(answer).await?;
     socket.shutdown().await?;
     let mut rest = socket.take(MAX_FORGOTTEN);
     tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
     Ok(())
+}
+
+/// As it answers a HEAD (RFC 9110, section 9.3.2).
+fn without_body(message: &[u8]) -> &[u8] {
+    let end = memchr::memmem::find(message, b"\r\n\r\n");
+    &message[..end.map_or(message.len(), |end| end + 4)]
 }

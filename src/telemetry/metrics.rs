@@ -76,6 +76,8 @@ pub struct Metrics {
     pub connections_limit: Gauge,
     /// Mirror: client connections accepted since the start.
     pub connections_total: MirroredCounter,
+    /// Mirror: failed attempts to accept client connections since the start.
+    pub accept_failures: MirroredCounter,
     /// Mirror: client connections turned away since the start.
     pub connections_refused: PerLabel<ConnectionRefused, MirroredCounter>,
     /// Mirror: clients that were silent for too long, since the start.
@@ -244,6 +246,10 @@ impl Metrics {
             connections_total: registrar.mirrored_counter(
                 "oncegate_connections_total",
                 "Client connections accepted.",
+            ),
+            accept_failures: registrar.mirrored_counter(
+                "oncegate_accept_failures_total",
+                "Attempts to accept client connections that failed because the process or the machine is out of something, such as file descriptors; about ten a second for each listener while it is.",
             ),
             connections_refused: registrar.mirrored_counters(
                 "oncegate_connections_refused_total",

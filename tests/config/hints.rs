@@ -57,6 +57,31 @@ fn a_misspelt_name_is_told_from_one_that_belongs_elsewhere() {
             "defaults.release = []",
             "`release` belongs to `outcomes` in `[[routes]]` or `[defaults]`",
         ),
+        (
+            "listeners = [{ address = \"127.0.0.1:1\", tls = { key = \"x\", certificates = [] } }]",
+            "`key` belongs to `certificates` in `tls` in `[[listeners]]`",
+        ),
+        (
+            "listeners = [{ address = \"127.0.0.1:1\", cert = \"x\" }]",
+            "`cert` belongs to `certificates` in `tls` in `[[listeners]]`",
+        ),
+        (
+            "store.key = \"x\"",
+            "`key` belongs to `tls` in `[store]` or to `encryption_keys` in `[store]`",
+        ),
+        ("store.type = \"redis\"", "did you mean `url`?"),
+        ("store.host = \"redis\"", "did you mean `url`?"),
+        ("[redis]", "did you mean `[store]`?"),
+        ("admin.port = 9090", "did you mean `address`?"),
+        (
+            "key = [\"header:X\"]",
+            "`key` belongs to `[[routes]]` or `[defaults]` or to `tls` in `[store]` or to `encryption_keys` in `[store]` or to `tls` \
+             in `[upstreams.NAME]` or to `certificates` in `tls` in `[[listeners]]`",
+        ),
+        (
+            "defaults.body_limit = \"1MiB\"",
+            "did you mean `max_request_body`?",
+        ),
         ("defaults.method = [\"POST\"]", "did you mean `methods`?"),
         ("defaults.outcomes.relase = []", "did you mean `release`?"),
         (
@@ -66,6 +91,9 @@ fn a_misspelt_name_is_told_from_one_that_belongs_elsewhere() {
     ] {
         assert_eq!(advice(&faults_with(&format!("{top}\n"))), expected, "{top}");
     }
+    // Two letters of four away from `cert`, which nobody means by it.
+    let said = faults_with("limits.port = 80\n");
+    assert!(advice(&said).starts_with("there are"), "{said}");
 }
 
 #[test]
@@ -113,6 +141,17 @@ fn a_section_in_the_wrong_brackets_is_said_with_the_right_ones() {
         "f:2:13: upstreams.endpoints: belongs to one of them; write `[upstreams.NAME]` before it, with a name of your \
          choice"
     );
+}
+
+#[test]
+fn a_section_inside_another_is_said_by_its_whole_heading() {
+    let said = faults_with("listeners = [{ address = \"127.0.0.1:1\", tls = {} }]\n");
+    assert_eq!(
+        said,
+        "f:1:47: listeners[0].tls.certificates: is required; write `[[listeners.tls.certificates]]`, with two brackets, before each"
+    );
+    let said = faults_in_route("probe = []");
+    assert!(said.contains("write a table"), "{said}");
 }
 
 #[test]

@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::{
-    Act, Gate, Gateway, Http2, Problem, Request, Setup, ToyUpstream, payment, until,
+    Act, Gate, Gateway, Http2, Problem, Request, Setup, ToyUpstream, payment, until, within,
 };
 
 /// What says that lines are missing.
@@ -129,7 +131,16 @@ async fn answers_without_a_body_are_whole() {
     gateway.send(&Request::get("/else")).await;
     upstream.next(Act::respond(200, &[], ""));
     gateway.send(&Request::get("/else")).await;
-    for line in lines_of(&gateway, 3).await {
+    // A HEAD that is no request is one, too.
+    let mut socket = TcpStream::connect(gateway.address).await.expect("a place");
+    let bad = b"HEAD / HTTP/1.1\r\nhost a\r\n\r\n";
+    socket.write_all(bad).await.expect("a connection");
+    let mut answer = String::new();
+    let heard = socket.read_to_string(&mut answer);
+    within("the answer", heard).await.expect("an orderly end");
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    for line in lines_of(&gateway, 4).await {
         assert_eq!(line["bytes_out"], 0, "{line}");
         assert!(line.get("end").is_none(), "{line}");
     }

@@ -331,8 +331,15 @@ async fn a_gateway_without_files_serves_those_it_has_and_goes_on_when_there_are_
         );
     }
     gateway.log().message("cannot accept connections").await;
+    // It has failed a dozen times when it closes the first ones, for `first_byte`.
+    let first = silent.first_mut().expect("some");
+    let _ = within("the first one to be closed", first.read(&mut [0])).await;
+    let told = gateway.log().messages("cannot accept connections");
+    assert_eq!(told.len(), 1, "{told:?}");
     drop(silent);
     gateway.send(&payment("k")).await.is(201, "executed");
     bystander.was_served().await;
     settles(&gateway, "oncegate_connections", &[], 0).await;
+    let failures = metric(&gateway, "oncegate_accept_failures_total", &[]).await;
+    assert!(failures > 5, "{failures}");
 }

@@ -68,6 +68,44 @@ async fn what_one_gateway_sent_is_settled_at_another_one() {
 }
 
 #[tokio::test]
+async fn a_drain_waits_for_what_an_operator_has_begun_and_for_its_line_in_the_audit_log() {
+    let (upstream, server, operator) =
+        (ToyUpstream::start(), RedisServer::start(), Operator::new());
+    let (key, _directory) = id_key("k");
+    // As long as the store is held, and a slow machine takes.
+    let setup = setup(&upstream, &server, &key).store("timeout = \"5s\"");
+    let mut gateway = operator.starts(&setup).await;
+    upstream.next(Act::reset_after_reading());
+    gateway.send(&payment("k")).await.refuses(Problem::FAILED);
+    let record = operator.unresolved(&gateway, 1).await.remove(0);
+    assert_eq!(server.cli(&["CLIENT", "PAUSE", "60000", "WRITE"]), "OK");
+    let drain = async {
+        until("the store to hold the operator's word", || async {
+            let clients = server.cli(&["INFO", "clients"]);
+            clients.contains("blocked_clients:1").then_some(())
+        })
+        .await;
+        gateway.sigterm();
+        let waits = "waiting for what an operator settles at this moment";
+        gateway.log().message(waits).await;
+        // It is too late for others.
+        let late = operator.says(&gateway, &record, "delete", json!({})).await;
+        assert_eq!(late.status, 503, "{late:?}");
+        assert_eq!(server.cli(&["CLIENT", "UNPAUSE"]), "OK");
+    };
+    let (said, ()) = tokio::join!(
+        operator.says(&gateway, &record, "release", json!({})),
+        drain
+    );
+    assert_eq!(said.status, 200, "{said:?}");
+    assert!(gateway.ended().await.success());
+    let audit = Operator::audit(&gateway);
+    assert_eq!(audit.len(), 1, "{audit:?}");
+    assert_eq!(audit[0]["action"], "release");
+    assert_eq!(audit[0]["result"], "done");
+}
+
+#[tokio::test]
 async fn what_nobody_settled_in_its_retention_is_counted_once_by_whoever_lists() {
     let server = RedisServer::start();
     let mut store = Virtual::new(&config(RedisForm::Single, &[server.port]));

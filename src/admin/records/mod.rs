@@ -27,6 +27,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
+use tokio_util::task::TaskTracker;
 
 use self::problem::Problem;
 use crate::identity::Identifier;
@@ -62,6 +63,8 @@ pub struct Parts {
     pub audit: AuditLog,
     /// Told of what is settled.
     pub forgotten: Forgotten,
+    /// What is being settled. Once it is closed, nothing is settled any more.
+    pub settling: TaskTracker,
 }
 
 /// The pages about records.
@@ -153,7 +156,7 @@ impl Records {
 
 impl Records {
     /// Settles a record in a task of its own: an operator who hangs up, or a deadline, does not come between the deed and
-    /// the line that says who did it.
+    /// the line that says who did it. Nor does the end of a drain, which waits for what was begun.
     async fn settled(
         self: &Arc<Self>,
         id: RecordId,
@@ -161,9 +164,18 @@ impl Records {
         word: settle::Word,
         peer: SocketAddr,
     ) -> Result<Json, Problem> {
+        let settling = &self.parts.settling;
+        // Before the question, so that who has closed it waits for this one or this one sees it closed.
+        let begun = settling.token();
+        if settling.is_closed() {
+            return Err(Problem::Ending);
+        }
         let records = Arc::clone(self);
-        let settling = tokio::spawn(async move { records.settle(id, &act, word, peer).await });
-        settling
+        let settled = tokio::spawn(async move {
+            let _begun = begun;
+            records.settle(id, &act, word, peer).await
+        });
+        settled
             .await
             .unwrap_or_else(|error| Err(Problem::InDoubt(error.to_string())))
     }

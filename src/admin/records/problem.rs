@@ -34,6 +34,8 @@ pub enum Problem {
     Audit(String),
     /// It was done, and could not be written down yet.
     Unwritten(String),
+    /// The gateway ends at this moment.
+    Ending,
 }
 
 impl Problem {
@@ -107,6 +109,12 @@ impl Problem {
                 "audit-pending",
                 "It was done, and the audit log could not be written yet",
                 detail(why),
+            ),
+            Self::Ending => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "ending",
+                "Nothing was done: the gateway ends",
+                json!({}),
             ),
         }
     }

@@ -123,7 +123,7 @@ impl Handler for Paths {
         }
     }
 
-    fn malformed(&self, fault: Fault, _: Peer) -> Response<Self::Body> {
+    fn malformed(&self, fault: Fault, _: bool, _: Peer) -> Response<Self::Body> {
         let status = match fault.is_too_large() {
             true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             false => StatusCode::BAD_REQUEST,
@@ -327,6 +327,30 @@ async fn malformed_and_too_large_heads_are_answered_by_the_protocol() {
     }
 }
 
+/// RFC 9110, section 9.3.2.
+#[tokio::test]
+async fn a_head_that_is_no_request_is_answered_without_a_body_too() {
+    let running = start(&limits());
+    for (request, status) in [
+        ("HEAD / HTTP/1.1\r\nhost a\r\n\r\n".to_owned(), "400"),
+        ("HEAD / HTTP/1.1\nhost: a\n\n".to_owned(), "400"),
+        (
+            format!("HEAD /{} HTTP/1.1\r\n\r\n", "a".repeat(300_000)),
+            "431",
+        ),
+        (
+            format!("HEAD / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(101)),
+            "431",
+        ),
+    ] {
+        let mut socket = running.connect().await;
+        say(&mut socket, request).await;
+        let answer = String::from_utf8(hear_all(&mut socket).await).unwrap();
+        let is_refused = answer.starts_with(&format!("HTTP/1.1 {status}"));
+        assert!(is_refused && answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn an_early_answer_reaches_a_client_that_is_still_sending() {
     let running = start(&limits());
@@ -416,6 +440,12 @@ async fn a_full_server_says_503_and_serves_again_when_one_has_left() {
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("{\"title\":\"full\"}"), "{answer}");
 
+    let mut head = running.connect().await;
+    say(&mut head, "HEAD / HTTP/1.1\r\n\r\n").await;
+    let answer = String::from_utf8(hear_all(&mut head).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+
     let mut http2 = running.connect().await;
     say(&mut http2, PREFACE).await;
     let answer = hear_all(&mut http2).await;
@@ -434,7 +464,7 @@ async fn a_full_server_says_503_and_serves_again_when_one_has_left() {
     say(&mut third, get("/")).await;
     hear(&mut third, "ok").await;
     let stats = running.counters.snapshot();
-    assert_eq!((stats.accepted, stats.refused), (2, [2, 0]));
+    assert_eq!((stats.accepted, stats.refused), (2, [3, 0]));
 }
 
 #[tokio::test]

@@ -9,6 +9,13 @@ use crate::server::trailers;
 /// Header lines of one request, and trailers. hyper takes no more.
 pub(in crate::server) const MAX_LINES: usize = 100;
 
+/// Whether a message that begins like this, good or not, has the method HEAD, whose answers bear no body. False where too little
+/// of it is there to tell.
+pub(in crate::server) fn begins_head_request(bytes: &[u8]) -> bool {
+    let line = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+    line.starts_with(b"HEAD ")
+}
+
 /// Lines up to an empty one, which come in any pieces.
 #[derive(Default)]
 pub(super) struct Section {

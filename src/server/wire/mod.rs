@@ -24,7 +24,7 @@ use tokio::io::ReadBuf;
 
 pub use fault::Fault;
 pub(super) use findings::Findings;
-pub(super) use head::MAX_LINES;
+pub(super) use head::{MAX_LINES, begins_head_request};
 pub use host::is_plain_host;
 
 use chunks::Chunks;
@@ -33,6 +33,9 @@ use head::{Head, Section};
 
 /// What hyper is given in the place of a head that is refused; its answer is the refusal, and the connection's last.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n";
+
+/// The same for a HEAD: its client takes no body (RFC 9110, section 9.3.2), and hyper sees to that.
+const STAND_IN_FOR_HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nconnection: close\r\n\r\n";
 
 /// Bytes that are kept behind a request to change the protocol, until it is answered.
 const MAX_BEHIND: usize = super::connection::MAX_HEAD as usize;
@@ -181,7 +184,7 @@ impl Wire {
                 Ok(0) => return passed,
                 Ok(count) => passed += count,
                 Err(stop) => {
-                    self.stop(stop.fault);
+                    self.stop(stop.fault, rest);
                     return passed + stop.passed;
                 }
             }
@@ -245,11 +248,14 @@ impl Wire {
         }
     }
 
-    /// Nothing of what comes now is a request.
-    fn stop(&mut self, fault: Fault) {
+    /// Nothing of what comes now is a request, nor are these `bytes`, where they should begin one.
+    fn stop(&mut self, fault: Fault, bytes: &[u8]) {
         if matches!(self.place, Place::Head(_)) {
             self.findings.refuse(self.heads + 1, fault);
-            self.ready = Bytes::from_static(STAND_IN);
+            self.ready = Bytes::from_static(match begins_head_request(bytes) {
+                true => STAND_IN_FOR_HEAD,
+                false => STAND_IN,
+            });
             self.place = Place::Refused;
         } else {
             self.findings.break_body(self.heads, fault);

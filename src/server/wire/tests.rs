@@ -101,6 +101,32 @@ fn in_the_place_of_a_bad_head_there_is_the_stand_in_and_nothing_more() {
 }
 
 #[test]
+fn a_bad_head_is_known_for_a_head_request_by_its_first_word() {
+    let lines = "a: b\r\n".repeat(MAX_LINES + 1);
+    for (begin, stand_in) in [
+        ("HEAD ", STAND_IN_FOR_HEAD),
+        ("\r\nHEAD ", STAND_IN_FOR_HEAD),
+        ("GET ", STAND_IN),
+        ("HEADER ", STAND_IN),
+        ("head ", STAND_IN),
+    ] {
+        for rest in [
+            "/ HTTP/1.1\r\nhost a\r\n\r\n",
+            "/ HTTP/1.1\n",
+            "/ HTTP/3\r\n",
+            "/a b HTTP/1.1\r\n",
+            &format!("/ HTTP/1.1\r\n{lines}"),
+            &format!("/{}", "a".repeat(MAX_BEHIND)),
+        ] {
+            let bad = format!("{begin}{rest}");
+            assert_eq!(read_at_once(&bad).bytes, stand_in, "{bad}");
+            let pieces: Vec<&[u8]> = bad.as_bytes().chunks(63).collect();
+            assert_eq!(read(&pieces).bytes, stand_in, "{bad}");
+        }
+    }
+}
+
+#[test]
 fn a_body_breaks_where_it_goes_wrong_and_is_never_whole() {
     let good = format!("{GET}{CHUNKED}5\r\nhello\r\n");
     for (bad, fault) in [
