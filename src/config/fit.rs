@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::file::{
-    AdminFile, LimitsFile, ListenerFile, OutcomesFile, RetentionFile, RouteFile, StoreFile,
+    AdminFile, ConfigFile, LimitsFile, ListenerFile, OutcomesFile, RetentionFile, RouteFile,
+    StoreFile,
 };
 use super::finding::{Findings, Place};
 use super::listener::ListenAddress;
-use super::quantity::{at_least_in_words, duration_in_words, size_in_words};
+use super::quantity::{Count, at_least_in_words, duration_in_words, size_in_words};
 use super::setting::Setting;
 use super::words::{KeyAgeWord, ModeWord, OnUnknownWord};
 use crate::identity::KeyFormat;
@@ -96,6 +97,76 @@ fn clash(one: &ListenAddress, other: &ListenAddress) -> bool {
     one.port() != 0
         && one.port() == other.port()
         && (one.ip() == other.ip() || one.is_ipv4() == other.is_ipv4() && (all(one) || all(other)))
+}
+
+/// A part that is written is no more than the whole: what is beyond has no effect.
+pub(super) fn parts(file: &ConfigFile, findings: &mut Findings) {
+    let (delay, whole) = (&file.drain_delay, &file.drain_timeout);
+    if let (Some(place), Some(part), Some(all)) = (delay.written(), delay.get(), whole.get())
+        && part > all
+    {
+        let message = format!(
+            "{} is longer than the {} of `drain_timeout`, of which it is a part: what runs is cut short as soon as new \
+             connections are refused; raise `drain_timeout`, or lower this",
+            duration_in_words(*part),
+            duration_in_words(*all),
+        );
+        findings.warn(place, message, whole.written().as_slice());
+    }
+    let Some(limits) = file.limits.get() else {
+        return;
+    };
+    let per_address = &limits.max_connections_per_address;
+    let per_key = &limits.max_waiters_per_key;
+    let count = |count: &Count| count.0;
+    let bounds = [
+        (
+            per_address
+                .written()
+                .zip(per_address.get().map(|some| some.0)),
+            "max_connections",
+            &limits.max_connections,
+        ),
+        (
+            per_key.written().zip(per_key.get().map(count)),
+            "max_waiters",
+            &limits.max_waiters,
+        ),
+    ];
+    for (part, name, whole) in bounds {
+        if let (Some((place, part)), Some(all)) = (part, whole.get().map(count))
+            && part > all
+        {
+            let message = format!(
+                "{part} has no effect: `{name}` is {all}, for all of them together; raise that, or lower this"
+            );
+            findings.warn(place, message, whole.written().as_slice());
+        }
+    }
+}
+
+/// An upstream that no route names was forgotten in a route, or can go.
+pub(super) fn unused_upstreams(file: &ConfigFile, findings: &mut Findings) {
+    let (Some(upstreams), Some(routes)) = (file.upstreams.get(), file.routes.get()) else {
+        return;
+    };
+    let named = |name: &str| {
+        let is_it = |route: &RouteFile| match route.upstream.get() {
+            Some(Some(label)) => label.0 == name,
+            // What is wrong there may have meant this one.
+            _ => true,
+        };
+        routes.iter().any(is_it)
+    };
+    for (name, upstream) in &upstreams.0 {
+        if let Some(upstream) = upstream
+            && !named(name)
+        {
+            let message =
+                format!("no route sends anything to `{name}`: name it in a route, or remove it");
+            findings.warn(&upstream.endpoints.place, message, &[]);
+        }
+    }
 }
 
 /// A status has one meaning.

@@ -48,6 +48,8 @@ pub(super) fn lower(file: &ConfigFile, findings: &mut Findings) -> Option<Config
     let upstreams = upstreams(file, findings);
     let routes = routes(file, findings);
     edge::look(file, findings);
+    fit::parts(file, findings);
+    fit::unused_upstreams(file, findings);
     Some(Config {
         reload_every: file.reload.get()?.0,
         problem_base: file.problem_base.value()?.map(|base| base.0),

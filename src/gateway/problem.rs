@@ -152,12 +152,18 @@ impl Problem {
                 "It was sent, or may have been, and its outcome is not known. Repeat with the same key to learn it \
                  once it is settled, and do not use a new key for it."
             }
-            Self::ResultExpired => "The operation was executed; look its result up in the API.",
+            // Answered, by a failure perhaps: nobody is told that it was executed.
+            Self::ResultExpired => {
+                "The first request with this key was answered, and the answer is not kept any more; look in the API what \
+                 became of the operation."
+            }
             Self::KeyTooOld => {
                 "An operation under this key may have been executed and forgotten. It is not sent; look in the API \
                  whether it was executed."
             }
-            Self::ResponseNotStored => "The operation was executed; look its result up in the API.",
+            Self::ResponseNotStored => {
+                "The first request with this key was answered; look in the API what became of the operation."
+            }
             Self::UpstreamUnreachable | Self::UpstreamUnreachableAfterPrior => {
                 "Repeat this request with the same key."
             }

@@ -272,3 +272,63 @@ fn a_probe_in_the_defaults_is_for_the_routes_that_ask() {
     );
     assert_eq!(said, "");
 }
+
+#[test]
+fn a_part_that_is_more_than_its_whole_is_warned_of_where_both_are_written() {
+    let warnings = |top: &str| {
+        let text = format!(
+            "{top}\n[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[[routes]]\nname = \"rest\"\n\
+             path = \"/*\"\nupstream = \"api\"\nmode = \"pass\"\n"
+        );
+        let loaded = Config::parse(&text, "f").expect("a configuration");
+        let said: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        said.join("\n")
+    };
+    for (top, expected) in [
+        (
+            "drain_timeout = \"1s\"\ndrain_delay = \"5s\"",
+            "f:2:15: drain_delay: 5s is longer than the 1s of `drain_timeout`, of which it is a part: what runs is cut \
+             short as soon as new connections are refused; raise `drain_timeout`, or lower this; see also f:1:17",
+        ),
+        (
+            "limits.max_waiters = 10\nlimits.max_waiters_per_key = 11",
+            "f:2:30: limits.max_waiters_per_key: 11 has no effect: `max_waiters` is 10, for all of them together; raise \
+             that, or lower this; see also f:1:22",
+        ),
+        (
+            "limits.max_connections_per_address = 4097",
+            "f:1:38: limits.max_connections_per_address: 4097 has no effect: `max_connections` is 4096, for all of them \
+             together; raise that, or lower this",
+        ),
+        // A default gives way: nobody has asked for it.
+        (
+            "drain_timeout = \"500ms\"\nlimits.max_waiters = 3\nlimits.max_connections = 3",
+            "",
+        ),
+        ("drain_timeout = \"5s\"\ndrain_delay = \"5s\"", ""),
+    ] {
+        assert_eq!(warnings(top), expected, "{top}");
+    }
+}
+
+#[test]
+fn an_upstream_that_no_route_names_is_warned_of() {
+    let warnings = |route: &str| {
+        let text = format!(
+            "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[upstreams.old]\n\
+             endpoints = [\"http://127.0.0.1:9001\"]\n[defaults]\nupstream = \"api\"\nmode = \"pass\"\n[[routes]]\n\
+             name = \"rest\"\npath = \"/*\"\n{route}\n[[routes]]\nname = \"one\"\npath = \"/one\"\nmethods = [\"GET\"]\n"
+        );
+        let loaded = Config::parse(&text, "f").expect("a configuration");
+        let said: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        said.join("\n")
+    };
+    let said = warnings("");
+    assert!(
+        said.contains(
+            "f:4:13: upstreams.old.endpoints: no route sends anything to `old`: name it in a route, or remove it"
+        ),
+        "{said}"
+    );
+    assert!(!warnings("upstream = \"old\"").contains("no route sends"));
+}

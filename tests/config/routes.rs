@@ -48,6 +48,42 @@ mode = "pass"
 }
 
 #[test]
+fn every_case_and_every_mode_in_which_a_protected_path_passes_is_warned_of() {
+    let said = |path: &str, mode: &str| {
+        let text = format!(
+            "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[defaults]\nupstream = \"api\"\n\
+             scope = [\"none\"]\n[[routes]]\nname = \"one\"\npath = \"{path}\"\n[[routes]]\nname = \"rest\"\n\
+             path = \"/*\"\nmode = \"{mode}\"\n"
+        );
+        let warnings = parse(&text).warnings;
+        let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        said.join("\n")
+    };
+    for mode in ["observe", "pass"] {
+        for (path, other) in [("/v1/one", "/V1/ONE"), ("/V1/ONE", "/v1/one")] {
+            let said = said(path, mode);
+            assert!(
+                said.contains(&format!("`{other}` for route `one`")),
+                "{mode}: {said}"
+            );
+        }
+    }
+    assert_eq!(said("/v1/one", "enforce"), "");
+}
+
+#[test]
+fn a_scope_by_token_is_warned_of_where_duplicates_are_only_counted_too() {
+    let said = |mode: &str| {
+        let text = format!(
+            "[upstreams.api]\nendpoints = [\"http://127.0.0.1:9000\"]\n[[routes]]\nname = \"one\"\npath = \"/one\"\n\
+             upstream = \"api\"\nscope = [\"header:Authorization\"]\nmode = \"{mode}\"\n"
+        );
+        parse(&text).warnings.len()
+    };
+    assert_eq!(["enforce", "observe", "pass"].map(said), [1, 1, 0]);
+}
+
+#[test]
 fn to_send_again_what_the_upstream_cannot_recognise_is_warned_of() {
     let route = |forward_key: bool| {
         format!(
@@ -105,6 +141,7 @@ fn a_route_that_no_request_can_reach_is_refused() {
                  takes them all, unprotected; put this one first, or remove it; see also f:9:8"
             )
         );
+        assert_eq!(after_a_route("observe", pass), Err(said));
     }
 }
 

@@ -69,6 +69,10 @@ async fn a_request_on_its_way_when_the_last_connections_are_taken_is_answered() 
     })
     .await;
     gateway.drains().await;
+    until("new connections to be refused", || async {
+        Connection::try_open(gateway.address).await.err()
+    })
+    .await;
     let answer = late.send(&payment("k")).await;
     answer.is(201, "executed");
     assert_eq!(answer.header("Connection"), Some("close"), "{answer:?}");

@@ -62,6 +62,22 @@ async fn a_key_in_a_trailer_is_refused() {
 }
 
 #[tokio::test]
+async fn a_key_behind_the_body_of_an_unkeyed_request_does_not_reach_the_upstream() {
+    let upstream = ToyUpstream::start();
+    let setup = Setup::payments(&upstream).route("key_required = false");
+    let gateway = setup.start().await;
+    let request = payment("k")
+        .without("Idempotency-Key")
+        .header("Trailer", "Idempotency-Key, X-Check")
+        .header("Transfer-Encoding", "chunked")
+        .body("3\r\nabc\r\n0\r\nIdempotency-Key: k\r\nX-Check: 5\r\n\r\n");
+    gateway.send(&request).await.is(201, "unkeyed");
+    let sent = upstream.next_request().await;
+    assert_eq!(sent.trailers.all("X-Check"), ["5"], "{sent:?}");
+    assert!(sent.trailers.all("Idempotency-Key").is_empty(), "{sent:?}");
+}
+
+#[tokio::test]
 async fn the_key_is_kept_from_the_upstream_where_the_route_says_so() {
     let upstream = ToyUpstream::start();
     let gateway = Setup::payments(&upstream)

@@ -215,6 +215,45 @@ async fn unknown_outcomes_are_counted_by_their_cause() {
 }
 
 #[tokio::test]
+async fn what_an_upstream_does_not_answer_is_counted_by_kind_whether_protected_or_not() {
+    let upstream = ToyUpstream::start();
+    let gateway = Setup::payments(&upstream)
+        .route("response_timeout = \"500ms\"")
+        .route("late_response = \"0s\"")
+        .another_route(
+            "name = \"rest\"\npath = \"/*\"\nmode = \"pass\"\nresponse_timeout = \"500ms\"",
+        )
+        .start()
+        .await;
+    let counted = async || {
+        let metrics = gateway.metrics().await;
+        ["connect", "connection_lost", "timeout", "truncated"].map(|kind| {
+            let labels = [("upstream", "toy"), ("kind", kind)];
+            metrics.value("oncegate_upstream_errors_total", &labels)
+        })
+    };
+    let mut expected = [0.0; 4];
+    // As `kind`s above; an answer that breaks off behind its head was one, on a route that passes.
+    let cases = [
+        (1, Act::reset_after_reading(), 502),
+        (2, Act::hang(), 504),
+        (3, Act::respond(201, &[("Content-Length", "1, 2")], ""), 502),
+    ];
+    for (kind, act, status) in cases {
+        for request in [payment(&format!("k{kind}")), Request::post("/else")] {
+            upstream.next(act.clone());
+            assert_eq!(gateway.send(&request).await.status, status, "{kind}");
+            expected[kind] += 1.0;
+            assert_eq!(counted().await, expected.map(Some), "{kind}");
+        }
+    }
+    upstream.next(Act::truncate(201, 100, b"half"));
+    gateway.send(&payment("half")).await.is(502, "unknown");
+    expected[3] += 1.0;
+    assert_eq!(counted().await, expected.map(Some));
+}
+
+#[tokio::test]
 async fn answers_that_cannot_be_kept_are_counted_by_the_reason() {
     let upstream = ToyUpstream::start();
     let setup = Setup::payments(&upstream).limits("max_buffered = \"1MiB\"");

@@ -111,13 +111,15 @@ async fn what_enforce_mode_makes_of_a_request_is_what_observe_mode_says_that_it_
             .route("max_request_body = \"100B\"")
             .route("key_format = \"regex:[a-z]+\"")
     };
-    let chunked = |trailer: &str| {
+    let chunked_as = |body: &str, trailer: &str| {
         let head = payment("chunked").header("Transfer-Encoding", "chunked");
         let head = head.to_bytes("a");
         let head = String::from_utf8(head).expect("text");
         let head = head.split("\r\n\r\n").next().expect("a head").to_owned();
-        format!("{head}\r\n\r\n5\r\nhello\r\n0\r\n{trailer}\r\n").into_bytes()
+        let length = body.len();
+        format!("{head}\r\n\r\n{length:x}\r\n{body}\r\n0\r\n{trailer}\r\n").into_bytes()
     };
+    let chunked = |trailer: &str| chunked_as("hello", trailer);
     let raw = |request: Request| request.to_bytes("a");
     let requests: Vec<(&str, Vec<u8>)> = vec![
         ("executed", raw(payment("one"))),
@@ -143,6 +145,8 @@ async fn what_enforce_mode_makes_of_a_request_is_what_observe_mode_says_that_it_
         ),
         ("body_too_large", raw(payment("large").body([b'x'; 101]))),
         ("executed", raw(payment("large").body([b'x'; 100]))),
+        // Without a length beforehand.
+        ("body_too_large", chunked_as(&"x".repeat(101), "")),
         ("executed", chunked("")),
         ("replayed", chunked("X-Trailer: 1\r\n")),
         ("key_invalid", chunked("Idempotency-Key: two\r\n")),

@@ -90,6 +90,32 @@ async fn an_http2_connection_that_ignores_being_told_to_go_is_dropped() {
 }
 
 #[tokio::test]
+async fn an_http2_client_that_answers_no_ping_is_dropped_and_one_that_does_is_waited_for() {
+    let mut limits = limits();
+    limits.http2.ping_every = SHORT;
+    limits.http2.ping_timeout = SHORT;
+    let running = start(&limits);
+    let dropped = running.token();
+    let mut gone = running.connect().await;
+    say(&mut gone, PREFACE).await;
+    say(&mut gone, b"\0\0\0\x04\0\0\0\0\0").await;
+    // GET /hold, whole: https, no authority (RFC 7541, appendix A, for the numbers).
+    say(
+        &mut gone,
+        b"\0\0\x09\x01\x05\0\0\0\x01\x82\x87\x44\x05/hold",
+    )
+    .await;
+    hear_all(&mut gone).await;
+    dropped.await;
+
+    let (mut http2, _end) = http2(&running).await;
+    let answer = tokio::spawn(async move { ask(&mut http2, "/hold").await });
+    sleep(SHORT * 5).await;
+    running.paths.may_answer.notify_one();
+    assert_eq!(answer.await.unwrap(), (StatusCode::OK, "held".into()));
+}
+
+#[tokio::test]
 async fn a_running_exchange_is_not_idle() {
     let running = start(&Limits {
         headers: SHORT / 4,
