@@ -163,9 +163,9 @@ async fn a_client_that_takes_its_answer_in_trickles_loses_the_stream_over_http2(
     let gateway = rated(&upstream).start().await;
     let bystander = Bystander::begin(&gateway).await;
     let narrow = Http2::with_windows(2, gateway.address).await;
+    let (begun, mut heard) = (Instant::now(), 0);
     let (status, mut body) = narrow.begin(&Request::get("/large")).await;
     assert_eq!(status, 200);
-    let (begun, mut heard) = (Instant::now(), 0);
     let reset = async {
         loop {
             match body.frame().await.expect("no end but a reset") {

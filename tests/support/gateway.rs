@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::client::{Answer, Connection, Request};
 use super::log::Log;
 use super::metrics::Metrics;
+use super::redis::free_port;
 use super::setup::Setup;
 use super::until;
 use super::usage::{self, Usage};
@@ -77,7 +78,8 @@ impl Gateway {
         let directory = tempfile::tempdir().expect("a directory");
         let listen = match &socket {
             Some(socket) => socket.local_addr().expect("an address").to_string(),
-            None => ANY_PORT.to_owned(),
+            // It is to have the same port when it is started again.
+            None => format!("127.0.0.1:{}", free_port()),
         };
         let process = Process::start(directory.path(), &through, &given, &listen, socket.as_ref());
         let (address, admin) = process.addresses().await;
@@ -125,10 +127,16 @@ impl Gateway {
         Connection::open(self.address).await
     }
 
-    /// Asks the admin port; `None` where it no longer answers.
+    /// Asks the admin port; `None` where nobody listens there any more. It waits for a question no longer than two seconds,
+    /// for which a busy test may be held up: that one asks again.
     pub async fn admin(&self, path: &str) -> Option<Answer> {
-        let mut connection = Connection::try_open(self.admin).await.ok()?;
-        connection.try_send(&Request::get(path)).await
+        until("an answer of the admin port", || async {
+            let Ok(mut connection) = Connection::try_open(self.admin).await else {
+                return Some(None);
+            };
+            connection.try_send(&Request::get(path)).await.map(Some)
+        })
+        .await
     }
 
     /// Reads `/metrics`.
