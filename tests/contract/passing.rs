@@ -437,11 +437,11 @@ async fn an_answer_that_breaks_off_is_not_passed_on_as_whole() {
     ] {
         upstream.next(act.clone());
         // The end may overtake what it breaks off.
-        let answer = gateway.connect().await.try_send(&Request::get("/file"));
-        let answer = answer.await;
+        let request = Request::get("/file");
+        let answer = gateway.connect().await.try_send(&request).await;
         assert!(answer.is_none(), "{act:?}: {answer:?}");
         upstream.next(act.clone());
-        let answer = http2.try_send(&Request::get("/file")).await;
+        let answer = http2.try_send(&request).await;
         assert!(answer.is_none(), "{act:?}: {answer:?}");
     }
     // The connection of the streams that were reset goes on.
