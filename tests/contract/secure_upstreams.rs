@@ -83,7 +83,11 @@ impl Front {
 
     fn setup(&self, tls: &str) -> Setup {
         let tls = format!("tls = {{ {tls} }}");
-        Setup::payments_at(&self.url).upstream(&tls)
+        // A busy machine may take its time for a handshake.
+        let patient = "connect_timeout = \"10s\"";
+        Setup::payments_at(&self.url)
+            .upstream(&tls)
+            .upstream(patient)
     }
 }
 
@@ -212,7 +216,8 @@ async fn an_upstream_that_refuses_our_certificate_is_sent_nothing() {
         for key in ["a", "b"] {
             gateway.send(&payment(key)).await.is(201, "executed");
         }
-        assert_eq!((upstream.charges(), upstream.connections()), (2, 1));
+        assert_eq!(upstream.charges(), 2);
+        assert!(upstream.keeps_all_connections());
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Gateway {
     through: Vec<String>,
     /// The socket that it is given, which outlives it.
     socket: Option<TcpListener>,
+    /// Where it is told to listen, whenever it is started.
+    listen: String,
     given: Given,
     directory: TempDir,
 }
@@ -89,6 +91,7 @@ impl Gateway {
             admin,
             through,
             socket,
+            listen,
             given,
             directory,
         };
@@ -191,10 +194,10 @@ impl Gateway {
         self.signal("HUP");
     }
 
-    /// Gives it another configuration, which it is not told of. Where it was never restarted.
+    /// Gives it another configuration, which it is not told of.
     pub fn rewrite(&self, toml: &str) {
         let config = self.directory.path().join("oncegate.toml");
-        std::fs::write(config, listening(toml, ANY_PORT)).expect("a configuration");
+        std::fs::write(config, listening(toml, &self.listen)).expect("a configuration");
     }
 
     /// The same, and tells it; whether this is in force once it was read.
@@ -266,10 +269,9 @@ impl Gateway {
 
     /// Starts it again, after it ended, on the same port and the same store.
     pub async fn restart(&mut self) {
-        let listen = self.address.to_string();
         let directory = self.directory.path();
         let socket = self.socket.as_ref();
-        self.process = Process::start(directory, &self.through, &self.given, &listen, socket);
+        self.process = Process::start(directory, &self.through, &self.given, &self.listen, socket);
         (self.address, self.admin) = self.process.addresses().await;
         self.ready().await;
     }
