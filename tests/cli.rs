@@ -59,8 +59,7 @@ fn nobody() -> SocketAddr {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     socket.bind(&any_port.into()).expect("a port");
-    let address = socket.local_addr().expect("a bound socket");
-    std::mem::forget(socket);
+    let address = Box::leak(Box::new(socket)).local_addr().expect("bound");
     address.as_socket().expect("an address")
 }
 
