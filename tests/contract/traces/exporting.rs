@@ -62,7 +62,7 @@ async fn a_collector_that_is_away_or_silent_costs_no_request_anything() {
         gateway.sigterm();
         let began = Instant::now();
         assert_eq!(gateway.ended().await.code(), Some(0));
-        assert!(began.elapsed() < PATIENCE / 3, "{:?}", began.elapsed());
+        assert!(began.elapsed() < PATIENCE / 6, "{:?}", began.elapsed());
         let said = gateway.log().messages(LOST);
         assert!(said.len() <= 1, "{said:?}");
     }
