@@ -286,7 +286,8 @@ async fn a_failover_in_the_middle(group: &Group, setting: &str) {
     let (key, _directory) = id_key("k");
     let setup = Setup::payments(&upstream)
         .shared(&group.url(), &key)
-        .store("timeout = \"500ms\"")
+        // A busy machine may take its time for a handshake.
+        .store("timeout = \"2s\"")
         .store("replicas_ack = 1")
         .store(setting)
         .route("fingerprint = { host = false }")
