@@ -292,13 +292,18 @@ impl Gateway {
     }
 }
 
-/// A configuration that listens where it is told to: a ready one has sections for that, others get them.
+/// A configuration that listens where it is told to, first of all: a ready one has sections for that, others get them.
 fn listening(toml: &str, listen: &str) -> String {
     let mut file = toml
         .replace("address = \"0.0.0.0:8080\"", "address = \"127.0.0.1:8080\"")
-        .replace(
+        .replacen(
             "address = \"127.0.0.1:8080\"",
             &format!("address = \"{listen}\""),
+            1,
+        )
+        .replace(
+            "address = \"127.0.0.1:8080\"",
+            &format!("address = \"{ANY_PORT}\""),
         )
         .replace(
             "address = \"127.0.0.1:9090\"",
