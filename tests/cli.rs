@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::thread::JoinHandle;
 
+use socket2::{Domain, Socket, Type};
+
 fn oncegate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_oncegate"))
         .args(arguments)
@@ -52,10 +54,13 @@ fn answering_on(address: &str, status: &'static str) -> (SocketAddr, JoinHandle<
     (address, thread)
 }
 
-/// An address where nobody listens.
+/// An address where nobody listens, nor can while the test runs.
 fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address")
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any_port.into()).expect("a port");
+    let address = Box::leak(Box::new(socket)).local_addr().expect("bound");
+    address.as_socket().expect("an address")
 }
 
 #[test]

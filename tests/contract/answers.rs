@@ -470,7 +470,7 @@ async fn an_endpoint_that_refuses_is_passed_over_for_another() {
 async fn a_long_answer_that_its_client_is_too_slow_for_is_seen_to_break_off() {
     let upstream = ToyUpstream::start();
     let gateway = Setup::payments(&upstream)
-        .route("response_timeout = \"500ms\"")
+        .route("response_timeout = \"2s\"")
         .start()
         .await;
     // More than all the sockets on its way hold.

@@ -181,7 +181,7 @@ async fn an_instance_that_fails_its_health_checks_gets_nothing_until_it_is_well_
     let (one, two) = neighbours();
     let (health, other) = (with_health(&one), with_health(&two));
     let check = |path: &str| {
-        format!("health = {{ path = \"{path}\", interval = \"300ms\", timeout = \"290ms\" }}")
+        format!("health = {{ path = \"{path}\", interval = \"600ms\", timeout = \"590ms\" }}")
     };
     let setup = Setup::payments(&one).endpoint(&two.url());
     let gateway = setup.clone().upstream(&check("/healthz")).start().await;
@@ -226,7 +226,7 @@ async fn an_instance_that_fails_its_health_checks_gets_nothing_until_it_is_well_
     .await;
     let before = asked("/healthz");
     until("more of them", || async {
-        (asked("/ready") > 8).then_some(())
+        (asked("/ready") > 5).then_some(())
     })
     .await;
     assert_eq!(asked("/healthz"), before);

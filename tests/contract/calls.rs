@@ -8,6 +8,7 @@ use crate::support::{
 };
 
 const PATH: &str = "/payments.v1.Payments/Create";
+const LATE_PATH: &str = "/payments.v1.Payments/Capture";
 
 fn call(key: &str) -> Request {
     Request::post(PATH)
@@ -165,7 +166,12 @@ async fn after_a_prior_attempt_a_call_that_is_refused_is_unknown() {
 #[tokio::test]
 async fn refusals_are_statuses_of_grpc() {
     let upstream = ToyUpstream::start();
-    let setup = setup(&upstream).route("max_request_body = \"64B\"\nresponse_timeout = \"300ms\"");
+    // Only what is to take too long has little time for it.
+    let setup = setup(&upstream)
+        .route("max_request_body = \"64B\"")
+        .another_route(&format!(
+            "name = \"late\"\npath = {LATE_PATH:?}\nresponse_timeout = \"300ms\""
+        ));
     let (gateway, client) = start(&setup).await;
 
     let answer = client.send(&call("k").without("Idempotency-Key")).await;
@@ -195,8 +201,14 @@ async fn refusals_are_statuses_of_grpc() {
     refuses(&running, "14", "request-in-progress");
     assert_eq!(running.header("Retry-After"), Some("1"));
     assert_eq!(running.header("grpc-retry-pushback-ms"), Some("1000"));
-    refuses(&first.await.expect("an answer"), "4", "upstream-timeout");
     gate.open();
+    first.await.expect("an answer").is(200, "executed");
+    upstream.next(Act::hang());
+    let late = Request {
+        target: LATE_PATH.to_owned(),
+        ..call("late")
+    };
+    refuses(&client.send(&late).await, "4", "upstream-timeout");
 
     upstream.next(ended("0"));
     client.send(&call("k")).await.is(200, "executed");

@@ -68,6 +68,7 @@ async fn a_disk_that_has_room_for_little_only_loses_nothing_that_was_said() {
         .iter()
         .filter(|answer| answer.status != 201 || answer.idempotency_status() != "executed");
     assert!(unrecorded.count() > 0, "the disk was never full: {heard:?}");
+    gateway.log().message(OUT_OF_ORDER).await;
     assert_eq!(gateway.log().messages(OUT_OF_ORDER).len(), 1);
     writes_succeed(&gateway);
     for (n, heard) in heard.iter().enumerate() {

@@ -118,7 +118,7 @@ async fn fifty_keys_with_two_hundred_concurrent_duplicates_each_are_fifty_dispat
         .route("lease = \"60s\"")
         .limits("max_waiters_per_key = 200")
         .limits("max_waiters = 10000")
-        .route("wait = \"30s\"")
+        .route("wait = \"90s\"")
         .start()
         .await;
     // Each key's copies come over all connections: one stream a key and connection, four times.

@@ -9,7 +9,7 @@ async fn a_key_that_is_remembered_is_refused_past_its_retention_and_at_last_forg
     let upstream = ToyUpstream::start();
     let gateway = Setup::payments(&upstream)
         .route("after_expiry = \"reject\"")
-        .route("retention = { success = \"1s\" }")
+        .route("retention = { success = \"2s\" }")
         .start()
         .await;
     upstream.next(Act::respond(201, &[], "first"));

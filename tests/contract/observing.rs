@@ -328,7 +328,7 @@ async fn what_was_observed_is_still_known_after_kill_9() {
     let upstream = ToyUpstream::start();
     let mut gateway = observing(&upstream)
         .embedded()
-        .route("lease = \"1s\"")
+        .route("lease = \"4s\"")
         .start()
         .await;
     gateway.send(&payment("done")).await.is(201, "observed");

@@ -351,7 +351,7 @@ async fn what_a_crash_left_is_settled_from_a_terminal() {
     let (upstream, operator) = (ToyUpstream::start(), Operator::new());
     let setup = Setup::payments(&upstream)
         .embedded()
-        .route("lease = \"1s\"");
+        .route("lease = \"4s\"");
     let mut gateway = operator.starts(&setup).await;
     upstream.next(Act::hang());
     let mut client = gateway.connect().await;

@@ -68,7 +68,10 @@ async fn bodies_of_any_length_go_both_ways_in_constant_memory() {
     let blocks = length / MIB;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
-    let gateway = Setup::payments_at(&url).rest_passes().start().await;
+    // A gibibyte may take a busy machine its time, and no answer begins before the last byte of it.
+    let rest = "name = \"rest\"\npath = \"/*\"\nmode = \"pass\"\nresponse_timeout = \"10m\"";
+    let setup = Setup::payments_at(&url).another_route(rest);
+    let gateway = setup.start().await;
     let before = peak_kib(&gateway);
     let upstream = tokio::spawn(async move {
         loop {
@@ -263,7 +266,7 @@ async fn an_answer_without_a_body_says_what_the_upstream_said() {
         }
     }
     // Nothing of them was in doubt.
-    assert_eq!(upstream.connections(), 1);
+    assert!(upstream.keeps_all_connections());
 }
 
 #[tokio::test]
@@ -436,13 +439,12 @@ async fn an_answer_that_breaks_off_is_not_passed_on_as_whole() {
         Act::raw("HTTP/1.1 200 OK\r\n\r\nhalf").then_reset(),
     ] {
         upstream.next(act.clone());
-        let mut client = gateway.connect().await;
-        client.write_request(&Request::get("/file")).await;
-        let answer = client.answer().await;
-        assert!(!answer.complete, "{act:?}: {answer:?}");
+        // The end may overtake what it breaks off.
+        let request = Request::get("/file");
+        let answer = gateway.connect().await.try_send(&request).await;
+        assert!(answer.is_none(), "{act:?}: {answer:?}");
         upstream.next(act.clone());
-        // The reset may overtake what it breaks off.
-        let answer = http2.try_send(&Request::get("/file")).await;
+        let answer = http2.try_send(&request).await;
         assert!(answer.is_none(), "{act:?}: {answer:?}");
     }
     // The connection of the streams that were reset goes on.

@@ -17,8 +17,8 @@ async fn what_kill_9_cut_off_is_sent_again_once_its_claim_was_seen_silent_for_a_
     client.write_request(&payment("k")).await;
     upstream.next_request().await;
     gateway.kill9().await;
-    gateway.restart().await;
     let restarted = Instant::now();
+    gateway.restart().await;
     let answer = until("it to be sent again", || async {
         let answer = gateway.send(&payment("k")).await;
         (answer.status != 409).then_some(answer)

@@ -1,14 +1,14 @@
 //! Upstreams that speak HTTP/2: Hypercorn, which nobody here wrote, over TLS and by prior knowledge.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use crate::support::{Authority, Problem, Request, Setup, payment, tool, until};
+use crate::support::{Authority, Problem, Request, Setup, free_port, payment, tool, until};
 
 /// A payment service in Hypercorn. Dropping it ends it.
 struct Hypercorn {
@@ -33,10 +33,8 @@ impl Hypercorn {
 
     async fn start(options: Vec<String>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        // It cannot say which port it was given: this one was free a moment ago.
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("a bound socket");
-        drop(listener);
+        // It cannot say which port it was given.
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let process = Self::spawn(&folder, address, &options);
         let server = Self {
             process,

@@ -2,7 +2,7 @@
 //! as the corpus says, or refuse by themselves; and none sees a request that was not forwarded.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::hold::{gateway, hold, recorder};
 use crate::read::{Message, Outcome, corpus};
-use crate::support::{ToyUpstream, tool, until};
+use crate::support::{ToyUpstream, free_port, tool, until};
 
 /// A real server in a folder of its own, perhaps before a recorder. Dropping it ends it.
 struct Server {
@@ -216,8 +216,7 @@ impl Drop for Server {
     }
 }
 
-/// A port that was free a moment ago: most of these servers cannot say which one they were given.
+/// Most of these servers cannot say which port they were given.
 fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound socket")
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
 }

@@ -175,8 +175,8 @@ async fn that_the_upstream_does_not_know_it_counts_only_after_absent_after() {
     let upstream = ToyUpstream::start();
     let rig = Rig::start(&probing(&upstream, ", absent_after = \"1s\""));
     answers(&upstream, absent());
-    rig.pay("k").await.refuses(Problem::FAILED);
     let declared = Instant::now();
+    rig.pay("k").await.refuses(Problem::FAILED);
     recovers(&upstream, absent());
     // Whatever the store's clock says meanwhile.
     rig.store.ages(Duration::from_secs(600));

@@ -121,8 +121,9 @@ impl Rig {
         self.ended(&id).await
     }
 
-    /// How often the server did what it was asked to do.
-    fn executed(&self) -> usize {
+    /// How often the server did what it was asked to do, which is at least once: its word may come after the client's.
+    async fn executed(&self) -> usize {
+        self.server.log.message("executed").await;
         self.server.log.messages("executed").len()
     }
 }
@@ -148,7 +149,7 @@ async fn a_unary_call_is_executed_once_and_replayed_with_its_trailing_metadata()
         assert_eq!(said(&answer, "trailing", "x-cost"), ["1"]);
         assert_eq!(said(&answer, "trailing", "x-receipt-bin"), ["00ff"]);
     }
-    assert_eq!(rig.executed(), 1);
+    assert_eq!(rig.executed().await, 1);
     let sent = rig.server.log.message("executed").await;
     assert_eq!(said(&sent, "metadata", "idempotency-key"), ["k"]);
 }
@@ -162,7 +163,7 @@ async fn a_failure_is_recorded_with_its_message_and_replayed() {
         assert_eq!(answer["text"], "no. 1: 100% sure");
         assert_eq!(said(&answer, "trailing", "x-cost"), ["1"]);
     }
-    assert_eq!(rig.executed(), 1);
+    assert_eq!(rig.executed().await, 1);
 }
 
 #[tokio::test]
@@ -192,7 +193,7 @@ async fn a_duplicate_in_flight_is_told_to_come_again_and_a_retry_policy_does() {
             .metrics()
             .await
             .decisions("create", "in_progress");
-        (refused == 2).then_some(())
+        (refused >= 2).then_some(())
     })
     .await;
     let open = json!({ "kind": "unary", "method": "/echo.v1.Echo/Open", "messages": [""], "metadata": [] });
@@ -202,7 +203,7 @@ async fn a_duplicate_in_flight_is_told_to_come_again_and_a_retry_policy_does() {
         assert_eq!(answer["code"], "OK", "{answer}");
         assert_eq!(answer["heard"], json!(["paid 1"]));
     }
-    assert_eq!(rig.executed(), 1);
+    assert_eq!(rig.executed().await, 1);
 }
 
 #[tokio::test]
@@ -216,7 +217,7 @@ async fn an_unavailable_server_leaves_the_call_unknown() {
     assert_eq!(second["code"], "UNKNOWN", "{second}");
     assert_eq!(second["details"]["reason"], "OUTCOME_UNKNOWN");
     assert_eq!(second["details"]["metadata"]["operation_state"], "unknown");
-    assert_eq!(rig.executed(), 1);
+    assert_eq!(rig.executed().await, 1);
 }
 
 /// The library says so of its own accord, after the call.
@@ -228,7 +229,7 @@ async fn an_answer_that_is_too_large_to_send_leaves_the_call_unknown() {
     let second = rig.calls(create("much", "k")).await;
     assert_eq!(second["code"], "UNKNOWN", "{second}");
     assert_eq!(second["details"]["reason"], "OUTCOME_UNKNOWN");
-    assert_eq!(rig.executed(), 1);
+    assert_eq!(rig.executed().await, 1);
 }
 
 #[tokio::test]
@@ -243,7 +244,7 @@ async fn another_call_under_the_same_key_is_refused() {
     keyless["metadata"] = json!([["authorization", "Bearer alice"]]);
     let keyless = rig.calls(keyless).await;
     assert_eq!(keyless["code"], "INVALID_ARGUMENT", "{keyless}");
-    assert_eq!(rig.executed(), 1);
+    assert_eq!(rig.executed().await, 1);
 }
 
 #[tokio::test]

@@ -270,7 +270,12 @@ async fn before_an_echo() -> (Gateway, ToyUpstream) {
     upstream
         .forgets()
         .always(|request| Act::respond(201, &[], &request.body));
-    let gateway = Setup::payments(&upstream).rest_passes().start().await;
+    // A thousand connections, one after the other, may take a busy machine longer than clients of good will.
+    let setup = Setup::payments(&upstream)
+        .rest_passes()
+        .limits("first_byte = \"10m\"")
+        .limits("keep_alive = \"10m\"");
+    let gateway = setup.start().await;
     // What a process takes once and for all, it has then.
     gateway.send(&payment("k")).await.is(201, "executed");
     (gateway, upstream)

@@ -165,16 +165,22 @@ async fn no_more_dispatches_are_kept_open_for_late_answers_than_may() {
             }
         }
     });
+    // On a route of their own: the bystander may be held up for longer.
     let gateway = Setup::payments(&upstream)
         .limits("max_late = 1")
-        .route("response_timeout = \"300ms\"")
+        .another_route("name = \"late\"\npath = \"/late\"\nresponse_timeout = \"1s\"")
         .start()
         .await;
     let bystander = Bystander::begin(&gateway).await;
+    let to_be_late = |key| Request {
+        target: "/late".to_owned(),
+        ..payment(key)
+    };
     for key in ["late-kept", "late-not-kept"] {
-        gateway.send(&payment(key)).await.refuses(Problem::TIMEOUT);
+        let answer = gateway.send(&to_be_late(key)).await;
+        answer.refuses(Problem::TIMEOUT);
     }
-    let late = |result| [("route", "pay"), ("result", result)];
+    let late = |result| [("route", "late"), ("result", result)];
     assert_eq!(metric(&gateway, "oncegate_late_dispatches", &[]).await, 1);
     assert_eq!(
         metric(&gateway, "oncegate_late_dispatches_limit", &[]).await,
@@ -190,20 +196,15 @@ async fn no_more_dispatches_are_kept_open_for_late_answers_than_may() {
     )
     .await;
     settles(&gateway, "oncegate_late_dispatches", &[], 0).await;
-    gateway
-        .send(&payment("late-kept"))
-        .await
-        .is(201, "replayed");
-    gateway
-        .send(&payment("late-not-kept"))
-        .await
-        .refuses(Problem::OUTCOME_UNKNOWN);
+    let kept = gateway.send(&to_be_late("late-kept")).await;
+    kept.is(201, "replayed");
+    let not_kept = gateway.send(&to_be_late("late-not-kept")).await;
+    not_kept.refuses(Problem::OUTCOME_UNKNOWN);
     // The place is free again.
-    let again = Request::post("/v1/payments")
-        .auth("Bearer alice")
-        .key("late-again")
-        .body("x");
-    gateway.send(&again).await.is(201, "executed");
+    gateway
+        .send(&payment("late-again"))
+        .await
+        .is(201, "executed");
     bystander.was_served().await;
     settles(&gateway, "oncegate_claims_held", &[], 0).await;
     settles(&gateway, "oncegate_upstream_in_flight", &[], 0).await;

@@ -66,9 +66,9 @@ async fn leaves_nothing(gateway: &Gateway) {
     }
 }
 
-/// Waits until the gateway has closed the connection, and returns what it said; not before `limit` was over.
-async fn closes_after(socket: &mut TcpStream, limit: Duration) -> Vec<u8> {
-    let begun = Instant::now();
+/// Waits until the gateway has closed the connection, and returns what it said; not before `limit` was over. It begins to
+/// count after `begun`, and not after this client comes to look.
+async fn closes_after(socket: &mut TcpStream, begun: Instant, limit: Duration) -> Vec<u8> {
     let mut said = Vec::new();
     // A reset closes it as well.
     let _ = support::within("the connection to close", socket.read_to_end(&mut said)).await;

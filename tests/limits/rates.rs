@@ -125,7 +125,7 @@ async fn an_upstream_that_does_not_read_a_body_is_not_its_clients_fault() {
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let upstream = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.expect("a connection");
-        sleep(GRACE * 6).await;
+        sleep(GRACE * 12).await;
         let (mut read, mut buffer) = (0, vec![0; 1 << 16]);
         while read < LARGE {
             read += socket.read(&mut buffer).await.expect("more of the body");
@@ -136,17 +136,17 @@ async fn an_upstream_that_does_not_read_a_body_is_not_its_clients_fault() {
     });
     let gateway = Setup::payments_at(&url)
         .rest_passes()
-        .limits("min_receive_rate = \"16MiB\"")
-        .limits("rate_grace = \"500ms\"")
+        .limits("min_receive_rate = \"8MiB\"")
+        .limits("rate_grace = \"1s\"")
         .start()
         .await;
     let half = vec![b'a'; LARGE / 2];
     let large = Request::post("/large").header("Content-Length", &LARGE.to_string());
     let mut connection = gateway.connect().await;
     connection.write_request(&large.body(&half)).await;
-    // Now the client is waited for. It has its grace still, and two seconds for what it has sent, less than one of them in
+    // Now the client is waited for. It has its grace still, and four seconds for what it has sent, less than two of them in
     // bytes that came after the upstream began to read.
-    sleep(GRACE * 7 / 2).await;
+    sleep(GRACE * 6).await;
     connection.write(&half).await;
     assert_eq!(connection.answer().await.status, 200);
     assert_eq!(timeouts(&gateway, "min_receive_rate").await, 0);
@@ -163,9 +163,9 @@ async fn a_client_that_takes_its_answer_in_trickles_loses_the_stream_over_http2(
     let gateway = rated(&upstream).start().await;
     let bystander = Bystander::begin(&gateway).await;
     let narrow = Http2::with_windows(2, gateway.address).await;
+    let (begun, mut heard) = (Instant::now(), 0);
     let (status, mut body) = narrow.begin(&Request::get("/large")).await;
     assert_eq!(status, 200);
-    let (begun, mut heard) = (Instant::now(), 0);
     let reset = async {
         loop {
             match body.frame().await.expect("no end but a reset") {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::silence::HTTP2;
 use crate::support::{
@@ -143,7 +144,7 @@ async fn fewer_or_more_duplicates_may_wait_and_those_that_do_go_on() {
 async fn fewer_or_more_dispatches_are_kept_open_for_late_answers() {
     let gate = Gate::closed();
     let upstream = gated(&gate);
-    let setup = Setup::payments(&upstream).route("response_timeout = \"300ms\"");
+    let setup = Setup::payments(&upstream).route("response_timeout = \"1s\"");
     let gateway = setup.start().await;
     gateway
         .send(&payment("slow-a"))
@@ -171,7 +172,7 @@ async fn fewer_or_more_dispatches_are_kept_open_for_late_answers() {
 
 const LATE: &str = "oncegate_late_answers_total";
 
-const SHORT: Duration = Duration::from_millis(500);
+const SHORT: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn clients_have_as_long_as_the_new_limits_say() {
@@ -179,24 +180,26 @@ async fn clients_have_as_long_as_the_new_limits_say() {
     // A connection looks at its limits anew when the shortest of those of before is over.
     let setup = Setup::payments(&upstream)
         .rest_passes()
-        .limits("headers = \"1s\"");
+        .limits("headers = \"1500ms\"");
     let gateway = setup.start().await;
     let mut idle = gateway.connect().await;
     idle.send(&payment("a")).await.is(201, "executed");
     let short = Setup::payments(&upstream).rest_passes();
     let lines = ["first_byte", "headers", "body_idle", "keep_alive"];
-    let lines = lines.map(|name| format!("{name} = \"500ms\""));
+    let lines = lines.map(|name| format!("{name} = \"1s\""));
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     limits(&gateway, &short, &lines).await;
     idle.closed().await;
 
     let connect = || TcpStream::connect(gateway.address);
+    let begun = Instant::now();
     let mut silent = connect().await.expect("a connection");
-    assert_eq!(closes_after(&mut silent, SHORT).await, b"");
+    assert_eq!(closes_after(&mut silent, begun, SHORT).await, b"");
+    let begun = Instant::now();
     let mut half = connect().await.expect("a connection");
-    let begun = half.write_all(b"GET / HTTP/1.1\r\nHo").await;
-    begun.expect("the gateway reads");
-    closes_after(&mut half, SHORT).await;
+    let written = half.write_all(b"GET / HTTP/1.1\r\nHo").await;
+    written.expect("the gateway reads");
+    closes_after(&mut half, begun, SHORT).await;
     let mut rests = gateway.connect().await;
     rests.send(&Request::get("/")).await;
     rests.closed().await;

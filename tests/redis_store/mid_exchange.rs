@@ -86,7 +86,7 @@ async fn a_drain_waits_for_a_store_that_is_gone_no_longer_than_it_may() {
     assert_eq!(status.code(), Some(0));
     let took = begun.elapsed();
     assert!(
-        took >= Duration::from_secs(2) && took < Duration::from_secs(6),
+        took >= Duration::from_secs(2) && took < Duration::from_secs(10),
         "{took:?}"
     );
 }

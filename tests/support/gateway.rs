@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::client::{Answer, Connection, Request};
 use super::log::Log;
 use super::metrics::Metrics;
+use super::redis::free_port;
 use super::setup::Setup;
 use super::until;
 use super::usage::{self, Usage};
@@ -28,6 +29,8 @@ pub struct Gateway {
     through: Vec<String>,
     /// The socket that it is given, which outlives it.
     socket: Option<TcpListener>,
+    /// Where it is told to listen, whenever it is started.
+    listen: String,
     given: Given,
     directory: TempDir,
 }
@@ -77,7 +80,8 @@ impl Gateway {
         let directory = tempfile::tempdir().expect("a directory");
         let listen = match &socket {
             Some(socket) => socket.local_addr().expect("an address").to_string(),
-            None => ANY_PORT.to_owned(),
+            // It is to have the same port when it is started again.
+            None => format!("127.0.0.1:{}", free_port()),
         };
         let process = Process::start(directory.path(), &through, &given, &listen, socket.as_ref());
         let (address, admin) = process.addresses().await;
@@ -87,6 +91,7 @@ impl Gateway {
             admin,
             through,
             socket,
+            listen,
             given,
             directory,
         };
@@ -125,10 +130,16 @@ impl Gateway {
         Connection::open(self.address).await
     }
 
-    /// Asks the admin port; `None` where it no longer answers.
+    /// Asks the admin port; `None` where nobody listens there any more. It waits for a question no longer than two seconds,
+    /// for which a busy test may be held up: that one asks again.
     pub async fn admin(&self, path: &str) -> Option<Answer> {
-        let mut connection = Connection::try_open(self.admin).await.ok()?;
-        connection.try_send(&Request::get(path)).await
+        until("an answer of the admin port", || async {
+            let Ok(mut connection) = Connection::try_open(self.admin).await else {
+                return Some(None);
+            };
+            connection.try_send(&Request::get(path)).await.map(Some)
+        })
+        .await
     }
 
     /// Reads `/metrics`.
@@ -183,10 +194,10 @@ impl Gateway {
         self.signal("HUP");
     }
 
-    /// Gives it another configuration, which it is not told of. Where it was never restarted.
+    /// Gives it another configuration, which it is not told of.
     pub fn rewrite(&self, toml: &str) {
         let config = self.directory.path().join("oncegate.toml");
-        std::fs::write(config, listening(toml, ANY_PORT)).expect("a configuration");
+        std::fs::write(config, listening(toml, &self.listen)).expect("a configuration");
     }
 
     /// The same, and tells it; whether this is in force once it was read.
@@ -258,10 +269,9 @@ impl Gateway {
 
     /// Starts it again, after it ended, on the same port and the same store.
     pub async fn restart(&mut self) {
-        let listen = self.address.to_string();
         let directory = self.directory.path();
         let socket = self.socket.as_ref();
-        self.process = Process::start(directory, &self.through, &self.given, &listen, socket);
+        self.process = Process::start(directory, &self.through, &self.given, &self.listen, socket);
         (self.address, self.admin) = self.process.addresses().await;
         self.ready().await;
     }
@@ -282,13 +292,18 @@ impl Gateway {
     }
 }
 
-/// A configuration that listens where it is told to: a ready one has sections for that, others get them.
+/// A configuration that listens where it is told to, first of all: a ready one has sections for that, others get them.
 fn listening(toml: &str, listen: &str) -> String {
     let mut file = toml
         .replace("address = \"0.0.0.0:8080\"", "address = \"127.0.0.1:8080\"")
-        .replace(
+        .replacen(
             "address = \"127.0.0.1:8080\"",
             &format!("address = \"{listen}\""),
+            1,
+        )
+        .replace(
+            "address = \"127.0.0.1:8080\"",
+            &format!("address = \"{ANY_PORT}\""),
         )
         .replace(
             "address = \"127.0.0.1:9090\"",

@@ -51,7 +51,7 @@ pub use usage::Usage;
 pub use wire::{Headers, Received};
 
 /// How long anything may take before the test fails: far more than it needs on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The pause between two looks at something that tells nobody when it changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

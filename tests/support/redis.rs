@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::PATIENCE;
@@ -471,8 +473,16 @@ pub(super) fn guarded(directory: &TempDir, words: impl FnOnce(&mut Command)) -> 
     (process, line.trim().parse().expect("a process id"))
 }
 
-/// A port that was free a moment ago.
+/// A port that the system gives to nobody else while this test runs, and on which whoever is told of it may listen, now and
+/// again: all servers let an address be used again.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
+    static HELD: Mutex<Vec<Socket>> = Mutex::new(Vec::new());
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("an open socket");
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket.bind(&any_port.into()).expect("a port");
+    let address = socket.local_addr().expect("a bound socket");
+    // It does not listen.
+    HELD.lock().expect("no panic").push(socket);
+    address.as_socket().expect("an address").port()
 }

@@ -168,6 +168,12 @@ impl ToyUpstream {
         *self.shared.accepted.borrow()
     }
 
+    /// Whether every connection that was ever accepted is still open: none was given up. One that is not quite at rest is not
+    /// taken for the next request, so there may be several.
+    pub fn keeps_all_connections(&self) -> bool {
+        *self.shared.open.borrow() == self.connections()
+    }
+
     /// Closes the connections that wait for a request, and returns when all are closed.
     pub async fn close_idle_connections(&self) {
         self.shared.close_idle.send_modify(|calls| *calls += 1);

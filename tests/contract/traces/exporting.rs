@@ -47,7 +47,13 @@ async fn a_collector_that_is_away_or_silent_costs_no_request_anything() {
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=8",
         ];
         let mut gateway = exporting(&setup, &url, &small).await;
-        let (without, with) = (took(&plain, &url).await, took(&gateway, &url).await);
+        // The best of several: what holds one of them up is the machine.
+        let (mut without, mut with) = (Duration::MAX, Duration::MAX);
+        for round in 0..ROUNDS {
+            let keys = format!("{url}/{round}");
+            without = without.min(took(&plain, &keys).await);
+            with = with.min(took(&gateway, &keys).await);
+        }
         println!("{url}: {with:?} with, {without:?} without");
         assert!(
             with < without * 3 + SLACK,
@@ -56,7 +62,7 @@ async fn a_collector_that_is_away_or_silent_costs_no_request_anything() {
         gateway.sigterm();
         let began = Instant::now();
         assert_eq!(gateway.ended().await.code(), Some(0));
-        assert!(began.elapsed() < PATIENCE / 3, "{:?}", began.elapsed());
+        assert!(began.elapsed() < PATIENCE / 6, "{:?}", began.elapsed());
         let said = gateway.log().messages(LOST);
         assert!(said.len() <= 1, "{said:?}");
     }
@@ -65,7 +71,7 @@ async fn a_collector_that_is_away_or_silent_costs_no_request_anything() {
 #[tokio::test]
 async fn a_line_says_when_spans_begin_to_be_lost_and_one_when_that_is_over() {
     let (upstream, away) = (ToyUpstream::start(), RefusedPort::take());
-    let more = ["OTEL_EXPORTER_OTLP_TIMEOUT=200"];
+    let more = ["OTEL_EXPORTER_OTLP_TIMEOUT=5000"];
     let gateway = exporting(&Setup::payments(&upstream), &away.url(), &more).await;
     for key in ["a", "b", "c"] {
         gateway.send(&payment(key)).await.is(201, "executed");
@@ -133,7 +139,8 @@ async fn took(gateway: &Gateway, seed: &str) -> Duration {
     began.elapsed()
 }
 
-/// Enough for a ratio that says something.
-const REQUESTS: usize = 300;
+/// Enough for a ratio that says something, several times.
+const REQUESTS: usize = 100;
+const ROUNDS: usize = 3;
 /// What a machine may be held up by at any moment.
 const SLACK: Duration = Duration::from_millis(500);
