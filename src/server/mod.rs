@@ -13,7 +13,6 @@
 
 mod activity;
 mod addresses;
-mod apart;
 mod body;
 mod budget;
 mod connection;

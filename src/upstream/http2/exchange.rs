@@ -22,7 +22,7 @@ use crate::upstream::head::MOST_INTERIM;
 
 /// A request on its way to the connection's task.
 pub(super) struct Job {
-    request: Request<OutBody>,
+    request: Box<Request<OutBody>>,
     gate: Arc<Gate>,
     place: Arc<Place>,
     begun: oneshot::Sender<Result<Begun, Failed>>,
@@ -55,7 +55,7 @@ impl Place {
     /// Sends a request and waits for the head of its response. Dropped, it resets the stream.
     pub(in crate::upstream) async fn exchange(
         self,
-        request: Request<OutBody>,
+        request: Box<Request<OutBody>>,
         gate: &Arc<Gate>,
     ) -> Result<(Response<Received>, Held), Failed> {
         let jobs = self.connection.jobs.clone();
@@ -146,7 +146,7 @@ impl Job {
         let _ = begun.send(Err(Failed {
             kind,
             sent: false,
-            request: (!is_refused).then(|| Box::new(request)),
+            request: (!is_refused).then_some(request),
         }));
     }
 }
