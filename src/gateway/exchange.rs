@@ -99,8 +99,10 @@ impl Exchange {
     }
 
     /// Dispatches where the claim is acquired.
-    ///
-    /// No `async fn`: the future of one has room for its arguments twice.
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "the future of an `async fn` has room for its arguments twice"
+    )]
     pub fn claimed(
         self,
         asked: Instant,

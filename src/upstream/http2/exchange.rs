@@ -85,7 +85,7 @@ impl Place {
 
 impl Job {
     /// Gives the request to h2 unless its gate is closed. The caller sees to it that h2 writes it at once.
-    pub(super) fn begin(self: Box<Self>, sender: &mut SendRequest<Bytes>, shared: &Shared) {
+    pub(super) fn begin(self, sender: &mut SendRequest<Bytes>, shared: &Shared) {
         if self.begun.is_closed() {
             return;
         }
@@ -114,7 +114,7 @@ impl Job {
             place,
             begun,
             ..
-        } = *self;
+        } = self;
         let pump = match request.into_body() {
             OutBody::Empty => None,
             // h2 sends it as the windows open, and nobody needs to look after it.
@@ -140,8 +140,8 @@ impl Job {
     }
 
     /// Nothing of it was sent.
-    pub(super) fn give_back(self: Box<Self>, kind: SendErrorKind) {
-        let Self { request, begun, .. } = *self;
+    pub(super) fn give_back(self, kind: SendErrorKind) {
+        let Self { request, begun, .. } = self;
         let is_refused = kind == SendErrorKind::GateClosed;
         let _ = begun.send(Err(Failed {
             kind,
