@@ -49,7 +49,7 @@ pub struct Attempt {
     /// The response that is being recorded, for those that wait.
     pub recorded: Option<Arc<Response>>,
     /// Where the answer goes; nobody once it is given.
-    pub client: Option<(oneshot::Sender<Reply>, Tally)>,
+    pub client: Option<(oneshot::Sender<Reply>, Box<Tally>)>,
     /// Counts the claim as held.
     pub held: Option<Hold>,
 }
@@ -121,33 +121,24 @@ impl Attempt {
     }
 
     /// The upstream has answered: its status says what that means.
-    async fn answered(mut self: Box<Self>, answered: Answered) {
-        let Answered {
-            status,
-            headers,
-            body,
-            trailers,
-            says,
-            recorded,
-            held,
-            endpoint: _,
-        } = answered;
-        let answer = Answer::Stored(Arc::clone(&recorded));
-        let (op, told) = self.judged(says, answer, Decision::Executed);
+    async fn answered(mut self: Box<Self>, answered: Box<Answered>) {
+        let answer = Answer::Stored(Arc::clone(&answered.recorded));
+        let (op, told) = self.judged(answered.says, answer, Decision::Executed);
         if matches!(op, Op::Complete { .. }) {
-            self.recorded = Some(recorded);
+            self.recorded = Some(Arc::clone(&answered.recorded));
         }
-        self.settle(op, told, |decision| {
-            let mut response = http::Response::new(Body::held(body, held).with_trailers(trailers));
-            *response.status_mut() = status;
-            *response.headers_mut() = headers;
+        self.settle(&op, told, |decision| {
+            let body = Body::held(answered.body, answered.held);
+            let mut response = http::Response::new(body.with_trailers(answered.trailers));
+            *response.status_mut() = answered.status;
+            *response.headers_mut() = answered.headers;
             marked(response, decision)
         })
         .await;
     }
 
     /// A long or endless answer: the record says that it came before its first byte goes to the client.
-    async fn pass_on(mut self: Box<Self>, streaming: Streaming) {
+    async fn pass_on(mut self: Box<Self>, streaming: Box<Streaming>) {
         let lane = Arc::clone(&self.subject.lane);
         lane.metrics().not_stored(streaming.reason);
         let answer = Answer::NotStored(streaming.reason);
@@ -155,7 +146,7 @@ impl Attempt {
         let stop = self.shared.stop.clone();
         let (passing, passage) = body::passage(PASSED_PIECES);
         let (status, headers) = (streaming.status, streaming.headers);
-        let settling = self.settle(op, told, |decision| {
+        let settling = self.settle(&op, told, |decision| {
             let mut response = http::Response::new(Body::passed(passage));
             *response.status_mut() = status;
             *response.headers_mut() = headers;
@@ -226,7 +217,7 @@ impl Attempt {
         };
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
         let release = Op::Release { owner: self.owner };
-        self.settle(release, told, |decision| {
+        self.settle(&release, told, |decision| {
             let problem = match decision {
                 Decision::StoreUnavailable => Problem::StoreUnavailable,
                 _ => problem,
@@ -260,7 +251,7 @@ impl Attempt {
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
         let op = self.unknown(cause);
         let refusal = shared.refused(&subject, problem);
-        let marking = self.settle(op, Told::always(Decision::Unknown), |_| refusal);
+        let marking = self.settle(&op, Told::always(Decision::Unknown), |_| refusal);
         let listening = async {
             let (work, place) = late?;
             tokio::select! {
@@ -308,7 +299,12 @@ impl Attempt {
             Some(status) => {
                 let completion = self.completion(status, answer);
                 let _pending = self.shared.metrics.recordings_pending.hold();
-                match self.shared.ledger.insist(self.subject.id, completion).await {
+                match self
+                    .shared
+                    .ledger
+                    .insist(self.subject.id, &completion)
+                    .await
+                {
                     Ok(Verdict::Done) => LateAnswer::Completed,
                     Ok(_) => LateAnswer::Lost,
                     Err(_) => LateAnswer::Unrecorded,
@@ -336,12 +332,12 @@ impl Attempt {
     /// where it comes within `record_timeout`, without it after that.
     async fn settle(
         &mut self,
-        op: Op,
+        op: &Op,
         told: Told,
         answer: impl FnOnce(Decision) -> http::Response<Body>,
     ) {
         let (shared, subject) = (Arc::clone(&self.shared), Arc::clone(&self.subject));
-        let (asked, label) = (Instant::now(), StoreOp::from(&op));
+        let (asked, label) = (Instant::now(), StoreOp::from(op));
         let insist = shared.ledger.insist(subject.id, op);
         let mut insist = Box::pin(self.keeper.settling(insist));
         let in_time = asked + subject.policy().record_timeout;
@@ -502,7 +498,7 @@ fn marked(mut response: http::Response<Body>, decision: Decision) -> http::Respo
 
 /// Answers once; the client may be gone by now.
 fn reply(
-    client: &mut Option<(oneshot::Sender<Reply>, Tally)>,
+    client: &mut Option<(oneshot::Sender<Reply>, Box<Tally>)>,
     decision: Decision,
     response: http::Response<Body>,
 ) {

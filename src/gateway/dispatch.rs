@@ -28,9 +28,9 @@ pub enum Dispatched {
     /// Not one byte of the request was given to a socket.
     NotSent(SendErrorKind),
     /// The whole answer.
-    Answered(Answered),
+    Answered(Box<Answered>),
     /// The head of an answer that is not held to its end.
-    Streaming(Streaming),
+    Streaming(Box<Streaming>),
     /// It was sent, and no whole answer came.
     Unanswered(Cause),
 }
@@ -129,7 +129,7 @@ pub async fn dispatch(
     };
     let trace = course.dispatched(request.headers_mut(), sent);
     let started = Instant::now();
-    let response = match lane.upstream.send(Box::new(request), &gate).await {
+    let response = match lane.upstream.send(request, &gate).await {
         Ok(response) => response,
         Err(SendError { kind, sent }) => {
             lane.failed(kind);
@@ -154,13 +154,13 @@ pub async fn dispatch(
     headers::remove_own_responses(&mut head.headers);
     let limit = lane.policy().max_response_body;
     let streaming = |begun, rest, reason| {
-        Dispatched::Streaming(Streaming {
+        Dispatched::Streaming(Box::new(Streaming {
             status: head.status,
             headers: head.headers.clone(),
             begun,
             rest,
             reason,
-        })
+        }))
     };
     if is_event_stream(&head.headers) {
         return streaming(Bytes::new(), rest, NotStored::Streaming);
@@ -211,7 +211,7 @@ pub async fn dispatch(
             body.clone(),
         )
     };
-    Dispatched::Answered(Answered {
+    Dispatched::Answered(Box::new(Answered {
         status: head.status,
         headers: head.headers,
         body,
@@ -220,7 +220,7 @@ pub async fn dispatch(
         recorded: Arc::new(recorded),
         held: whole.held,
         endpoint: rest.endpoint(),
-    })
+    }))
 }
 
 /// Passes an answer on to the client, with at most `patience` from piece to piece, on either side; a client that keeps

@@ -32,9 +32,9 @@ pub enum Reply {
     /// The answer; it is counted.
     Answer(http::Response<Body>),
     /// Another attempt is under way.
-    InFlight(Tally),
+    InFlight(Box<Tally>),
     /// The claim could not be made; nothing was sent, and the request comes back.
-    NoClaim(Problem, Box<Outbound>, Tally),
+    NoClaim(Problem, Box<Outbound>, Box<Tally>),
 }
 
 /// One attempt.
@@ -50,7 +50,7 @@ pub struct Exchange {
     /// The right to be waited for, where this attempt has it.
     pub ticket: Option<Ticket>,
     /// What counts the request.
-    pub tally: Tally,
+    pub tally: Box<Tally>,
     /// Where the answer goes; the receiver is gone where the client has hung up.
     pub reply: oneshot::Sender<Reply>,
 }
@@ -99,35 +99,41 @@ impl Exchange {
     }
 
     /// Dispatches where the claim is acquired.
-    pub async fn claimed(
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "the future of an `async fn` has room for its arguments twice"
+    )]
+    pub fn claimed(
         self,
         asked: Instant,
         verdict: Result<Verdict, StoreError>,
         asking: OwnedSemaphorePermit,
-    ) {
-        let policy = self.subject.policy();
-        match verdict {
-            Ok(Verdict::Acquired { seen, prior }) => {
-                drop(asking);
-                let (attempt, outbound) = self.acquired(asked, seen.fence, prior);
-                // Boxed, so that duplicates, which get no further than this, need no room for a dispatch.
-                attempt.run(outbound).boxed().await;
-            }
-            Ok(Verdict::InFlight { seen, .. }) => {
-                if policy.on_unknown.is_resend() {
-                    self.shared.sightings.saw(self.subject.id, seen);
+    ) -> impl Future<Output = ()> {
+        async move {
+            let policy = self.subject.policy();
+            match verdict {
+                Ok(Verdict::Acquired { seen, prior }) => {
+                    drop(asking);
+                    let (attempt, outbound) = self.acquired(asked, seen.fence, prior);
+                    // Boxed, so that duplicates, which get no further than this, need no room for a dispatch.
+                    attempt.run(outbound).boxed().await;
                 }
-                send(self.reply, Reply::InFlight(self.tally));
+                Ok(Verdict::InFlight { seen, .. }) => {
+                    if policy.on_unknown.is_resend() {
+                        self.shared.sightings.saw(self.subject.id, seen);
+                    }
+                    send(self.reply, Reply::InFlight(self.tally));
+                }
+                Ok(met @ Verdict::Unknown { .. }) if policy.on_unknown.is_resend() => {
+                    self.resend(met, asking).boxed().await;
+                }
+                Ok(verdict) => {
+                    let (decision, answer) = self.shared.told(&self.subject, verdict);
+                    self.tally.decide(decision);
+                    send(self.reply, Reply::Answer(answer));
+                }
+                Err(error) => self.no_claim(error).boxed().await,
             }
-            Ok(met @ Verdict::Unknown { .. }) if policy.on_unknown.is_resend() => {
-                self.resend(met, asking).boxed().await;
-            }
-            Ok(verdict) => {
-                let (decision, answer) = self.shared.told(&self.subject, verdict);
-                self.tally.decide(decision);
-                send(self.reply, Reply::Answer(answer));
-            }
-            Err(error) => self.no_claim(error).boxed().await,
         }
     }
 
@@ -211,7 +217,7 @@ impl Exchange {
         );
         if in_doubt.is_some() {
             let release = Op::Release { owner: self.owner };
-            let _ = self.shared.ledger.insist(self.subject.id, release).await;
+            let _ = self.shared.ledger.insist(self.subject.id, &release).await;
         }
     }
 

@@ -40,10 +40,9 @@ impl Ledger {
     ///
     /// # Errors
     /// What the store says; [`StoreError::InDoubt`] where it says nothing in time.
-    pub async fn ask(&self, id: RecordId, op: Op) -> Result<Verdict, StoreError> {
+    pub fn ask(&self, id: RecordId, op: Op) -> impl Future<Output = Result<Verdict, StoreError>> {
         let label = StoreOp::from(&op);
         self.bounded(label, self.timeout, self.store.apply(id, op))
-            .await
     }
 
     /// Asks until there is a verdict. Where none came in time, the next call is given longer: one that gave up at the
@@ -51,8 +50,8 @@ impl Ledger {
     ///
     /// # Errors
     /// Where there can be none: the record is unreadable, or the store is closed.
-    pub async fn insist(&self, id: RecordId, op: Op) -> Result<Verdict, NotDone> {
-        let label = StoreOp::from(&op);
+    pub async fn insist(&self, id: RecordId, op: &Op) -> Result<Verdict, NotDone> {
+        let label = StoreOp::from(op);
         let (mut pause, mut patience) = (FIRST_PAUSE, self.timeout);
         loop {
             let call = self.store.apply(id, op.clone());
@@ -213,7 +212,7 @@ mod tests {
         let id = RecordId([1; 32]);
         let asked = ledger.ask(id, release.clone()).await;
         assert!(matches!(asked, Err(StoreError::InDoubt(_))), "{asked:?}");
-        let insisted = timeout(Duration::from_secs(5), ledger.insist(id, release)).await;
+        let insisted = timeout(Duration::from_secs(5), ledger.insist(id, &release)).await;
         assert_eq!(insisted, Ok(Ok(Verdict::Done)));
     }
 

@@ -321,7 +321,7 @@ impl Handler for Gateway {
         let (taker, is_grpc) = (Taker::of(&request), grpc::is_grpc(request.headers()));
         // Dropped with this future where the client leaves before there is an answer.
         let mut sending = Sending::new(Arc::clone(&entry));
-        let mut response = shared.answer(request, peer, entry).await;
+        let mut response = shared.answer(request, &peer, entry).await;
         if is_grpc {
             if response.body().is_refusal() {
                 response = grpc::refusal(response);
@@ -350,7 +350,7 @@ impl Shared {
     async fn answer(
         self: &Arc<Self>,
         request: Box<Request<RequestBody>>,
-        peer: Peer,
+        peer: &Peer,
         entry: Arc<Entry>,
     ) -> Response<Body> {
         let shared = self;

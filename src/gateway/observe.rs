@@ -54,9 +54,9 @@ const ROOM_LEFT: u64 = 4;
 pub async fn observed(
     shared: &Arc<Shared>,
     lane: &Arc<Lane>,
-    mut tally: Tally,
+    mut tally: Box<Tally>,
     request: Box<Request<RequestBody>>,
-    peer: Peer,
+    peer: &Peer,
 ) -> Response<Body> {
     let is_grpc = grpc::is_grpc(request.headers());
     let (watch, ended) = begin(shared, lane, tally.observed(), &request).unzip();
@@ -299,12 +299,10 @@ impl Observation {
             ending = self.ended(&mut ending) => ending,
             never = self.beat(&origin, asked) => match never {},
         };
-        let settled = self
-            .shared
-            .ledger
-            .insist(self.id, self.settled(origin, ending));
+        let settled = self.settled(origin, ending);
+        let settling = self.shared.ledger.insist(self.id, &settled);
         // Without its end the record reads as one that was not seen.
-        let _ = timeout(self.policy().record_timeout, settled).await;
+        let _ = timeout(self.policy().record_timeout, settling).await;
     }
 
     async fn beat(&self, origin: &Origin, asked: Instant) -> std::convert::Infallible {

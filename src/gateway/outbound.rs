@@ -24,8 +24,8 @@ pub struct Outbound {
 impl Outbound {
     /// The request, and its share of the budget, which the caller keeps while the request is sent.
     #[must_use]
-    pub fn into_request(self) -> (Request<OutBody>, Held) {
-        let mut request = Request::new(OutBody::Full(self.body));
+    pub fn into_request(self) -> (Box<Request<OutBody>>, Held) {
+        let mut request = Box::new(Request::new(OutBody::Full(self.body)));
         *request.method_mut() = self.method;
         *request.uri_mut() = self.target;
         *request.headers_mut() = self.headers;

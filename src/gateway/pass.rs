@@ -28,9 +28,9 @@ use crate::upstream::{Gate, OutBody, SendErrorKind, Tunnel};
 pub async fn untouched(
     shared: &Shared,
     lane: &Arc<Lane>,
-    mut tally: Tally,
+    mut tally: Box<Tally>,
     request: Box<Request<RequestBody>>,
-    peer: Peer,
+    peer: &Peer,
 ) -> Response<Body> {
     let counter = tally.counter();
     let body = |body| OutBody::streaming(counter.over(body));
@@ -45,12 +45,12 @@ pub async fn through(
     lane: &Lane,
     tally: &mut Tally,
     mut request: Box<Request<RequestBody>>,
-    peer: Peer,
+    peer: &Peer,
     body: impl FnOnce(RequestBody) -> OutBody,
 ) -> Response<Body> {
     let wish = Wish::of(&mut request);
     let verdict = request.body().verdict();
-    let mut request = prepared(request, &peer, body);
+    let mut request = prepared(request, peer, body);
     if let Some(wish) = &wish {
         headers::switch(request.headers_mut(), wish.protocols.clone());
     }
@@ -69,14 +69,14 @@ pub async fn unkeyed(
     shared: &Shared,
     lane: &Arc<Lane>,
     policy: &Policy,
-    mut tally: Tally,
+    mut tally: Box<Tally>,
     request: Box<Request<RequestBody>>,
-    peer: Peer,
+    peer: &Peer,
 ) -> Response<Body> {
     let keys = policy.key.clone();
     let verdict = request.body().verdict();
     let counter = tally.counter();
-    let request = prepared(request, &peer, |body| {
+    let request = prepared(request, peer, |body| {
         OutBody::streaming(counter.over(WithoutKey { body, keys }))
     });
     let mut response = forwarded(shared, lane, &mut tally, request, Some(verdict)).await;
@@ -89,11 +89,10 @@ pub async fn unkeyed(
 pub async fn unprotected(
     shared: &Shared,
     lane: &Arc<Lane>,
-    mut tally: Tally,
+    mut tally: Box<Tally>,
     outbound: Outbound,
 ) -> Response<Body> {
     let (request, _held) = outbound.into_request();
-    let request = Box::new(request);
     let mut response = forwarded(shared, lane, &mut tally, request, None).await;
     marked(&mut response);
     tally.decide(Decision::Unprotected);

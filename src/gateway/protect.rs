@@ -39,9 +39,9 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 pub async fn protected(
     shared: &Arc<Shared>,
     lane: &Arc<Lane>,
-    mut tally: Tally,
+    mut tally: Box<Tally>,
     request: Box<Request<RequestBody>>,
-    peer: Peer,
+    peer: &Peer,
 ) -> Response<Body> {
     let policy = lane.policy();
     if request.headers().contains_key(UPGRADE) {
@@ -59,36 +59,40 @@ pub async fn protected(
             return *refusal;
         }
     };
-    let host = super::host(&request);
-    let (head, mut incoming) = request.into_parts();
-    let whole = match body::read(&mut incoming, policy.max_request_body, &shared.budget).await {
-        Ok(whole) => whole,
-        Err(partial) => {
-            tally.body_read(partial.bytes.len() as u64);
-            return unread(shared, tally, &partial.reason, incoming.verdict().fault());
+    // A block, so that there is no room for all this beside what is awaited behind it.
+    let (call, owner, outbound) = {
+        let host = super::host(&request);
+        let (head, mut incoming) = request.into_parts();
+        let whole = match body::read(&mut incoming, policy.max_request_body, &shared.budget).await {
+            Ok(whole) => whole,
+            Err(partial) => {
+                tally.body_read(partial.bytes.len() as u64);
+                return unread(shared, tally, &partial.reason, incoming.verdict().fault());
+            }
+        };
+        let read_at = tally.body_read(whole.bytes.len() as u64);
+        if names_key(policy, whole.trailers.as_ref()) {
+            tally.decide(Decision::KeyInvalid);
+            let mut refusal = shared.refusal(Problem::KeyInvalid);
+            refusal.detail = Some("A key in a trailer comes too late to be looked at.".to_owned());
+            return refusal.protected();
         }
-    };
-    let read_at = tally.body_read(whole.bytes.len() as u64);
-    if names_key(policy, whole.trailers.as_ref()) {
-        tally.decide(Decision::KeyInvalid);
-        let mut refusal = shared.refusal(Problem::KeyInvalid);
-        refusal.detail = Some("A key in a trailer comes too late to be looked at.".to_owned());
-        return refusal.protected();
-    }
-    let (subject, owner) = subject(lane, &head, host.as_ref(), &key, &scope, &whole);
-    tally.identified(subject.id);
-    if let Some((recorded, age)) = shared.cache.find(&subject.id, &subject.origin.fingerprint) {
-        shared.metrics.replay_cache.hits.inc();
-        lane.metrics().replayed(age);
-        let (decision, response) = shared.replayed(&subject, &recorded, Decision::Replayed);
-        tally.decide(decision);
-        return response;
-    }
-    let outbound = outbound(policy, head, host.as_ref(), &peer, whole);
-    let call = Call {
-        shared: Arc::clone(shared),
-        subject: Arc::new(subject),
-        give_up: read_at + policy.wait,
+        let (subject, owner) = subject(lane, &head, host.as_ref(), &key, &scope, &whole);
+        tally.identified(subject.id);
+        if let Some((recorded, age)) = shared.cache.find(&subject.id, &subject.origin.fingerprint) {
+            shared.metrics.replay_cache.hits.inc();
+            lane.metrics().replayed(age);
+            let (decision, response) = shared.replayed(&subject, &recorded, Decision::Replayed);
+            tally.decide(decision);
+            return response;
+        }
+        let outbound = outbound(policy, head, host.as_ref(), peer, whole);
+        let call = Call {
+            shared: Arc::clone(shared),
+            subject: Arc::new(subject),
+            give_up: read_at + policy.wait,
+        };
+        (call, owner, outbound)
     };
     call.answered(owner, outbound, tally).await
 }
@@ -171,14 +175,19 @@ fn identified(
     }
 }
 
-fn malformed(shared: &Shared, tally: Tally, detail: &str) -> Response<Body> {
+fn malformed(shared: &Shared, tally: Box<Tally>, detail: &str) -> Response<Body> {
     tally.malformed();
     let mut refusal = shared.refusal(Problem::BadRequest);
     refusal.detail = Some(detail.to_owned());
     refusal.protected()
 }
 
-fn unread(shared: &Shared, tally: Tally, reason: &Unread, fault: Option<Fault>) -> Response<Body> {
+fn unread(
+    shared: &Shared,
+    tally: Box<Tally>,
+    reason: &Unread,
+    fault: Option<Fault>,
+) -> Response<Body> {
     let (decision, problem) = match reason {
         Unread::TooLarge => (Decision::BodyTooLarge, Problem::BodyTooLarge),
         Unread::NoRoom => (Decision::Overloaded, Problem::Overloaded),
@@ -301,7 +310,7 @@ impl Call {
         self,
         owner: Owner,
         outbound: Box<Outbound>,
-        mut tally: Tally,
+        mut tally: Box<Tally>,
     ) -> Response<Body> {
         let ticket = match self.enter() {
             Met::Nobody(ticket) => Some(ticket),
@@ -351,7 +360,7 @@ impl Call {
         owner: Owner,
         outbound: Box<Outbound>,
         ticket: Option<Ticket>,
-        tally: Tally,
+        tally: Box<Tally>,
     ) -> Detach<Reply> {
         let (reply, answer) = oneshot::channel();
         let exchange = Exchange {
@@ -367,7 +376,7 @@ impl Call {
     }
 
     /// Another attempt is under way, here or elsewhere.
-    async fn in_flight(self, tally: Tally) -> Response<Body> {
+    async fn in_flight(self, tally: Box<Tally>) -> Response<Body> {
         while !self.is_over() {
             match self.enter() {
                 Met::Acquired(waiting) => return self.joined(waiting, tally).await,
@@ -388,7 +397,7 @@ impl Call {
     }
 
     /// Waits for an attempt of this process.
-    async fn joined(self, mut waiting: Waiting, tally: Tally) -> Response<Body> {
+    async fn joined(self, mut waiting: Waiting, tally: Box<Tally>) -> Response<Body> {
         if self.is_over() {
             return self.refused(tally, Decision::InProgress, Problem::RequestInProgress);
         }
@@ -413,7 +422,7 @@ impl Call {
     }
 
     /// Waits for an attempt of which only the store knows.
-    async fn polled(self, tally: Tally) -> Response<Body> {
+    async fn polled(self, tally: Box<Tally>) -> Response<Body> {
         let Some(_place) = self.shared.waiters.place() else {
             return self.full(tally);
         };
@@ -431,7 +440,7 @@ impl Call {
     }
 
     /// Answers what the record says now.
-    async fn looked(self, tally: Tally) -> Response<Body> {
+    async fn looked(self, tally: Box<Tally>) -> Response<Body> {
         let fingerprint = self.subject.origin.fingerprint;
         match self.shared.ledger.look(self.subject.id, fingerprint).await {
             Ok(verdict) => self.after_waiting(tally, verdict),
@@ -441,7 +450,7 @@ impl Call {
 
     /// Answers one that has waited. Where there is no record any more, the first attempt was released: those that
     /// waited for it are told to come again, and do not all dispatch at once.
-    fn after_waiting(&self, tally: Tally, verdict: Option<Verdict>) -> Response<Body> {
+    fn after_waiting(&self, tally: Box<Tally>, verdict: Option<Verdict>) -> Response<Body> {
         let Some(verdict) = verdict else {
             return self.refused(tally, Decision::InProgress, Problem::RequestInProgress);
         };
@@ -454,7 +463,12 @@ impl Call {
     }
 
     /// The store gave no claim. Nothing was sent under it, and nothing will be.
-    async fn no_claim(self, problem: Problem, outbound: Outbound, tally: Tally) -> Response<Body> {
+    async fn no_claim(
+        self,
+        problem: Problem,
+        outbound: Outbound,
+        tally: Box<Tally>,
+    ) -> Response<Body> {
         match (self.subject.policy().on_store_down, problem) {
             (OnStoreDown::Forward, Problem::StoreUnavailable) => {
                 tracing::warn!(key_ref = %self.subject.key_ref(), route = self.subject.route(), "forwarded unprotected");
@@ -468,7 +482,7 @@ impl Call {
     }
 
     /// As many wait as may. Who would not have waited anyway is told what it met.
-    fn full(self, tally: Tally) -> Response<Body> {
+    fn full(self, tally: Box<Tally>) -> Response<Body> {
         if self.is_over() {
             self.refused(tally, Decision::InProgress, Problem::RequestInProgress)
         } else {
@@ -486,7 +500,7 @@ impl Call {
         Instant::now() >= self.give_up
     }
 
-    fn refused(&self, tally: Tally, decision: Decision, problem: Problem) -> Response<Body> {
+    fn refused(&self, tally: Box<Tally>, decision: Decision, problem: Problem) -> Response<Body> {
         tally.decide(decision);
         self.shared.refused(&self.subject, problem)
     }

@@ -168,7 +168,7 @@ impl Exchange {
         if in_doubt.is_some() {
             let _ = shared
                 .ledger
-                .insist(subject.id, Op::Release { owner })
+                .insist(subject.id, &Op::Release { owner })
                 .await;
         }
     }

@@ -146,10 +146,10 @@ pub struct ObservedTally {
 }
 
 impl Tally {
-    /// A request whose head has just been read.
+    /// A request whose head has just been read. Boxed, because it goes through many hands.
     #[must_use]
-    pub fn new(lane: Arc<Lane>, entry: Arc<Entry>) -> Self {
-        Self {
+    pub fn new(lane: Arc<Lane>, entry: Arc<Entry>) -> Box<Self> {
+        Box::new(Self {
             in_flight: Some(lane.metrics().in_flight.hold()),
             lane,
             entry,
@@ -162,7 +162,7 @@ impl Tally {
             unknown: None,
             times: Times::default(),
             is_observed: false,
-        }
+        })
     }
 
     /// Its body is in, and is held; says since when.
@@ -239,12 +239,12 @@ impl Tally {
     }
 
     /// This is what became of it.
-    pub fn decide(mut self, decision: Decision) {
+    pub fn decide(mut self: Box<Self>, decision: Decision) {
         self.count(decision);
     }
 
     /// It is no request that could be decided upon.
-    pub fn malformed(mut self) {
+    pub fn malformed(mut self: Box<Self>) {
         self.unrouted(Unrouted::BadRequest);
     }
 

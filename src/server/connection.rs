@@ -3,13 +3,16 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt, TryFutureExt};
 use http::header::{CONNECTION, COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -19,11 +22,10 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::activity::{Activity, Judgement};
 use super::addresses::{AddressPlace, Crowded};
-use super::apart::Apart;
 use super::body::{Patience, RequestBody};
 use super::entrance::{self, NotOpened, Opening};
 use super::flow::{ResponseBody, Streams};
@@ -125,22 +127,19 @@ pub(super) async fn serve<H: Handler>(
             answer(handler.clone(), request, context)
         }
     };
-    let mut rules = Rules {
+    let rules = Rules {
         activity: &activity,
         limits: &shared.limits,
         closed,
-        drain: &mut drain,
+        drain: &drain,
     };
     if is_http2 {
         let service = service_fn(move |request: Request<Incoming>| {
             let is_head = request.method() == Method::HEAD;
-            let answer = answer(request);
-            async move {
-                answer.await.map(|response| match is_head {
-                    true => ResponseBody::head_alone(response),
-                    false => response.map(ResponseBody::new),
-                })
-            }
+            answer(request).map_ok(move |response| match is_head {
+                true => ResponseBody::head_alone(response),
+                false => response.map(ResponseBody::new),
+            })
         });
         let streams = Streams::new(Arc::clone(&activity));
         let connection = http2_builder(streams, &limits.http2).serve_connection(io, service);
@@ -312,7 +311,7 @@ struct Rules<'a> {
     activity: &'a Activity,
     limits: &'a ArcSwap<Limits>,
     closed: &'a Closed,
-    drain: &'a mut Drain,
+    drain: &'a Drain,
 }
 
 /// What a connection was told of a drain.
@@ -324,39 +323,52 @@ enum Told {
     Goodbye,
 }
 
+/// What a connection is stopped for.
+enum Due {
+    /// A drain has something to say.
+    Word,
+    /// It is time to look what it is doing.
+    Look,
+}
+
 impl Rules<'_> {
     /// Polls `connection` until it ends or has to be dropped; `say_goodbye` makes it end when it next can.
     ///
     /// Boxed, as what came before HTTP is: a future that bears one as an argument has room for it twice, and there are as many
     /// as connections.
     async fn enforce<C: Future>(
-        &mut self,
+        &self,
         mut connection: Pin<Box<C>>,
         say_goodbye: impl Fn(Pin<&mut C>),
     ) {
-        let look = pin!(sleep(Duration::ZERO));
-        let mut look = Apart::new(look);
+        // It polls what was woken: what waits for hours beside a busy connection costs that next to nothing.
+        let mut beside =
+            FuturesUnordered::from_iter([self.word(Told::Nothing), self.look(Instant::now())]);
         let mut ends_by = None;
         let mut told = Told::Nothing;
         loop {
-            let word = pin!(next_word(self.drain, told));
-            tokio::select! {
+            let due = tokio::select! {
                 biased;
                 // What it ended with concerns nobody: the client has gone, or was answered by hyper.
                 _ = connection.as_mut() => return,
-                () = Apart::new(word), if told != Told::Goodbye => {
+                Some(due) = beside.next() => due,
+            };
+            match due {
+                Due::Word => {
                     // HTTP/2 says which requests were heard; over HTTP/1 a goodbye may cross with one.
                     told = match told {
                         Told::Nothing if !self.activity.is_http2() => Told::WithItsNextAnswer,
                         _ => Told::Goodbye,
                     };
-                    match told {
-                        Told::Goodbye => say_goodbye(connection.as_mut()),
-                        _ => self.activity.end(),
+                    if told == Told::Goodbye {
+                        say_goodbye(connection.as_mut());
+                    } else {
+                        self.activity.end();
+                        beside.push(self.word(told));
                     }
                 }
-                () = &mut look => match self.activity.judge(&self.limits.load()) {
-                    Judgement::Fine(next) => look.change().as_mut().reset(Instant::now() + next),
+                Due::Look => match self.activity.judge(&self.limits.load()) {
+                    Judgement::Fine(next) => beside.push(self.look(Instant::now() + next)),
                     Judgement::Stalled(limit) => return self.closed.count(limit),
                     Judgement::Close(limit) => {
                         let now = Instant::now();
@@ -368,18 +380,27 @@ impl Rules<'_> {
                         if ends_by <= now {
                             return;
                         }
-                        look.change().as_mut().reset(ends_by);
+                        beside.push(self.look(ends_by));
                     }
-                }
+                },
             }
         }
     }
-}
 
-/// Waits until there is something to tell a connection about a drain.
-async fn next_word(drain: &mut Drain, told: Told) {
-    match told {
-        Told::Nothing => begins(drain).await,
-        _ => reaches(drain, |ending| ending.idle_until).await,
+    fn look(&self, at: Instant) -> BoxFuture<'static, Due> {
+        sleep_until(at).map(|()| Due::Look).boxed()
+    }
+
+    /// There is something to tell a connection about a drain, which was told this.
+    fn word(&self, told: Told) -> BoxFuture<'static, Due> {
+        let mut drain = self.drain.clone();
+        async move {
+            match told {
+                Told::Nothing => begins(&mut drain).await,
+                _ => reaches(&mut drain, |ending| ending.idle_until).await,
+            }
+            Due::Word
+        }
+        .boxed()
     }
 }

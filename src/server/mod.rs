@@ -14,7 +14,6 @@
 mod accepting;
 mod activity;
 mod addresses;
-mod apart;
 mod body;
 mod budget;
 mod connection;

@@ -71,7 +71,7 @@ impl Upstream {
         };
         if may_be_alone
             && let Some(connection) = target.check_out()
-            && let Some(exchanged) = attempt.on(Way::Alone(connection)).await?
+            && let Some(exchanged) = attempt.alone(connection).await?
         {
             return Ok(Some(exchanged));
         }
@@ -92,7 +92,8 @@ impl Upstream {
         let pool = attempt.pool(target);
         for _ in 0..MAX_GOODBYES {
             attempt.check_gate()?;
-            let open = || self.connect_shared(target, pool);
+            // Boxed, as above: most find a connection here, too.
+            let open = || self.connect_shared(target, pool).boxed();
             let way = pool.way(self.connect_timeout, open).await;
             // Not before the pool has what was made: a reaper that has just found nothing there might have gone.
             self.start_reaper();
@@ -121,7 +122,7 @@ impl Upstream {
     ) -> Result<Option<Exchanged>, SendError> {
         attempt.check_gate()?;
         match self.connect(target).await {
-            Ok(connection) => attempt.on(Way::Alone(connection)).await,
+            Ok(connection) => attempt.alone(connection).await,
             Err(kind) => {
                 attempt.last = kind;
                 Ok(None)
@@ -247,19 +248,29 @@ impl Attempt<'_> {
 
     /// `None`: nothing was sent, and another connection may be tried.
     async fn on(&mut self, way: Way<Connection>) -> Result<Option<Exchanged>, SendError> {
-        let Some(request) = self.request.take() else {
-            return Err(SendError::unsent(self.last));
-        };
-        let exchanged = match way {
-            Way::Alone(connection) => {
-                let exchange = connection.exchange(*request, self.gate).await;
-                exchange.map(|(response, connection)| Exchanged::Alone(response, connection))
-            }
+        match way {
+            Way::Alone(connection) => self.alone(connection).await,
             Way::Shared(place) => {
-                let exchange = place.exchange(*request, self.gate).await;
-                exchange.map(|(response, held)| Exchanged::Shared(response, held))
+                let exchange = place.exchange(self.taken()?, self.gate).await;
+                self.judged(exchange.map(|(response, held)| Exchanged::Shared(response, held)))
             }
-        };
+        }
+    }
+
+    /// The same, on a connection of its own.
+    async fn alone(&mut self, connection: Connection) -> Result<Option<Exchanged>, SendError> {
+        let exchange = connection.exchange(*self.taken()?, self.gate).await;
+        self.judged(exchange.map(|(response, own)| Exchanged::Alone(response, own)))
+    }
+
+    fn taken(&mut self) -> Result<Box<Request<OutBody>>, SendError> {
+        self.request.take().ok_or(SendError::unsent(self.last))
+    }
+
+    fn judged(
+        &mut self,
+        exchanged: Result<Exchanged, Failed>,
+    ) -> Result<Option<Exchanged>, SendError> {
         match exchanged {
             Ok(exchanged) if self.is_doubtful(&exchanged) => Err(SendError {
                 kind: SendErrorKind::BadResponse,

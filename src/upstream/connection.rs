@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -130,15 +131,15 @@ impl Connection {
             wire: self.wire.clone(),
         });
         let answer = self.sender.try_send_request(request);
-        self.answered(answer, copy)
+        answer.map(|answer| self.answered(answer, copy))
     }
 
-    async fn answered(
+    fn answered(
         self,
-        answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Sending>>>>,
+        answer: Result<Response<Incoming>, TrySendError<Request<Sending>>>,
         copy: Option<Box<Request<OutBody>>>,
     ) -> Result<(Response<Incoming>, Self), Failed> {
-        let (kind, request) = match answer.await {
+        let (kind, request) = match answer {
             Ok(response) if self.wire.has_begun() => return Ok((response, self)),
             // It answers something else.
             Ok(_) => (SendErrorKind::BadResponse, None),

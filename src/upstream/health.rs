@@ -128,7 +128,7 @@ impl Upstream {
                 status(response).await
             }
             Way::Shared(place) => {
-                let answered = place.exchange(request, &gate).await;
+                let answered = place.exchange(Box::new(request), &gate).await;
                 let (response, _held) = answered.map_err(|failed| failed.kind.to_string())?;
                 status(response).await
             }

@@ -22,7 +22,7 @@ use crate::upstream::head::MOST_INTERIM;
 
 /// A request on its way to the connection's task.
 pub(super) struct Job {
-    request: Request<OutBody>,
+    request: Box<Request<OutBody>>,
     gate: Arc<Gate>,
     place: Arc<Place>,
     begun: oneshot::Sender<Result<Begun, Failed>>,
@@ -55,7 +55,7 @@ impl Place {
     /// Sends a request and waits for the head of its response. Dropped, it resets the stream.
     pub(in crate::upstream) async fn exchange(
         self,
-        request: Request<OutBody>,
+        request: Box<Request<OutBody>>,
         gate: &Arc<Gate>,
     ) -> Result<(Response<Received>, Held), Failed> {
         let jobs = self.connection.jobs.clone();
@@ -85,7 +85,7 @@ impl Place {
 
 impl Job {
     /// Gives the request to h2 unless its gate is closed. The caller sees to it that h2 writes it at once.
-    pub(super) fn begin(self: Box<Self>, sender: &mut SendRequest<Bytes>, shared: &Shared) {
+    pub(super) fn begin(self, sender: &mut SendRequest<Bytes>, shared: &Shared) {
         if self.begun.is_closed() {
             return;
         }
@@ -114,7 +114,7 @@ impl Job {
             place,
             begun,
             ..
-        } = *self;
+        } = self;
         let pump = match request.into_body() {
             OutBody::Empty => None,
             // h2 sends it as the windows open, and nobody needs to look after it.
@@ -140,13 +140,13 @@ impl Job {
     }
 
     /// Nothing of it was sent.
-    pub(super) fn give_back(self: Box<Self>, kind: SendErrorKind) {
-        let Self { request, begun, .. } = *self;
+    pub(super) fn give_back(self, kind: SendErrorKind) {
+        let Self { request, begun, .. } = self;
         let is_refused = kind == SendErrorKind::GateClosed;
         let _ = begun.send(Err(Failed {
             kind,
             sent: false,
-            request: (!is_refused).then(|| Box::new(request)),
+            request: (!is_refused).then_some(request),
         }));
     }
 }
