@@ -518,31 +518,42 @@ impl<'a> Story<'a> {
         }
         // Of a dispatch it is known whose it was, and when its answer came.
         let dispatches = self.events.iter().enumerate();
+        let mut are_all_released = true;
         let mut owners: Vec<Owner> = dispatches
             .filter_map(|(place, event)| {
                 let What::Leaves { gateway, .. } = event.what else {
                     return None;
                 };
-                let returns = |event: &&&&Event| matches!(event.what, What::Returns { .. });
-                let returned = self.events[place..].iter().find(|event| returns(&event));
-                let until = returned.map_or(event.at.saturating_add(ANSWERED), |event| event.at);
+                let mut later = self.events[place..].iter();
+                let returned = later.find_map(|event| match event.what {
+                    What::Returns { status, .. } => Some((event.at, status)),
+                    _ => None,
+                });
+                are_all_released &= returned.is_some_and(|(_, status)| RELEASED.contains(&status));
+                let answered = event.at.saturating_add(ANSWERED);
+                let until = returned.map_or(answered, |(at, _)| at);
                 Some(Owner {
                     gateway,
                     asking: event.at..=until,
                 })
             })
             .collect();
-        // Where there was none, any of those that were asked before anybody heard that it is unknown may have died with
-        // the claim, or had its request taken by a broken wire.
-        if owners.is_empty() {
+        // Where there was none, or all were released, any other of those that were asked before anybody heard that it is
+        // unknown may have died with the claim, or had its request taken by a broken wire.
+        if are_all_released {
             let told = |request: &Request<'_>| {
                 let (at, heard) = request.heard?;
                 (heard.said == "unknown").then_some(at)
             };
             let told = self.requests.iter().filter_map(told).min();
             let told = told.unwrap_or(u64::MAX);
-            let asked = self.requests.iter().filter(|request| request.sent < told);
-            owners = asked.map(Owner::by_request).collect();
+            let is_released = |request: &Request<'_>| {
+                let heard = request.heard.map(|(_, heard)| &*heard.said);
+                heard == Some("released")
+            };
+            let asked = self.requests.iter();
+            let asked = asked.filter(|request| request.sent < told && !is_released(request));
+            owners.extend(asked.map(Owner::by_request));
         }
         owners.iter().any(|owner| self.befell(owner))
     }

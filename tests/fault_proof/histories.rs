@@ -471,6 +471,22 @@ fn an_unknown_that_was_never_dispatched_needs_somebody_who_died_with_the_claim()
 }
 
 #[test]
+fn an_unknown_behind_a_release_needs_a_wire_that_took_it_or_somebody_who_died_with_the_claim() {
+    let asked = |on| {
+        let busy = History::new().sends().leaves().received(7, "Busy", 429);
+        let released = answer("released", 429, "alice/k", "pay", 7);
+        let released = busy.returns(429).hears(1, released).after(20);
+        let unknown_then = released.sends().fault(on).ends().hears(2, unknown());
+        let asked = unknown_then.after(20).audit();
+        asked.sends().hears(3, unknown())
+    };
+    asked(On::StoreLink).breaks(&[Promise::NothingHeld]);
+    asked(On::Link(1)).breaks(&[Promise::NothingHeld]);
+    asked(On::Link(0)).keeps_every_promise();
+    asked(On::Gateway(0)).keeps_every_promise();
+}
+
+#[test]
 fn an_unknown_whose_answer_came_is_held_for_nothing() {
     let sent = |act| {
         let sent = History::new().sends().leaves().received(7, act, 201);
